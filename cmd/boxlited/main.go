@@ -1,0 +1,244 @@
+// Command boxlited is the boxlite daemon: it mounts the control filesystem and
+// runs boxes. See boxlited --help.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	goruntime "runtime"
+	"runtime/pprof"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/sirupsen/logrus"
+
+	"github.com/boxlitefs/boxlite/fsapi"
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// version and commit are set by the linker (-X main.version=… -X main.commit=…).
+var (
+	version = "0.1.0-dev"
+	commit  = "unknown"
+)
+
+// shutdownBound is how long a daemon that was asked to end takes at most, with
+// room to spare under the 2 s that are promised.
+const shutdownBound = 1500 * time.Millisecond
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+type options struct {
+	mount, state, shim string
+	logLevel           logrus.Level
+	logFormat          string
+	showVersion        bool
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	opt, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = io.WriteString(stdout, usage)
+		return exitOK
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "boxlited: %v (boxlited --help tells more)\n", err)
+		return exitUsage
+	}
+	line := fmt.Sprintf("boxlited %s %s %s", version, commit, goruntime.Version())
+	if opt.showVersion {
+		fmt.Fprintln(stdout, line)
+		return exitOK
+	}
+	logger := logrus.New()
+	logger.SetOutput(stderr)
+	logger.SetLevel(opt.logLevel)
+	if opt.logFormat == "json" {
+		logger.SetFormatter(&logrus.JSONFormatter{
+			TimestampFormat: time.RFC3339Nano,
+			FieldMap:        logrus.FieldMap{logrus.FieldKeyMsg: "message"},
+		})
+	} else {
+		logger.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339Nano})
+	}
+	// Every line has the fields box, op, pid, state and err where they apply.
+	logrus.ErrorKey = "err"
+	code, err := serve(opt, line, logrus.NewEntry(logger))
+	if err != nil {
+		logger.WithError(err).WithField("op", "daemon").Error("boxlited ends")
+	}
+	return code
+}
+
+func parse(args []string) (options, error) {
+	fl := flag.NewFlagSet("boxlited", flag.ContinueOnError)
+	fl.SetOutput(io.Discard)
+	fl.Usage = func() {}
+	var opt options
+	var level string
+	fl.StringVar(&opt.mount, "mount", "/run/boxlite", "")
+	fl.StringVar(&opt.state, "state", "/var/lib/boxlite", "")
+	fl.StringVar(&opt.shim, "shim", "", "")
+	fl.StringVar(&level, "log-level", "info", "")
+	fl.StringVar(&opt.logFormat, "log-format", "text", "")
+	fl.BoolVar(&opt.showVersion, "version", false, "")
+	if err := fl.Parse(args); err != nil {
+		return opt, err
+	}
+	if fl.NArg() > 0 {
+		return opt, fmt.Errorf("unexpected argument %q", fl.Arg(0))
+	}
+	var err error
+	if opt.logLevel, err = logrus.ParseLevel(level); err != nil {
+		return opt, fmt.Errorf("--log-level %q: must be error, warn, info or debug", level)
+	}
+	if opt.logFormat != "text" && opt.logFormat != "json" {
+		return opt, fmt.Errorf("--log-format %q: must be text or json", opt.logFormat)
+	}
+	if opt.mount == "" || opt.state == "" {
+		return opt, errors.New("--mount and --state must not be empty")
+	}
+	if opt.mount, err = resolve(opt.mount); err != nil {
+		return opt, fmt.Errorf("--mount: %w", err)
+	}
+	if opt.state, err = resolve(opt.state); err != nil {
+		return opt, fmt.Errorf("--state: %w", err)
+	}
+	// What the daemon itself serves it can't live on; and a box is kept from both
+	// by covering them, which must not cover one with the other.
+	if within(opt.state, opt.mount) {
+		return opt, fmt.Errorf("--state %s is under --mount %s: the daemon cannot keep its state in what it serves", opt.state, opt.mount)
+	}
+	if within(opt.mount, opt.state) {
+		return opt, fmt.Errorf("--mount %s is under --state %s: give it a place of its own", opt.mount, opt.state)
+	}
+	return opt, nil
+}
+
+// within reports whether path is dir or below it.
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// resolve makes a path absolute and resolves the links in as much of it as
+// exists. The last component is not looked at: it may be a dead or hung mount.
+func resolve(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	rest := filepath.Base(path)
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		real, err := filepath.EvalSymlinks(dir)
+		if err == nil {
+			return filepath.Join(real, rest), nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+	}
+}
+
+// findShim returns the absolute path of the shim's binary.
+func findShim(path string) (string, error) {
+	if path == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return "", err
+		}
+		path = filepath.Join(filepath.Dir(self), "boxlite-shim")
+		if _, err := os.Stat(path); err != nil {
+			if path, err = exec.LookPath("boxlite-shim"); err != nil {
+				return "", errors.New("boxlite-shim is neither beside boxlited nor on PATH (give --shim PATH)")
+			}
+		}
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("--shim: %w", err)
+	}
+	if !fi.Mode().IsRegular() || fi.Mode()&0o111 == 0 {
+		return "", fmt.Errorf("--shim: %s is not an executable file", path)
+	}
+	return path, nil
+}
+
+// serve is the daemon's life. It returns the exit code, and the error that goes
+// with it.
+func serve(opt options, version string, log *logrus.Entry) (int, error) {
+	shim, err := findShim(opt.shim)
+	if err != nil {
+		return exitShim, err
+	}
+	// From here on a signal ends the daemon in order. SIGPIPE is taken so that a
+	// reader of the log who goes away does not end it.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+
+	ctl := fsapi.New(version, log)
+	rt, err := runtime.Open(runtime.Options{State: opt.state, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl})
+	if errors.As(err, new(*runtime.LockedError)) {
+		return exitLock, err
+	}
+	if err != nil {
+		return exitState, err
+	}
+	if err := fsapi.ClearMountPoint(opt.mount); err != nil {
+		return exitMount, errors.Join(err, closeRuntime(rt))
+	}
+	mount, err := ctl.Serve(rt, opt.mount)
+	if err != nil {
+		return exitMount, errors.Join(err, closeRuntime(rt))
+	}
+	// The kernel has had its answer to INIT by now: the mount answers.
+	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
+		log.WithError(err).WithField("op", "sd_notify").Warn("service manager not told")
+	}
+	log.WithFields(logrus.Fields{"op": "ready", "mount": opt.mount, "state_dir": opt.state, "boxes": len(rt.Boxes())}).Info(version)
+	rt.Autostart()
+
+	unmounted := make(chan struct{})
+	go func() { mount.Wait(); close(unmounted) }()
+	for {
+		select {
+		case <-unmounted:
+			ctl.Close()
+			return exitMount, errors.Join(fmt.Errorf("%s was unmounted by somebody else", opt.mount), closeRuntime(rt))
+		case s := <-signals:
+			if s == syscall.SIGUSR1 {
+				if err := pprof.Lookup("goroutine").WriteTo(log.Logger.Out, 2); err != nil {
+					log.WithError(err).WithField("op", "dump").Warn("goroutines not dumped")
+				}
+				continue
+			}
+			log.WithFields(logrus.Fields{"op": "shutdown", "signal": s.String()}).Info("shutting down")
+			ctl.Close()
+			err := errors.Join(mount.Unmount(), closeRuntime(rt))
+			if err != nil {
+				return exitOther, err
+			}
+			return exitOK, nil
+		}
+	}
+}
+
+func closeRuntime(rt *runtime.Runtime) error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownBound)
+	defer cancel()
+	return rt.Close(ctx)
+}

@@ -1,0 +1,47 @@
+package main
+
+const usage = `boxlited runs commands in boxes and is driven through files.
+
+Usage:
+  boxlited [--mount DIR] [--state DIR] [--shim PATH] [--log-level LEVEL] [--log-format text|json]
+  boxlited --version
+  boxlited --help
+
+Flags:
+  --mount DIR          where the control filesystem goes (default /run/boxlite);
+                       created if it is missing
+  --state DIR          where boxes are kept (default /var/lib/boxlite); must
+                       survive a reboot, and be outside the mount
+  --shim PATH          the supervisor's binary (default: boxlite-shim beside
+                       boxlited, else on PATH)
+  --log-level LEVEL    error, warn, info or debug (default info)
+  --log-format FORMAT  text or json (default text); the log goes to stderr
+  --version            print the version and exit
+  --help               print this and exit
+
+Signals:
+  TERM, INT, HUP       wake waiting readers, unmount, exit 0 within 2 s. Boxes
+                       live on, but for those with detach: false; the next
+                       boxlited on the same state directory finds them
+  USR1                 write the stacks of all goroutines to stderr
+
+Exit codes:
+  0  ended as asked                     4  mount point in use, or mount failed
+  1  any other error                    5  state directory unusable
+  2  wrong command line                 6  shim binary missing
+  3  another boxlited uses the state directory
+
+Started with NOTIFY_SOCKET set, boxlited tells the service manager READY=1 when
+the mount answers (sd_notify(3), Type=notify).
+
+Examples:
+  boxlited                                        # /run/boxlite, as root
+  boxlited --mount /tmp/b/mnt --state /tmp/b/state # a private one, for a test
+
+  cd /run/boxlite/boxes
+  mkdir web                                       # a box
+  echo 'command: [sleep, "60"]' > web/config.yaml # its configuration
+  echo start > web/ctl && cat web/wait/running    # runs
+  cat web/status web/pid                          # live state
+  echo kill > web/ctl && rmdir web                # gone, for certain
+`

@@ -1,0 +1,211 @@
+package fsapi
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// boxFiles is the list of a box's files: their modes, what changes them, and how
+// they are made.
+var boxFiles = []struct {
+	name   string
+	mode   uint32
+	fields runtime.Field // changes of these change the file
+	make   func(boxFile) node
+}{
+	{"config.yaml", 0o640, runtime.FieldConfig, func(f boxFile) node { return &configFile{boxFile: f} }},
+	{"ctl", 0o200, 0, func(f boxFile) node { return &ctlFile{boxFile: f} }},
+	{"status", 0o444, runtime.FieldStatus, word(func(s *runtime.Snapshot) string { return string(s.Status) }, runtime.FieldStatus)},
+	{"health", 0o444, runtime.FieldHealth, word(func(s *runtime.Snapshot) string { return string(s.Health) }, runtime.FieldHealth)},
+	{"pid", 0o444, runtime.FieldPID, word(func(s *runtime.Snapshot) string { return strconv.Itoa(s.PID) }, runtime.FieldPID)},
+	{"exit_code", 0o444, runtime.FieldExitCode, word(func(s *runtime.Snapshot) string { return strconv.Itoa(s.ExitCode) }, runtime.FieldExitCode)},
+	{"last_error", 0o444, runtime.FieldLastError, word(func(s *runtime.Snapshot) string { return s.LastError }, runtime.FieldLastError)},
+	{"info.json", 0o444, runtime.FieldInfo, func(f boxFile) node { return f.text(infoJSON) }},
+	{"stats", 0o444, 0, func(f boxFile) node { return f.text(f.stats) }},
+	{"log", 0o444, 0, func(f boxFile) node { return &logFile{boxFile: f} }},
+	{"events", 0o444, runtime.FieldEvents, func(f boxFile) node {
+		return f.text(func(b *runtime.Box) ([]byte, attr) { return history(b.Events(), b.Snapshot().Created) })
+	}},
+}
+
+// waitFiles is the list of a box's blocking files.
+var waitFiles = []struct {
+	name string
+	open func(*runtime.Box) runtime.Stream
+}{
+	{"running", (*runtime.Box).WaitRunning},
+	{"exit", (*runtime.Box).WaitExit},
+	{"stopped", (*runtime.Box).WaitStopped},
+	{"log", (*runtime.Box).WaitLog},
+	{"event", (*runtime.Box).WaitEvent},
+}
+
+// boxFile is what the files of a box have in common.
+type boxFile struct {
+	fs   *FS
+	box  *runtime.Box
+	name string
+	mode uint32
+}
+
+// owned is the owner and mode of the file, or of what it was chowned to.
+func (f *boxFile) owned(a attr) attr {
+	a.mode, a.nlink = f.mode, 1
+	if o, ok := f.box.Snapshot().Owner(f.name); ok {
+		a.uid, a.gid, a.mode = o.UID, o.GID, o.Mode
+	}
+	return a
+}
+
+// removed gives the errno of a box that is gone.
+func (f *boxFile) removed() syscall.Errno {
+	if f.box.Snapshot().Removed {
+		return syscall.ENODEV
+	}
+	return 0
+}
+
+// chown carries out the part of a Setattr that delegates a file.
+func chown(b *runtime.Box, name string, n node, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	a, errno := n.stat()
+	if errno != 0 {
+		return errno
+	}
+	o := runtime.Owner{UID: a.uid, GID: a.gid, Mode: a.mode}
+	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+		if uid, ok := in.GetUID(); ok {
+			o.UID = uid
+		}
+		if gid, ok := in.GetGID(); ok {
+			o.GID = gid
+		}
+		if mode, ok := in.GetMode(); ok {
+			o.Mode = mode & 0o777
+		}
+		if err := b.SetOwner(name, o); err != nil {
+			return toErrno(err)
+		}
+	}
+	return getattr(n, out)
+}
+
+// boxDir is the directory of one box.
+type boxDir struct {
+	dir
+	box *runtime.Box
+}
+
+var (
+	_ node             = (*boxDir)(nil)
+	_ fs.NodeGetattrer = (*boxDir)(nil)
+	_ fs.NodeSetattrer = (*boxDir)(nil)
+	_ fs.NodeLookuper  = (*boxDir)(nil)
+	_ fs.NodeReaddirer = (*boxDir)(nil)
+)
+
+func (d *boxDir) entries() []entry {
+	out := make([]entry, 0, len(boxFiles)+1)
+	for i, f := range boxFiles {
+		bf := boxFile{fs: d.fs, box: d.box, name: f.name, mode: f.mode}
+		out = append(out, entry{f.name, boxIno(d.box, 2+i), fuse.S_IFREG, func() node { return f.make(bf) }})
+	}
+	return append(out, entry{"wait", boxIno(d.box, 1), fuse.S_IFDIR, d.wait})
+}
+
+func (d *boxDir) wait() node {
+	s := d.box.Snapshot()
+	w := &fixedDir{dir: dir{fs: d.fs}, box: d.box, attr: attr{mode: 0o755, nlink: 2, mtime: s.Created, timeout: long}}
+	for i, f := range waitFiles {
+		w.entries = append(w.entries, entry{f.name, boxIno(d.box, 2+len(boxFiles)+i), fuse.S_IFREG, func() node {
+			return &waitFile{fs: d.fs, box: d.box, mtime: s.Created, open: func() runtime.Stream { return f.open(d.box) }}
+		}})
+	}
+	return w
+}
+
+func (d *boxDir) stat() (attr, syscall.Errno) {
+	s := d.box.Snapshot()
+	if s.Removed {
+		return attr{}, syscall.ENODEV
+	}
+	a := attr{mode: 0o755, nlink: 3, mtime: s.Created, timeout: long}
+	if o, ok := s.Owner(""); ok {
+		a.uid, a.gid, a.mode = o.UID, o.GID, o.Mode
+	}
+	return a, 0
+}
+
+// Getattr shows the directory as it is.
+func (d *boxDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return getattr(d, out)
+}
+
+// Setattr delegates the box.
+func (d *boxDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return chown(d.box, "", d, in, out)
+}
+
+// Lookup finds a file of the box.
+func (d *boxDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	return find(ctx, d.EmbeddedInode(), d.entries(), name, out)
+}
+
+// Readdir lists the box's files.
+func (d *boxDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
+	return list(d.entries()), 0
+}
+
+// word makes a file of one value of the box's snapshot.
+func word(value func(*runtime.Snapshot) string, field runtime.Field) func(boxFile) node {
+	return func(f boxFile) node {
+		return f.text(func(b *runtime.Box) ([]byte, attr) {
+			s := b.Snapshot()
+			return []byte(value(s) + "\n"), attr{mtime: s.Changed(field), timeout: long}
+		})
+	}
+}
+
+func (f boxFile) text(render func(*runtime.Box) ([]byte, attr)) node {
+	return &textFile{fs: f.fs, box: f.box, name: f.name, mode: f.mode, render: func() ([]byte, attr) { return render(f.box) }}
+}
+
+func infoJSON(b *runtime.Box) ([]byte, attr) {
+	s := b.Snapshot()
+	text, err := json.MarshalIndent(b.Info(s), "", "  ")
+	if err != nil {
+		// Strings, numbers and times: a bug, and not one to hide.
+		panic("info.json: " + err.Error())
+	}
+	return append(text, '\n'), attr{mtime: s.Changed(runtime.FieldInfo), timeout: long}
+}
+
+func (f boxFile) stats(b *runtime.Box) ([]byte, attr) {
+	st, err := b.Stats()
+	if err != nil {
+		f.fs.log.WithField("box", b.Name()).WithError(err).Warn("stats")
+	}
+	text := "cpu_usec " + strconv.FormatInt(st.CPU.Microseconds(), 10) +
+		"\nmemory_bytes " + strconv.FormatInt(st.Memory, 10) +
+		"\npids " + strconv.Itoa(st.Pids) + "\n"
+	return []byte(text), attr{mtime: time.Now()}
+}
+
+func history(events []runtime.Event, since time.Time) ([]byte, attr) {
+	var text []byte
+	for _, e := range events {
+		text = e.AppendText(text)
+		since = e.Time
+	}
+	return text, attr{mtime: since, timeout: long}
+}
+
+func lines(words []string) []byte { return []byte(strings.Join(words, "\n") + "\n") }

@@ -1,0 +1,95 @@
+package fsapi
+
+import (
+	"context"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// boxesDir is boxes/, where mkdir makes a box and rmdir removes one.
+type boxesDir struct {
+	dir
+	mu      sync.Mutex
+	changed time.Time // when a box last came or went
+}
+
+var (
+	_ node             = (*boxesDir)(nil)
+	_ fs.NodeGetattrer = (*boxesDir)(nil)
+	_ fs.NodeSetattrer = (*boxesDir)(nil)
+	_ fs.NodeLookuper  = (*boxesDir)(nil)
+	_ fs.NodeReaddirer = (*boxesDir)(nil)
+	_ fs.NodeMkdirer   = (*boxesDir)(nil)
+	_ fs.NodeRmdirer   = (*boxesDir)(nil)
+)
+
+func (d *boxesDir) touch() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.changed = time.Now()
+}
+
+func (d *boxesDir) stat() (attr, syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return attr{mode: 0o755, nlink: 2 + uint32(len(d.fs.rt.Boxes())), mtime: d.changed, timeout: long}, 0
+}
+
+// Getattr shows the directory as it is.
+func (d *boxesDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return getattr(d, out)
+}
+
+// Setattr accepts new times only.
+func (d *boxesDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return touchOnly(d, in, out)
+}
+
+// Lookup finds a box.
+func (d *boxesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	b := d.fs.rt.Box(name)
+	if b == nil {
+		return nil, syscall.ENOENT
+	}
+	return d.enter(ctx, b, out)
+}
+
+func (d *boxesDir) enter(ctx context.Context, b *runtime.Box, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	return enter(ctx, d.EmbeddedInode(), &boxDir{dir: dir{fs: d.fs}, box: b}, boxIno(b, 0), fuse.S_IFDIR, out)
+}
+
+// Readdir lists the boxes by name.
+func (d *boxesDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
+	boxes := d.fs.rt.Boxes()
+	out := make([]fuse.DirEntry, 0, len(boxes))
+	for _, b := range boxes {
+		out = append(out, fuse.DirEntry{Name: b.Name(), Ino: boxIno(b, 0), Mode: fuse.S_IFDIR})
+	}
+	return fs.NewListDirStream(out), 0
+}
+
+// Mkdir makes a box.
+func (d *boxesDir) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	b, err := d.fs.rt.Create(name)
+	if err != nil {
+		d.fs.rt.Refuse(err)
+		return nil, toErrno(err)
+	}
+	d.touch()
+	return d.enter(ctx, b, out)
+}
+
+// Rmdir removes a box that has no process.
+func (d *boxesDir) Rmdir(_ context.Context, name string) syscall.Errno {
+	b := d.fs.rt.Box(name)
+	if b == nil {
+		return syscall.ENOENT
+	}
+	return toErrno(b.Remove())
+}

@@ -1,0 +1,56 @@
+package fsapi
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// tgid returns the process that a thread belongs to. FUSE names the thread that
+// made a request. 0 means it can't be known: the client is gone, or lives in a
+// pid namespace that this one does not see.
+func tgid(tid int) int {
+	if tid <= 0 {
+		return 0
+	}
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "Tgid:"); ok {
+			n, err := strconv.Atoi(strings.TrimSpace(v))
+			if err != nil {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+// pfExiting is PF_EXITING of linux/sched.h.
+const pfExiting = 0x4
+
+// dying reports whether a thread is on its way out because of a signal. The
+// kernel closes a killed process's files as it closes anybody's, so the flush of
+// a half-written file looks like that of a whole one; only this tells them apart.
+func dying(tid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/stat")
+	if err != nil {
+		return false
+	}
+	// Fields are counted from the state, the third: flags are the ninth, the
+	// exit code is the fifty-second and holds a wait status.
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(f) < 50 {
+		return false
+	}
+	flags, err := strconv.ParseUint(f[6], 10, 64)
+	if err != nil || flags&pfExiting == 0 {
+		return false
+	}
+	code, err := strconv.Atoi(f[49])
+	return err == nil && code&0x7f != 0
+}

@@ -1,0 +1,208 @@
+package fsapi
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// configFile is config.yaml: read as it was written, committed when its writer
+// closes it.
+type configFile struct {
+	fs.Inode
+	boxFile
+}
+
+var (
+	_ node             = (*configFile)(nil)
+	_ fs.NodeGetattrer = (*configFile)(nil)
+	_ fs.NodeSetattrer = (*configFile)(nil)
+	_ fs.NodeOpener    = (*configFile)(nil)
+)
+
+func (c *configFile) stat() (attr, syscall.Errno) {
+	s := c.box.Snapshot()
+	if s.Removed {
+		return attr{}, syscall.ENODEV
+	}
+	return attr{mode: c.mode, nlink: 1, size: int64(len(s.Text)), mtime: s.Changed(runtime.FieldConfig), timeout: long}, 0
+}
+
+// Getattr shows the committed configuration.
+func (c *configFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return getattr(c, out)
+}
+
+// Setattr truncates what an open handle is writing. The owner and mode can't be
+// changed: whoever can write the file decides what runs as root.
+func (c *configFile) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+		return syscall.EPERM
+	}
+	if size, ok := in.GetSize(); ok {
+		h, writing := f.(*configHandle)
+		if !writing {
+			// truncate(2) by path would have to be a commit of its own.
+			return syscall.EPERM
+		}
+		if errno := h.truncate(size); errno != 0 {
+			return errno
+		}
+	}
+	return getattr(c, out)
+}
+
+// Open gives the committed text to a reader; a writer begins with it, or with
+// nothing when it truncates.
+func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	s := c.box.Snapshot()
+	if s.Removed {
+		return nil, 0, syscall.ENOENT
+	}
+	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
+		return &textHandle{box: c.box, text: s.Text}, readFlags, 0
+	}
+	h := &configHandle{textHandle: textHandle{box: c.box, text: s.Text}, append: flags&syscall.O_APPEND != 0, owner: tgid(caller(ctx).PID)}
+	if flags&syscall.O_TRUNC == 0 {
+		h.buf = append(h.buf, s.Text...)
+	}
+	return h, fuse.FOPEN_DIRECT_IO, 0
+}
+
+// configHandle is a configuration being written. What is written stays in the
+// handle, so that writers do not see each other, until it is committed whole.
+type configHandle struct {
+	textHandle
+	append bool
+	owner  int // process that opened it, 0 if unknown
+
+	mu      sync.Mutex
+	buf     []byte
+	writers map[int]bool // processes that wrote
+	dirty   bool         // there is something to commit
+	refused syscall.Errno
+	// abandoned: a writer was killed half-way, so that what is there is not
+	// what anybody meant.
+	abandoned bool
+}
+
+var (
+	_ fs.FileReader   = (*configHandle)(nil)
+	_ fs.FileWriter   = (*configHandle)(nil)
+	_ fs.FileFlusher  = (*configHandle)(nil)
+	_ fs.FileFsyncer  = (*configHandle)(nil)
+	_ fs.FileReleaser = (*configHandle)(nil)
+)
+
+// Write takes a piece of the text. What no further text could mend is refused
+// here already, since the builtin echo and printf of shells do not look at close.
+func (h *configHandle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	who := tgid(caller(ctx).PID)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.box.Snapshot().Removed {
+		return 0, syscall.ENODEV
+	}
+	if h.refused != 0 {
+		return 0, h.refused
+	}
+	if h.append {
+		// The kernel takes the position from a size that it may have cached.
+		off = int64(len(h.buf))
+	}
+	if off+int64(len(data)) > runtime.MaxConfigSize {
+		return 0, h.refuse(runtime.ErrConfigTooBig)
+	}
+	next := off == int64(len(h.buf))
+	if end := int(off) + len(data); end > len(h.buf) {
+		h.buf = append(h.buf, make([]byte, end-len(h.buf))...)
+	}
+	copy(h.buf[off:], data)
+	if h.writers == nil {
+		h.writers = map[int]bool{}
+	}
+	h.writers[who] = true
+	h.dirty = true
+	if next {
+		if err := runtime.CheckConfigPrefix(h.box.Name(), h.buf); err != nil {
+			return 0, h.refuse(err)
+		}
+	}
+	return uint32(len(data)), 0
+}
+
+// refuse poisons the handle: without it the flush would commit what was written
+// up to the fault.
+func (h *configHandle) refuse(err error) syscall.Errno {
+	h.refused = toErrno(h.box.RefuseConfig(err))
+	return h.refused
+}
+
+func (h *configHandle) truncate(size uint64) syscall.Errno {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if size > runtime.MaxConfigSize {
+		return h.refuse(runtime.ErrConfigTooBig)
+	}
+	if size <= uint64(len(h.buf)) {
+		h.buf = h.buf[:size]
+	} else {
+		h.buf = append(h.buf, make([]byte, size-uint64(len(h.buf)))...)
+	}
+	// Nothing to commit by itself: what is meant comes with the next write.
+	return 0
+}
+
+// Flush commits when the writer closes the file, and gives it the verdict. A
+// forked child that exits flushes what it inherited, too, in the middle of the
+// writing: only the flush of the process that opened the file counts.
+func (h *configHandle) Flush(ctx context.Context) syscall.Errno {
+	tid := caller(ctx).PID
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	who := tgid(tid)
+	if (who == h.owner || h.writers[who]) && h.dirty && dying(tid) {
+		h.abandoned = true
+		return 0
+	}
+	if who != h.owner {
+		return 0
+	}
+	return h.commit()
+}
+
+// Fsync commits for whoever asks: an editor that wants to know before it closes.
+func (h *configHandle) Fsync(context.Context, uint32) syscall.Errno {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.commit()
+}
+
+// Release commits what no flush has: a file that was passed on to another process
+// and closed last there. Nobody sees this verdict but the reader of last_error.
+func (h *configHandle) Release(context.Context) syscall.Errno {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.commit()
+}
+
+// commit is called with mu held.
+func (h *configHandle) commit() syscall.Errno {
+	switch {
+	case h.refused != 0:
+		return h.refused
+	case !h.dirty:
+		return 0
+	case h.abandoned:
+		h.dirty = false
+		return toErrno(h.box.RefuseConfig(fmt.Errorf("%w: its writer was killed before it had closed the file; nothing was changed", runtime.ErrInvalid)))
+	}
+	h.dirty = false
+	return toErrno(h.box.Configure(append([]byte(nil), h.buf...)))
+}

@@ -1,0 +1,241 @@
+package fsapi
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// maxCommands is how much one write to ctl may hold, in bytes.
+const maxCommands = 4096
+
+// ctlFile is ctl: the write accepts a command, the close completes it.
+type ctlFile struct {
+	fs.Inode
+	boxFile
+}
+
+var (
+	_ node             = (*ctlFile)(nil)
+	_ fs.NodeGetattrer = (*ctlFile)(nil)
+	_ fs.NodeSetattrer = (*ctlFile)(nil)
+	_ fs.NodeOpener    = (*ctlFile)(nil)
+)
+
+func (c *ctlFile) stat() (attr, syscall.Errno) {
+	s := c.box.Snapshot()
+	if s.Removed {
+		return attr{}, syscall.ENODEV
+	}
+	return c.owned(attr{mtime: s.Created, timeout: long}), 0
+}
+
+// Getattr shows an empty file.
+func (c *ctlFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return getattr(c, out)
+}
+
+// Setattr delegates the file; a new size is accepted and means nothing.
+func (c *ctlFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return chown(c.box, c.name, c, in, out)
+}
+
+// Open gives a handle with commands of its own.
+func (c *ctlFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if flags&syscall.O_ACCMODE != syscall.O_WRONLY {
+		return nil, 0, syscall.EACCES
+	}
+	if c.removed() != 0 {
+		return nil, 0, syscall.ENOENT
+	}
+	return &ctlHandle{fs: c.fs, box: c.box}, fuse.FOPEN_DIRECT_IO, 0
+}
+
+// order is a command and who gave it.
+type order struct {
+	by      runtime.By
+	command runtime.Command
+}
+
+// ctlHandle carries out the commands that are written through one open, in
+// order.
+type ctlHandle struct {
+	fs  *FS
+	box *runtime.Box
+
+	mu    sync.Mutex
+	queue []order
+	idle  chan struct{} // closed when nothing is under way; nil before the first command
+	err   error         // of the first command that failed
+}
+
+var (
+	_ fs.FileWriter  = (*ctlHandle)(nil)
+	_ fs.FileFlusher = (*ctlHandle)(nil)
+)
+
+// Write accepts commands or refuses them, at once. A write with a fault in any
+// line does nothing at all.
+func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
+	if h.box.Snapshot().Removed {
+		return 0, syscall.ENODEV
+	}
+	if len(data) > maxCommands {
+		_ = h.box.RefuseCommand(fmt.Errorf("a write of %d bytes: commands are at most %d", len(data), maxCommands))
+		return 0, syscall.E2BIG
+	}
+	commands, err := parseCommands(string(data))
+	if err != nil {
+		return 0, toErrno(h.box.RefuseCommand(err))
+	}
+	orders := make([]order, 0, len(commands))
+	for _, c := range commands {
+		orders = append(orders, order{caller(ctx), c})
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.idle != nil {
+		select {
+		case <-h.idle:
+		default:
+			// What came before through this open is not done: the state that a
+			// command will meet isn't known yet.
+			h.queue = append(h.queue, orders...)
+			return uint32(len(data)), 0
+		}
+	}
+	first, err := h.box.Do(orders[0].by, orders[0].command)
+	if err != nil {
+		return 0, toErrno(err)
+	}
+	h.queue = orders[1:]
+	h.idle = make(chan struct{})
+	go h.carryOut(first)
+	return uint32(len(data)), 0
+}
+
+// carryOut waits for one command after the other. What stands behind one that
+// failed is not begun: it was written in the belief that the first had worked.
+func (h *ctlHandle) carryOut(work *runtime.Completion) {
+	err := work.Wait(context.Background())
+	for err == nil {
+		next, more := h.next()
+		if !more {
+			return
+		}
+		if work, err = h.box.Do(next.by, next.command); err == nil {
+			err = work.Wait(context.Background())
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err == nil {
+		h.err = err
+	}
+	h.queue = nil
+	close(h.idle)
+}
+
+// next takes the next order. Without one the handle is idle.
+func (h *ctlHandle) next() (order, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.queue) == 0 {
+		close(h.idle)
+		return order{}, false
+	}
+	o := h.queue[0]
+	h.queue = h.queue[1:]
+	return o, true
+}
+
+// Flush waits for the commands written so far and returns how they ended. When
+// the waiter is interrupted, the work goes on.
+func (h *ctlHandle) Flush(ctx context.Context) syscall.Errno {
+	h.mu.Lock()
+	idle := h.idle
+	h.mu.Unlock()
+	if idle == nil {
+		return 0
+	}
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		return syscall.EINTR
+	case <-h.fs.closing:
+		return syscall.ESHUTDOWN
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return toErrno(h.err)
+}
+
+// parseCommands reads one command a line. Blank lines are skipped, but there has
+// to be a command.
+func parseCommands(text string) ([]runtime.Command, error) {
+	var out []runtime.Command
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		c, err := parseCommand(words)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		out = append(out, c)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%w: no command (%s)", runtime.ErrInvalid, verbList)
+	}
+	return out, nil
+}
+
+const verbList = "start, stop [DURATION], kill, restart [DURATION], pause, resume, signal NAME"
+
+func parseCommand(words []string) (runtime.Command, error) {
+	c := runtime.Command{Verb: runtime.Verb(words[0])}
+	args := words[1:]
+	bad := func(format string, a ...any) (runtime.Command, error) {
+		return runtime.Command{}, fmt.Errorf("%w: %s", runtime.ErrInvalid, fmt.Sprintf(format, a...))
+	}
+	switch c.Verb {
+	case runtime.VerbStart, runtime.VerbKill, runtime.VerbPause, runtime.VerbResume:
+		if len(args) > 0 {
+			return bad("%s takes no argument", c.Verb)
+		}
+	case runtime.VerbStop, runtime.VerbRestart:
+		if len(args) > 1 {
+			return bad("%s takes at most a duration", c.Verb)
+		}
+		if len(args) == 1 {
+			d, err := time.ParseDuration(args[0])
+			if err != nil || d < 0 {
+				return bad("%q is no duration (write 10s or 1m30s)", args[0])
+			}
+			c.Grace = &d
+		}
+	case runtime.VerbSignal:
+		if len(args) != 1 {
+			return bad("signal takes one name, like TERM")
+		}
+		s, err := runtime.ParseSignal(args[0])
+		if err != nil {
+			return bad("%v", err)
+		}
+		c.Signal = s
+	default:
+		return bad("unknown command %q (%s)", words[0], verbList)
+	}
+	return c, nil
+}

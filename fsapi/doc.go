@@ -1,0 +1,14 @@
+// Package fsapi is the facade: it turns requests on the control filesystem into
+// calls of package runtime, and what happens there into what clients see.
+//
+// It holds no state of a box. Three rules keep it from ever hanging a client
+// (they are the kernel's: a handler of open, write, setattr, mkdir or rmdir runs
+// under a lock that other clients wait for): only reads in wait/ and the flush of
+// ctl wait for a box; whatever waits ends when its client is interrupted, the box
+// is removed or the daemon shuts down; and nothing here ever opens, stats or
+// walks the mount.
+//
+// Names and their attributes are cached by the kernel for long and dropped
+// explicitly on each change (see FS.BoxChanged), contents never are: every open
+// takes a snapshot.
+package fsapi

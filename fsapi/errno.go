@@ -1,0 +1,55 @@
+package fsapi
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// errnos maps what the core says to what a client gets. The order counts where
+// one error wraps another: what a start failed of is the core's business, that it
+// failed is EIO.
+var errnos = []struct {
+	err   error
+	errno syscall.Errno
+}{
+	{runtime.ErrStart, syscall.EIO},
+	{runtime.ErrTimedOut, syscall.ETIMEDOUT},
+	{runtime.ErrCanceled, syscall.ECANCELED},
+	{runtime.ErrConfigTooBig, syscall.EFBIG},
+	{runtime.ErrName, syscall.EINVAL},
+	{runtime.ErrInvalid, syscall.EINVAL},
+	{runtime.ErrExist, syscall.EEXIST},
+	{runtime.ErrNotExist, syscall.ENOENT},
+	{runtime.ErrRemoved, syscall.ENODEV},
+	{runtime.ErrBusy, syscall.EBUSY},
+	{runtime.ErrNotConfigured, syscall.ENODATA},
+	{runtime.ErrNoProcess, syscall.ESRCH},
+	{runtime.ErrClosed, syscall.ESHUTDOWN},
+	{context.Canceled, syscall.EINTR},
+	// What the disk says is worth passing on as it is.
+	{syscall.ENOSPC, syscall.ENOSPC},
+	{syscall.EDQUOT, syscall.EDQUOT},
+	{syscall.EROFS, syscall.EROFS},
+	{syscall.EMFILE, syscall.EMFILE},
+	{syscall.ENOMEM, syscall.ENOMEM},
+}
+
+// toErrno is the only place that knows an errno for an error of the core. EIO
+// stands for the unknown.
+func toErrno(err error) syscall.Errno {
+	if err == nil {
+		return 0
+	}
+	for _, e := range errnos {
+		if errors.Is(err, e.err) {
+			return e.errno
+		}
+	}
+	if errors.As(err, new(*runtime.ConfigError)) {
+		return syscall.EINVAL
+	}
+	return syscall.EIO
+}

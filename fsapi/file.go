@@ -1,0 +1,261 @@
+package fsapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// readFlags are those of every file that is only read: its contents are never
+// cached, since an open has to take a new snapshot, and closing it is nothing to
+// wait for.
+const readFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
+
+// readOnly refuses to open a file for writing that nobody can write. Root is not
+// held by the mode, so it is said here, as kernfs does.
+func readOnly(flags uint32) syscall.Errno {
+	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+		return syscall.EACCES
+	}
+	return 0
+}
+
+// textFile is a file whose contents are made anew at each open.
+type textFile struct {
+	fs.Inode
+	fs   *FS
+	box  *runtime.Box // nil for the daemon's own
+	name string
+	mode uint32
+	// render gives the contents, their mtime and how long their size holds.
+	render func() ([]byte, attr)
+}
+
+var (
+	_ node             = (*textFile)(nil)
+	_ fs.NodeGetattrer = (*textFile)(nil)
+	_ fs.NodeSetattrer = (*textFile)(nil)
+	_ fs.NodeOpener    = (*textFile)(nil)
+)
+
+func (t *textFile) file() boxFile { return boxFile{fs: t.fs, box: t.box, name: t.name, mode: t.mode} }
+
+func (t *textFile) stat() (attr, syscall.Errno) {
+	if t.box != nil && t.box.Snapshot().Removed {
+		return attr{}, syscall.ENODEV
+	}
+	text, a := t.render()
+	a.size = int64(len(text))
+	if t.box == nil {
+		a.mode, a.nlink = t.mode, 1
+		return a, 0
+	}
+	f := t.file()
+	return f.owned(a), 0
+}
+
+// Getattr shows the size and time that an open would find.
+func (t *textFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return getattr(t, out)
+}
+
+// Setattr delegates a box's file.
+func (t *textFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if t.box == nil || in.Valid&fuse.FATTR_SIZE != 0 {
+		return touchOnly(t, in, out)
+	}
+	return chown(t.box, t.name, t, in, out)
+}
+
+// Open takes the snapshot that all reads through the handle give.
+func (t *textFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if errno := readOnly(flags); errno != 0 {
+		return nil, 0, errno
+	}
+	if t.box != nil && t.box.Snapshot().Removed {
+		return nil, 0, syscall.ENOENT
+	}
+	text, _ := t.render()
+	return &textHandle{box: t.box, text: text}, readFlags, 0
+}
+
+// textHandle reads one snapshot.
+type textHandle struct {
+	box  *runtime.Box
+	text []byte
+}
+
+var _ fs.FileReader = (*textHandle)(nil)
+
+// Read gives the snapshot, or ENODEV once the box is gone.
+func (h *textHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	if h.box != nil && h.box.Snapshot().Removed {
+		return nil, syscall.ENODEV
+	}
+	if off >= int64(len(h.text)) {
+		return fuse.ReadResultData(nil), 0
+	}
+	return fuse.ReadResultData(h.text[off:min(int64(len(h.text)), off+int64(len(dest)))]), 0
+}
+
+// logFile is the log of a box.
+type logFile struct {
+	fs.Inode
+	boxFile
+}
+
+var (
+	_ node             = (*logFile)(nil)
+	_ fs.NodeGetattrer = (*logFile)(nil)
+	_ fs.NodeSetattrer = (*logFile)(nil)
+	_ fs.NodeOpener    = (*logFile)(nil)
+)
+
+func (l *logFile) stat() (attr, syscall.Errno) {
+	if errno := l.removed(); errno != 0 {
+		return attr{}, errno
+	}
+	size, mtime := l.box.LogSize()
+	return l.owned(attr{size: size, mtime: mtime}), 0
+}
+
+// Getattr shows the size: how much was ever written.
+func (l *logFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return getattr(l, out)
+}
+
+// Setattr delegates the log.
+func (l *logFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if in.Valid&fuse.FATTR_SIZE != 0 {
+		return syscall.EPERM
+	}
+	return chown(l.box, l.name, l, in, out)
+}
+
+// Open gives a reader of all that is kept.
+func (l *logFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if errno := readOnly(flags); errno != 0 {
+		return nil, 0, errno
+	}
+	if l.removed() != 0 {
+		return nil, 0, syscall.ENOENT
+	}
+	return &logHandle{box: l.box, log: l.box.OpenLog()}, readFlags, 0
+}
+
+type logHandle struct {
+	box *runtime.Box
+	log *runtime.LogReader
+}
+
+var _ fs.FileReader = (*logHandle)(nil)
+
+// Read gives what the box wrote.
+func (h *logHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	if h.box.Snapshot().Removed {
+		return nil, syscall.ENODEV
+	}
+	n, err := h.log.ReadAt(dest, off)
+	if n == 0 && err != nil {
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return fuse.ReadResultData(nil), toErrno(err)
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
+
+// waitFile is a file in wait/, whose reads block.
+type waitFile struct {
+	fs.Inode
+	fs    *FS
+	box   *runtime.Box // nil for the daemon's own
+	mtime time.Time
+	open  func() runtime.Stream
+}
+
+var (
+	_ node             = (*waitFile)(nil)
+	_ fs.NodeGetattrer = (*waitFile)(nil)
+	_ fs.NodeSetattrer = (*waitFile)(nil)
+	_ fs.NodeOpener    = (*waitFile)(nil)
+)
+
+func (w *waitFile) stat() (attr, syscall.Errno) {
+	if w.box != nil && w.box.Snapshot().Removed {
+		return attr{}, syscall.ENODEV
+	}
+	return attr{mode: 0o444, nlink: 1, mtime: w.mtime, timeout: long}, 0
+}
+
+// Getattr shows an empty file: how much there will be is not known.
+func (w *waitFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return getattr(w, out)
+}
+
+// Setattr accepts new times only.
+func (w *waitFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return touchOnly(w, in, out)
+}
+
+// Open binds what is waited for to this moment.
+func (w *waitFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if errno := readOnly(flags); errno != 0 {
+		return nil, 0, errno
+	}
+	if w.box != nil && w.box.Snapshot().Removed {
+		return nil, 0, syscall.ENOENT
+	}
+	// A stream has no offsets: the kernel sends 0 with every read, and the
+	// position is the handle's.
+	return &waitHandle{fs: w.fs, stream: w.open(), nonblock: flags&syscall.O_NONBLOCK != 0}, readFlags | fuse.FOPEN_STREAM, 0
+}
+
+type waitHandle struct {
+	fs       *FS
+	stream   runtime.Stream
+	nonblock bool
+}
+
+var (
+	_ fs.FileReader   = (*waitHandle)(nil)
+	_ fs.FileReleaser = (*waitHandle)(nil)
+)
+
+// Read blocks until there is something to give. It ends with EINTR when the
+// client is interrupted, and with ESHUTDOWN when the daemon shuts down.
+func (h *waitHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.ReadResult, syscall.Errno) {
+	for {
+		n, more, err := h.stream.Poll(dest)
+		switch {
+		case errors.Is(err, io.EOF):
+			return fuse.ReadResultData(nil), 0
+		case err != nil:
+			return nil, toErrno(err)
+		case more == nil:
+			return fuse.ReadResultData(dest[:n]), 0
+		case h.nonblock:
+			return nil, syscall.EAGAIN
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return nil, syscall.EINTR
+		case <-h.fs.closing:
+			return nil, syscall.ESHUTDOWN
+		}
+	}
+}
+
+// Release ends the stream.
+func (h *waitHandle) Release(context.Context) syscall.Errno {
+	h.stream.Close()
+	return 0
+}

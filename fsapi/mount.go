@@ -1,0 +1,205 @@
+package fsapi
+
+import (
+	"errors"
+	"fmt"
+	stdlog "log"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// fsType is the type of the mount as mountinfo shows it.
+const fsType = "fuse.boxlite"
+
+// maxIO is the greatest read and write, in bytes.
+const maxIO = 128 << 10
+
+// probeBound is how long a mount that is in the way has to answer.
+const probeBound = 2 * time.Second
+
+// ErrMountBusy says that something that lives is mounted at the mount point.
+var ErrMountBusy = errors.New("the mount point is in use")
+
+// Mount is a mounted control filesystem.
+type Mount struct {
+	path   string
+	device string // major:minor, as mountinfo shows it
+	server *fuse.Server
+}
+
+// ClearMountPoint makes path ready for a mount: it creates the directory if need
+// be, and takes away what a dead boxlited left there. Whatever is mounted there
+// and alive is refused with ErrMountBusy.
+func ClearMountPoint(path string) error {
+	for {
+		found, err := mountedAt(path)
+		if err != nil {
+			return err
+		}
+		if found == nil {
+			break
+		}
+		if found.fsType != fsType {
+			return fmt.Errorf("%w: %s is mounted at %s", ErrMountBusy, found.fsType, path)
+		}
+		switch err := probe(path); {
+		case errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED):
+		case err == nil:
+			return fmt.Errorf("%w: a living boxlited has mounted %s (each needs a --mount and a --state of its own)", ErrMountBusy, path)
+		default:
+			return fmt.Errorf("%w: a boxlite mount at %s does not answer: %w (free it with: echo 1 > /sys/fs/fuse/connections/%s/abort)", ErrMountBusy, path, err, found.minor())
+		}
+		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmount what a dead boxlited left at %s: %w", path, err)
+		}
+	}
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return fmt.Errorf("mount point: %w", err)
+	}
+	return nil
+}
+
+// probe asks a mount that is not ours whether it lives. It asks for what is never
+// cached, in a goroutine of its own, since a hung one never answers.
+func probe(path string) error {
+	answer := make(chan error, 1)
+	go func() {
+		var st unix.Statfs_t
+		answer <- unix.Statfs(path, &st)
+	}()
+	select {
+	case err := <-answer:
+		return err
+	case <-time.After(probeBound):
+		return unix.ETIMEDOUT
+	}
+}
+
+// Serve mounts the control filesystem of rt at path and answers requests from
+// then on. The mount point has to be clear.
+//
+// The mount is made here and not by go-fuse, whose descriptor of /dev/fuse would
+// be inherited by every child: while one lives, clients of a killed daemon would
+// hang instead of getting ENOTCONN.
+func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
+	f.rt = rt
+	fd, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/fuse: %w (is the fuse module there?)", err)
+	}
+	// default_permissions: without it allow_other checks nothing at all.
+	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=%d", fd, maxIO)
+	if err := unix.Mount("boxlite", path, fsType, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts); err != nil {
+		return nil, errors.Join(fmt.Errorf("mount %s: %w", path, err), syscall.Close(fd))
+	}
+	m := &Mount{path: path}
+	found, err := mountedAt(path)
+	if err == nil && found == nil {
+		err = errors.New("it does not show in mountinfo")
+	}
+	if err == nil {
+		m.device = found.device
+		// A nil Options would cache for a second; these cache nothing but what
+		// says so itself.
+		var none time.Duration
+		m.server, err = fs.Mount("/dev/fd/"+strconv.Itoa(fd), f.root, &fs.Options{
+			EntryTimeout: &none, AttrTimeout: &none, NegativeTimeout: &none,
+			NullPermissions: true,
+			RootStableAttr:  &fs.StableAttr{Ino: inoRoot},
+			MountOptions: fuse.MountOptions{
+				Name: "boxlite", MaxWrite: maxIO, DisableXAttrs: true,
+				// Without it a truncating open is followed by a SETATTR that names
+				// no handle.
+				ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC,
+				Logger:            stdlog.New(f.log.WriterLevel(4), "go-fuse: ", 0),
+			},
+		})
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("serve %s: %w", path, err), unix.Unmount(path, unix.MNT_DETACH))
+	}
+	return m, nil
+}
+
+// Wait returns when the filesystem is no longer mounted.
+func (m *Mount) Wait() { m.server.Wait() }
+
+// Unmount takes the mount away, at once if nothing is open on it. Else it
+// vanishes from the tree of files, and whoever still has a file open gets
+// ECONNABORTED when the process exits.
+func (m *Mount) Unmount() error {
+	found, err := mountedAt(m.path)
+	if err != nil {
+		return err
+	}
+	if found == nil || found.device != m.device {
+		return nil // it is gone already, and what is there now is not ours
+	}
+	err = unix.Unmount(m.path, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) {
+		err = unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w", m.path, err)
+	}
+	return nil
+}
+
+// mountPoint is one line of mountinfo.
+type mountPoint struct {
+	device string
+	fsType string
+}
+
+func (m *mountPoint) minor() string {
+	_, minor, _ := strings.Cut(m.device, ":")
+	return minor
+}
+
+// mountedAt returns what is mounted at exactly this path, the uppermost if there
+// are several, or nil. It looks into mountinfo: to look at the path itself could
+// hang.
+func mountedAt(path string) (*mountPoint, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	path = filepath.Clean(path)
+	var found *mountPoint
+	for line := range strings.Lines(string(info)) {
+		front, back, ok := strings.Cut(line, " - ")
+		f := strings.Fields(front)
+		b := strings.Fields(back)
+		if !ok || len(f) < 5 || len(b) < 1 || unescape(f[4]) != path {
+			continue
+		}
+		found = &mountPoint{device: f[2], fsType: b[0]}
+	}
+	return found, nil
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	var out strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				out.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		out.WriteByte(s[i])
+	}
+	return out.String()
+}

@@ -1,0 +1,155 @@
+package fsapi
+
+import (
+	"context"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// entry is one name in a directory whose names are fixed.
+type entry struct {
+	name string
+	ino  uint64
+	kind uint32
+	make func() node
+}
+
+func list(entries []entry) fs.DirStream {
+	out := make([]fuse.DirEntry, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, fuse.DirEntry{Name: e.name, Ino: e.ino, Mode: e.kind})
+	}
+	return fs.NewListDirStream(out)
+}
+
+func find(ctx context.Context, parent *fs.Inode, entries []entry, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	for _, e := range entries {
+		if e.name == name {
+			return enter(ctx, parent, e.make(), e.ino, e.kind, out)
+		}
+	}
+	return nil, syscall.ENOENT
+}
+
+// rootDir is the root of the control filesystem.
+type rootDir struct{ dir }
+
+var (
+	_ node             = (*rootDir)(nil)
+	_ fs.NodeGetattrer = (*rootDir)(nil)
+	_ fs.NodeSetattrer = (*rootDir)(nil)
+	_ fs.NodeLookuper  = (*rootDir)(nil)
+	_ fs.NodeReaddirer = (*rootDir)(nil)
+	_ fs.NodeMkdirer   = (*rootDir)(nil)
+	_ fs.NodeRmdirer   = (*rootDir)(nil)
+	_ fs.NodeUnlinker  = (*rootDir)(nil)
+	_ fs.NodeRenamer   = (*rootDir)(nil)
+	_ fs.NodeCreater   = (*rootDir)(nil)
+	_ fs.NodeSymlinker = (*rootDir)(nil)
+	_ fs.NodeLinker    = (*rootDir)(nil)
+	_ fs.NodeMknoder   = (*rootDir)(nil)
+	_ fs.NodeTmpfiler  = (*rootDir)(nil)
+	_ fs.NodeStatfser  = (*rootDir)(nil)
+	_ fs.NodeLookuper  = (*fixedDir)(nil)
+	_ fs.NodeReaddirer = (*fixedDir)(nil)
+	_ fs.NodeGetattrer = (*fixedDir)(nil)
+	_ runtime.Observer = (*FS)(nil)
+)
+
+func (d *rootDir) entries() []entry {
+	f := d.fs
+	text := func(name string, ino uint64, t *textFile) entry {
+		t.fs, t.mode = f, 0o444
+		return entry{name, ino, fuse.S_IFREG, func() node { return t }}
+	}
+	return []entry{
+		text("version", inoVersion, &textFile{render: func() ([]byte, attr) {
+			return []byte(f.version + "\n"), attr{mtime: f.began, timeout: long}
+		}}),
+		text("features", inoFeatures, &textFile{render: func() ([]byte, attr) {
+			return lines(f.rt.Features()), attr{mtime: f.began, timeout: long}
+		}}),
+		text("events", inoEvents, &textFile{render: func() ([]byte, attr) { return history(f.rt.Events(), f.began) }}),
+		text("last_error", inoLastError, &textFile{render: func() ([]byte, attr) {
+			s, at := f.rt.LastError()
+			return []byte(s + "\n"), attr{mtime: at, timeout: long}
+		}}),
+		{"wait", inoWait, fuse.S_IFDIR, func() node {
+			return &fixedDir{dir: dir{fs: f}, attr: attr{mode: 0o755, nlink: 2, mtime: f.began, timeout: long}, entries: []entry{
+				{"event", inoWaitEvent, fuse.S_IFREG, func() node {
+					return &waitFile{fs: f, mtime: f.began, open: f.rt.WaitEvent}
+				}},
+			}}
+		}},
+		{"boxes", inoBoxes, fuse.S_IFDIR, func() node { return f.boxes }},
+	}
+}
+
+func (d *rootDir) stat() (attr, syscall.Errno) {
+	return attr{mode: 0o755, nlink: 4, mtime: d.fs.began, timeout: long}, 0
+}
+
+// Getattr shows the directory as it is.
+func (d *rootDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return getattr(d, out)
+}
+
+// Setattr accepts new times only.
+func (d *rootDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return touchOnly(d, in, out)
+}
+
+// Lookup finds a fixed name.
+func (d *rootDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	return find(ctx, d.EmbeddedInode(), d.entries(), name, out)
+}
+
+// Readdir lists the fixed names.
+func (d *rootDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
+	return list(d.entries()), 0
+}
+
+// Statfs says that nothing is stored here, as procfs and cgroupfs do.
+func (d *rootDir) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
+	out.Bsize, out.Frsize, out.NameLen = 4096, 4096, 255
+	return 0
+}
+
+// fixedDir is a directory of fixed names: one of the wait directories.
+type fixedDir struct {
+	dir
+	attr    attr
+	box     *runtime.Box // nil for the daemon's own
+	entries []entry
+}
+
+func (d *fixedDir) stat() (attr, syscall.Errno) {
+	if d.box != nil && d.box.Snapshot().Removed {
+		return attr{}, syscall.ENODEV
+	}
+	return d.attr, 0
+}
+
+// Getattr shows the directory as it is.
+func (d *fixedDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return getattr(d, out)
+}
+
+// Setattr accepts new times only.
+func (d *fixedDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return touchOnly(d, in, out)
+}
+
+// Lookup finds a fixed name.
+func (d *fixedDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	return find(ctx, d.EmbeddedInode(), d.entries, name, out)
+}
+
+// Readdir lists the fixed names.
+func (d *fixedDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
+	return list(d.entries), 0
+}

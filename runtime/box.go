@@ -1,0 +1,386 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+)
+
+// Box is one box. All methods may be called at any time from any goroutine.
+type Box struct {
+	rt     *Runtime
+	name   string
+	serial uint64
+	dir    string
+
+	snap   atomic.Pointer[Snapshot]
+	events events
+
+	mu      sync.Mutex // the owner: guards what follows, and who publishes
+	removed bool       // from the moment its removal is certain
+	run     *run       // the last run, going on or ended; nil before the first
+	stops   int        // stop and kill commands so far: a restart that is overtaken gives way
+	record  stateRecord
+
+	// config orders commits of config.yaml, and save orders writes of
+	// state.json. Both are held across disk I/O and never taken under mu.
+	config sync.Mutex
+	save   sync.Mutex
+	// saveQueued says that a write of state.json waits to begin.
+	saveQueued atomic.Bool
+}
+
+func newBox(rt *Runtime, name string) *Box {
+	b := &Box{rt: rt, name: name, serial: rt.serial.Add(1), dir: rt.store.boxDir(name)}
+	b.events.max = boxHistory
+	b.record = stateRecord{Version: recordVersion, Status: StatusEmpty, ExitCode: -1, LastError: "ok", Created: time.Now()}
+	return b
+}
+
+// Name returns the box's name.
+func (b *Box) Name() string { return b.name }
+
+// Serial is a number that no other box of this daemon has or had.
+func (b *Box) Serial() uint64 { return b.serial }
+
+// Snapshot returns the state of the box now.
+func (b *Box) Snapshot() *Snapshot { return b.snap.Load() }
+
+// Events returns the box's history, oldest first.
+func (b *Box) Events() []Event { return b.events.all() }
+
+// Follow returns a cursor over the box's events from now on.
+func (b *Box) Follow() *Cursor { return b.events.cursor() }
+
+func (b *Box) log(op string) *logrus.Entry {
+	s := b.snap.Load()
+	return b.rt.log.WithFields(logrus.Fields{"box": b.name, "op": op, "pid": s.PID, "state": s.Status})
+}
+
+func (b *Box) fail(op string, err error) error { return &Error{Box: b.name, Op: op, Err: err} }
+
+// publish makes s the box's snapshot, with the times of what changed.
+func (b *Box) publish(s *Snapshot, now time.Time) Field {
+	s.next = make(chan struct{})
+	old := b.snap.Load()
+	if old == nil {
+		for i := range s.changed {
+			s.changed[i] = now
+		}
+		b.snap.Store(s)
+		return 0
+	}
+	f := s.diff(old)
+	for i := range s.changed {
+		if f&(1<<i) != 0 {
+			s.changed[i] = now
+		}
+	}
+	b.snap.Store(s)
+	return f
+}
+
+// tx is one change of a box, made by the function given to update.
+type tx struct {
+	Snapshot // what will be published; changed at will
+	touched  Field
+	events   []Event
+}
+
+// event adds an event to the change.
+func (t *tx) event(name, detail string) {
+	t.events = append(t.events, Event{Name: name, Detail: detail})
+}
+
+// update is the only way a box changes. fn runs under the box's lock and edits a
+// copy of its snapshot; if it returns nil and the state table allows the move,
+// the copy is published, the events are recorded, the observer is told, and who
+// waited for a change is woken, in this order. Else nothing has changed.
+func (b *Box) update(op string, fn func(t *tx) error) error {
+	b.mu.Lock()
+	old := b.snap.Load()
+	t := &tx{Snapshot: *old}
+	err := fn(t)
+	if err == nil && t.Status != old.Status && !CanMove(old.Status, t.Status) {
+		err = &TransitionError{From: old.Status, To: t.Status}
+	}
+	if err != nil {
+		b.mu.Unlock()
+		return b.fail(op, err)
+	}
+	s := t.Snapshot
+	now := time.Now()
+	if t.Status != old.Status {
+		detail := fmt.Sprintf("from=%s to=%s", old.Status, t.Status)
+		if !t.Status.Active() && old.Status.Active() {
+			detail += fmt.Sprintf(" exit_code=%d", t.ExitCode)
+		}
+		t.event("status", detail)
+	}
+	for i := range s.changed {
+		if t.touched&(1<<i) != 0 {
+			s.changed[i] = now
+		}
+	}
+	if len(t.events) > 0 {
+		t.touched |= FieldEvents
+		s.changed[bits.TrailingZeros(uint(FieldEvents))] = now
+	}
+	f := s.diff(old) | t.touched
+	if f != 0 {
+		b.publish(&s, now)
+	}
+	for _, e := range t.events {
+		b.rt.emit(b, e.Name, e.Detail)
+	}
+	b.mu.Unlock()
+	if f != 0 {
+		b.announce(f)
+		close(old.next)
+	}
+	return nil
+}
+
+func (b *Box) announce(f Field) {
+	if b.rt.opt.Observer != nil {
+		b.rt.opt.Observer.BoxChanged(b, f)
+	}
+}
+
+// refuse notes in last_error why a command or a configuration was refused, and
+// passes the error on.
+func (b *Box) refuse(err error) error {
+	if uerr := b.update("last_error", func(t *tx) error {
+		if b.removed {
+			return ErrRemoved
+		}
+		t.LastError = oneLine(err.Error())
+		return nil
+	}); uerr != nil {
+		b.log("last_error").WithError(uerr).Debug("refusal not noted")
+	}
+	b.log("refuse").WithError(err).Debug("refused")
+	b.saveSoon()
+	return err
+}
+
+// saveSoon writes state.json in the background. Calls that come before the
+// write has begun share it.
+func (b *Box) saveSoon() {
+	if !b.saveQueued.CompareAndSwap(false, true) {
+		return
+	}
+	b.rt.background(func() {
+		b.save.Lock()
+		defer b.save.Unlock()
+		b.saveQueued.Store(false)
+		if err := b.saveNow(nil); err != nil {
+			b.log("save").WithError(err).Error("state not written")
+		}
+	})
+}
+
+// saveNow writes state.json with the box's present state, changed by edit unless
+// that is nil. The caller holds save.
+func (b *Box) saveNow(edit func(*stateRecord)) error {
+	b.mu.Lock()
+	if b.removed {
+		b.mu.Unlock()
+		return nil
+	}
+	s := b.snap.Load()
+	r := b.record
+	r.Created, r.Runs, r.Owners = s.Created, s.Runs, s.owners
+	if !s.Status.Active() {
+		// While a run goes on, what is known of the last one stays.
+		r.Status, r.ExitCode, r.Started, r.Ended = s.Status, s.ExitCode, s.Started, s.Ended
+	}
+	r.LastError = s.LastError
+	if edit != nil {
+		edit(&r)
+	}
+	b.record = r
+	b.mu.Unlock()
+	data, err := json.Marshal(&r)
+	if err != nil {
+		return err
+	}
+	return writeFile(b.dir, stateFile, append(data, '\n'), 0o600)
+}
+
+// Configure commits text as the box's configuration. It returns a *ConfigError
+// inside an *Error if the text is refused; the old configuration then stays.
+func (b *Box) Configure(text []byte) error {
+	cfg, err := ParseConfig(b.name, text)
+	if err != nil {
+		return b.refuse(b.fail("config", err))
+	}
+	b.config.Lock()
+	defer b.config.Unlock()
+	b.mu.Lock()
+	removed := b.removed
+	b.mu.Unlock()
+	if removed {
+		return b.fail("config", ErrRemoved)
+	}
+	if err := writeFile(b.dir, configFile, text, 0o600); err != nil {
+		return b.refuse(b.fail("config", err))
+	}
+	first := false
+	err = b.update("config", func(t *tx) error {
+		if b.removed {
+			return ErrRemoved
+		}
+		first = t.Status == StatusEmpty
+		if t.Status == StatusEmpty || t.Status == StatusFailed {
+			t.Status = StatusConfigured
+		}
+		t.Config, t.Text, t.LastError = cfg, text, "ok"
+		t.Pending = t.Status.Active() && b.run != nil && string(b.run.text) != string(text)
+		t.touched |= FieldConfig | FieldInfo
+		t.event("configured", "")
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	b.saveSoon()
+	if first && cfg.Autostart {
+		if _, err := b.Do(By{PID: os.Getpid()}, Command{Verb: VerbStart}); err != nil {
+			b.log("autostart").WithError(err).Warn("autostart refused")
+		}
+	}
+	return nil
+}
+
+// RefuseConfig notes why a configuration that was never committed (because a
+// write of it already failed) was refused, and returns the refusal.
+func (b *Box) RefuseConfig(err error) error { return b.refuse(b.fail("config", err)) }
+
+// RefuseCommand is the same for a command that never reached the box.
+func (b *Box) RefuseCommand(err error) error { return b.refuse(b.fail("ctl", err)) }
+
+// Owner returns who may use the file name of the box ("" is its directory), and
+// whether that was ever changed.
+func (s *Snapshot) Owner(name string) (Owner, bool) {
+	o, ok := s.owners[name]
+	return o, ok
+}
+
+// SetOwner changes who may use the file name of the box ("" is its directory),
+// for good.
+func (b *Box) SetOwner(name string, o Owner) error {
+	err := b.update("chown", func(t *tx) error {
+		if b.removed {
+			return ErrRemoved
+		}
+		owners := make(map[string]Owner, len(t.owners)+1)
+		for k, v := range t.owners {
+			owners[k] = v
+		}
+		owners[name] = o
+		t.owners = owners
+		t.touched |= FieldOwner
+		return nil
+	})
+	if err == nil {
+		b.saveSoon()
+	}
+	return err
+}
+
+// Remove removes the box: with a process it is refused with ErrBusy. Its
+// directory is moved away in one step and deleted in the background.
+func (b *Box) Remove() error {
+	err := b.remove(true)
+	if err != nil && !errors.Is(err, ErrRemoved) {
+		return b.refuse(err)
+	}
+	return err
+}
+
+func (b *Box) remove(asked bool) error {
+	b.mu.Lock()
+	s := b.snap.Load()
+	if b.removed {
+		b.mu.Unlock()
+		return b.fail("remove", ErrRemoved)
+	}
+	if s.Status.Active() {
+		b.mu.Unlock()
+		return b.fail("remove", fmt.Errorf("%w: it is %s (kill it first)", ErrBusy, s.Status))
+	}
+	trash, err := b.rt.store.discard(b.name, b.serial)
+	if err != nil {
+		b.mu.Unlock()
+		return b.fail("remove", err)
+	}
+	b.removed = true
+	b.rt.forget(b)
+	gone := *s
+	gone.Removed = true
+	b.publish(&gone, time.Now())
+	b.rt.emit(b, "removed", "")
+	b.mu.Unlock()
+	if b.rt.opt.Observer != nil {
+		b.rt.opt.Observer.BoxRemoved(b, asked)
+	}
+	close(s.next)
+	b.rt.background(func() {
+		// A commit or a save that was under way ends first, so that it cannot
+		// write into what is being deleted.
+		b.config.Lock()
+		defer b.config.Unlock()
+		b.save.Lock()
+		defer b.save.Unlock()
+		if trash == "" {
+			return
+		}
+		if err := os.RemoveAll(trash); err != nil {
+			b.log("remove").WithError(err).Error("left in the trash, deleted at the next start of the daemon")
+		}
+	})
+	return nil
+}
+
+// Completion is the work of one accepted command.
+type Completion struct {
+	done chan struct{}
+	err  error
+}
+
+func newCompletion() *Completion { return &Completion{done: make(chan struct{})} }
+
+func completed() *Completion {
+	c := newCompletion()
+	close(c.done)
+	return c
+}
+
+func (c *Completion) complete(err error) {
+	c.err = err
+	close(c.done)
+}
+
+// Wait returns how the command ended, or ctx's error if that comes first; the
+// work then goes on.
+func (c *Completion) Wait(ctx context.Context) error {
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// path returns the path of a file in the box's directory.
+func (b *Box) path(name string) string { return filepath.Join(b.dir, name) }

@@ -1,0 +1,331 @@
+package runtime
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/shim"
+)
+
+// Verb is what a command asks for.
+type Verb string
+
+// The commands of a box.
+const (
+	VerbStart   Verb = "start"
+	VerbStop    Verb = "stop"
+	VerbKill    Verb = "kill"
+	VerbRestart Verb = "restart"
+	VerbPause   Verb = "pause"
+	VerbResume  Verb = "resume"
+	VerbSignal  Verb = "signal"
+)
+
+// Command is one command to a box.
+type Command struct {
+	Verb Verb
+	// Grace replaces the configured stop.timeout of a stop or restart, unless
+	// it is nil.
+	Grace *time.Duration
+	// Signal is what a signal command sends.
+	Signal syscall.Signal
+}
+
+// By says who gave a command.
+type By struct {
+	UID uint32
+	PID int
+}
+
+const (
+	// KillBound is how long a force-stop waits for the reaping.
+	KillBound = 2 * time.Second
+	// askBound is how long a shim has for an answer. It answers from memory.
+	askBound = time.Second
+	// stopMargin is what a stop adds to the grace before it doubts that the
+	// shim keeps time.
+	stopMargin = 500 * time.Millisecond
+)
+
+// Do accepts or refuses a command at once, and returns the work it started. What
+// is accepted goes on whether or not anybody waits for it.
+func (b *Box) Do(by By, c Command) (*Completion, error) {
+	var done *Completion
+	var err error
+	note := fmt.Sprintf("by=%d:%d %s", by.UID, by.PID, c.Verb)
+	switch c.Verb {
+	case VerbStart:
+		done, err = b.start(note, -1)
+	case VerbStop, VerbKill:
+		done, _, err = b.stop(note, c)
+	case VerbRestart:
+		done, err = b.restart(note, c)
+	case VerbPause, VerbResume, VerbSignal:
+		done, err = b.ask(note, c)
+	default:
+		err = b.fail(string(c.Verb), ErrInvalid)
+	}
+	if err != nil {
+		return nil, b.refuse(err)
+	}
+	return done, nil
+}
+
+// start begins a run. With stops of 0 or more it is the second half of a restart
+// and gives way to any stop that came after that.
+func (b *Box) start(note string, stops int) (*Completion, error) {
+	var r *run
+	done := completed()
+	err := b.update("start", func(t *tx) error {
+		switch {
+		case b.removed:
+			return ErrRemoved
+		case stops >= 0 && stops != b.stops:
+			return fmt.Errorf("%w: a later stop or kill wins over the restart", ErrCanceled)
+		case t.Status == StatusRunning || t.Status == StatusPaused:
+		case t.Status == StatusStarting:
+			done = b.run.began
+		case t.Status == StatusStopping || t.Status == StatusUnknown:
+			return fmt.Errorf("%w: it is %s (wait/stopped tells when it has ended)", ErrBusy, t.Status)
+		case t.Config == nil:
+			return ErrNotConfigured
+		default:
+			r = newRun(t.Runs+1, rand.Text(), t.Config, t.Text)
+			b.run, t.run = r, r
+			done = r.began
+			t.Status, t.Runs, t.Started, t.Pending = StatusStarting, r.n, time.Now(), false
+		}
+		t.LastError = "ok"
+		if stops < 0 {
+			t.event("command", note)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if r != nil {
+		b.rt.background(func() { b.launch(r) })
+	}
+	return done, nil
+}
+
+// stop is the one road of every end that is asked for. It also returns how many
+// stops there have been with this one.
+func (b *Box) stop(note string, c Command) (*Completion, int, error) {
+	var r *run
+	var stops int
+	var grace time.Duration
+	force := c.Verb == VerbKill
+	err := b.update(string(c.Verb), func(t *tx) error {
+		if b.removed {
+			return ErrRemoved
+		}
+		if t.Status == StatusUnknown {
+			return fmt.Errorf("%w: its process could not be looked at", ErrBusy)
+		}
+		b.stops++
+		stops = b.stops
+		t.LastError = "ok"
+		t.event("command", note)
+		if !t.Status.Active() {
+			return nil
+		}
+		r = b.run
+		grace = r.cfg.Stop.Timeout
+		if c.Grace != nil {
+			grace = *c.Grace
+		}
+		force = force || grace == 0
+		r.killed = r.killed || force
+		t.Status = StatusStopping
+		return nil
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	if r == nil {
+		return completed(), stops, nil
+	}
+	done := newCompletion()
+	go func() { done.complete(b.end(r, string(c.Verb), grace, force)) }()
+	return done, stops, nil
+}
+
+// end carries out a stop or kill of a run and returns when it is proven gone, or
+// ErrTimedOut when that could not be had in time. Force only skips the grace.
+func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
+	bound := time.Now().Add(KillBound)
+	if !force {
+		<-r.launched
+		over := time.NewTimer(grace + stopMargin)
+		defer over.Stop()
+		if r.proc != nil {
+			_, err := b.askShim(shim.Request{Op: shim.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace})
+			if err != nil {
+				// It may have ended meanwhile. If not, its grace counts all the same.
+				b.log(op).WithError(err).Debug("shim does not answer")
+			}
+		}
+		select {
+		case <-r.done:
+			return nil
+		case <-over.C:
+		}
+		b.mu.Lock()
+		r.killed = true
+		b.mu.Unlock()
+		bound = time.Now().Add(KillBound)
+	}
+	select {
+	case <-r.forked:
+	case <-r.done:
+		return nil
+	case <-time.After(time.Until(bound)):
+		return b.late(r, op)
+	}
+	if r.proc == nil {
+		<-r.done // the start is being given up: nothing was forked
+		return nil
+	}
+	if err := r.proc.Kill(); err != nil {
+		return b.refuse(b.fail(op, err))
+	}
+	if e := r.proc.Reap(context.Background(), bound); !e.Outcome.Gone() {
+		return b.late(r, op)
+	}
+	<-r.done
+	return nil
+}
+
+// late says that a kill was not reaped in its bound. Nothing is given up: the
+// watch goes on, and the box becomes stopped when its process can end.
+func (b *Box) late(r *run, op string) error {
+	pid, state := -1, "?"
+	if r.proc != nil {
+		pid = r.proc.PID()
+		state = reaper.State(pid)
+	}
+	return b.refuse(b.fail(op, fmt.Errorf("%w: process %d was killed %s ago and is in state %s; the box stays stopping and becomes stopped when it ends", ErrTimedOut, pid, KillBound, state)))
+}
+
+func (b *Box) restart(note string, c Command) (*Completion, error) {
+	s := b.Snapshot()
+	if s.Config == nil {
+		return nil, b.fail("restart", ErrNotConfigured)
+	}
+	stopped, stops, err := b.stop(note, c)
+	if err != nil {
+		return nil, err
+	}
+	done := newCompletion()
+	go func() {
+		done.complete(func() error {
+			if err := stopped.Wait(context.Background()); err != nil {
+				return err
+			}
+			started, err := b.start("", stops)
+			if err != nil {
+				return b.refuse(err)
+			}
+			return started.Wait(context.Background())
+		}())
+	}()
+	return done, nil
+}
+
+// ask carries out the commands that the shim does: pause, resume, signal.
+func (b *Box) ask(note string, c Command) (*Completion, error) {
+	var r *run
+	err := b.update(string(c.Verb), func(t *tx) error {
+		switch {
+		case b.removed:
+			return ErrRemoved
+		case !t.Status.Active():
+			return ErrNoProcess
+		case t.Status != StatusRunning && t.Status != StatusPaused:
+			if c.Verb == VerbSignal && t.Status == StatusStopping {
+				break // a process that is asked to end can take a signal
+			}
+			return fmt.Errorf("%w: it is %s", ErrBusy, t.Status)
+		}
+		if c.Verb == VerbSignal {
+			note += " " + signalName(c.Signal)
+		}
+		t.LastError = "ok"
+		t.event("command", note)
+		r = b.run
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	done := newCompletion()
+	go func() { done.complete(b.asked(r, c)) }()
+	return done, nil
+}
+
+func (b *Box) asked(r *run, c Command) error {
+	req, from, to := shim.Request{Op: shim.OpSignal, Signal: c.Signal}, StatusUnknown, StatusUnknown
+	switch c.Verb {
+	case VerbPause:
+		req, from, to = shim.Request{Op: shim.OpPause}, StatusRunning, StatusPaused
+	case VerbResume:
+		req, from, to = shim.Request{Op: shim.OpResume}, StatusPaused, StatusRunning
+	}
+	reply, err := b.askShim(req)
+	if err == nil && reply.Errno != 0 {
+		err = reply.Errno
+	}
+	if err != nil {
+		if errors.Is(err, syscall.ESRCH) {
+			err = ErrNoProcess
+		}
+		return b.refuse(b.fail(string(c.Verb), err))
+	}
+	if c.Verb == VerbSignal {
+		return nil
+	}
+	return b.update(string(c.Verb), func(t *tx) error {
+		// Whatever came between (an end, a stop) stands.
+		if b.run == r && t.Status == from {
+			t.Status = to
+		}
+		return nil
+	})
+}
+
+// askShim puts one request to the box's shim.
+func (b *Box) askShim(req shim.Request) (shim.Reply, error) {
+	dir, err := b.openDir()
+	if err != nil {
+		return shim.Reply{}, err
+	}
+	defer dir.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), askBound)
+	defer cancel()
+	return shim.Ask(ctx, dir, req)
+}
+
+// shutdown ends the box if it must not outlive the daemon.
+func (b *Box) shutdown(ctx context.Context) {
+	b.mu.Lock()
+	r, active := b.run, b.snap.Load().Status.Active()
+	b.mu.Unlock()
+	if !active || r.cfg.Detach {
+		return
+	}
+	done, err := b.Do(By{PID: os.Getpid()}, Command{Verb: VerbKill})
+	if err == nil {
+		err = done.Wait(ctx)
+	}
+	if err != nil {
+		b.log("shutdown").WithError(err).Error("may outlive the daemon")
+	}
+}

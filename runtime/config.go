@@ -1,0 +1,187 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// MaxConfigSize is the greatest size of a config.yaml, in bytes.
+const MaxConfigSize = 64 << 10
+
+// RlimitInfinity is the value of a resource limit that is unlimited.
+const RlimitInfinity = ^uint64(0)
+
+// ErrConfigTooBig says that a config is longer than MaxConfigSize.
+var ErrConfigTooBig = errors.New("config is over 64 KiB")
+
+// Config is the decoded config.yaml of a box, with every default filled in.
+type Config struct {
+	// Command is the program and its arguments: at least one word, the first
+	// of them not empty.
+	Command []string
+	// Env is what the box gets besides PATH and HOME. Its values may be
+	// secrets: they appear in no error, event or log.
+	Env map[string]string
+	// Workdir is the absolute, clean directory that the command starts in.
+	Workdir string
+	// User is a name or uid, with ":" and a group's name or gid after it or
+	// not. Names are looked up when the box starts, not here.
+	User string
+	// Engine is what runs the box: "host".
+	Engine string
+	// Hostname is the box's host name; by default the box's name.
+	Hostname string
+	// Network is "host" or "none".
+	Network string
+	// Mounts are made in order. No target appears twice.
+	Mounts []Mount
+	// Rlimits holds the limits by name (see RlimitNumber), "nofile" always.
+	Rlimits map[string]Rlimit
+	// Security restricts the command.
+	Security Security
+	// Stop says how the box is asked to end.
+	Stop Stop
+	// Autostart starts the box on the commit of its first config and whenever
+	// the daemon starts.
+	Autostart bool
+	// RemoveOnExit removes the box when its run has ended.
+	RemoveOnExit bool
+	// Detach lets the box outlive the daemon.
+	Detach bool
+	// Log bounds what is kept of the box's output.
+	Log Log
+	// Labels are the user's own notes, shown in info.json.
+	Labels map[string]string
+}
+
+// Mount is one bind mount. Both paths are absolute and clean.
+type Mount struct {
+	Source, Target string
+	ReadOnly       bool
+}
+
+// Rlimit is a resource limit in the unit of setrlimit(2), or RlimitInfinity.
+type Rlimit struct {
+	Soft, Hard uint64
+}
+
+// Security restricts what a box's command may do.
+type Security struct {
+	// NoNewPrivileges keeps set-uid programs and file capabilities from
+	// giving the command more than it has.
+	NoNewPrivileges bool
+	// Capabilities changes the set of capabilities.
+	Capabilities Capabilities
+	// ReadonlyRootfs makes the box's view of the file system read-only.
+	ReadonlyRootfs bool
+}
+
+// Stop says how a box is asked to end before it is killed.
+type Stop struct {
+	// Signal is what the command gets first.
+	Signal syscall.Signal
+	// Timeout is how long it then has before SIGKILL; 0 is no time at all.
+	Timeout time.Duration
+}
+
+// Log bounds what is kept of a box's output.
+type Log struct {
+	// MaxSize is the size in bytes at which the log file is rotated.
+	MaxSize int64
+}
+
+// defaultConfig returns the config of a box whose config.yaml says nothing.
+func defaultConfig(box string) *Config {
+	return &Config{
+		Env:      map[string]string{},
+		Workdir:  "/",
+		User:     "root",
+		Engine:   "host",
+		Hostname: box,
+		Network:  "host",
+		Rlimits:  map[string]Rlimit{"nofile": {Soft: 1024, Hard: 1024}},
+		Security: Security{NoNewPrivileges: true},
+		Stop:     Stop{Signal: syscall.SIGTERM, Timeout: 10 * time.Second},
+		Detach:   true,
+		Log:      Log{MaxSize: 10 << 20},
+		Labels:   map[string]string{},
+	}
+}
+
+// ConfigError says what is wrong with a config.yaml. It never holds a value
+// of env.
+type ConfigError struct {
+	// Box is the box's name. Error leaves it to the caller to show it.
+	Box string
+	// Line is the line of the fault, from 1.
+	Line int
+	// Key is the path of the key at fault, like "stop.timeout" or
+	// "mounts[0].target"; empty when the fault is in no key.
+	Key string
+	// Msg says what is wrong and, where that can be known, how to put it right.
+	Msg string
+}
+
+// Error returns "line N: " and the message.
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("line %d: %s", e.Line, e.Msg)
+}
+
+// ParseConfig decodes a complete config.yaml strictly: whatever is not known,
+// given twice, of the wrong type or out of range is refused. The error is
+// ErrConfigTooBig, or a *ConfigError for the first line that is wrong.
+func ParseConfig(box string, text []byte) (*Config, error) {
+	if len(text) > MaxConfigSize {
+		return nil, ErrConfigTooBig
+	}
+	if e := checkConfigBytes(text, false); e != nil {
+		e.Box = box
+		return nil, e
+	}
+	doc, err := parseConfigYAML(text)
+	if err != nil {
+		e := configSyntaxError(text, err)
+		e.Box = box
+		return nil, e
+	}
+	d := newConfigDecoder(box, text, doc)
+	d.document(doc, false)
+	if e := d.firstError(); e != nil {
+		return nil, e
+	}
+	return d.cfg, nil
+}
+
+// CheckConfigPrefix judges a config.yaml of which text is only the beginning,
+// as it has arrived so far. It returns an error, of the same kinds as
+// ParseConfig, only if nothing that may still follow can make the whole valid,
+// so that a write may fail before the close. A line counts once its newline is
+// there. The cost is that of parsing the text: it need not be called for a
+// write without a newline in it.
+func CheckConfigPrefix(box string, text []byte) error {
+	if len(text) > MaxConfigSize {
+		return ErrConfigTooBig
+	}
+	if e := checkConfigBytes(text, true); e != nil {
+		e.Box = box
+		return e
+	}
+	text = wholeConfigLines(text)
+	doc, err := parseConfigYAML(text)
+	if err != nil {
+		if configRepairable(text) {
+			return nil
+		}
+		e := configSyntaxError(text, err)
+		e.Box = box
+		return e
+	}
+	d := newConfigDecoder(box, text, doc)
+	d.document(doc, true)
+	if e := d.firstError(); e != nil {
+		return e
+	}
+	return nil
+}

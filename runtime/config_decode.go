@@ -1,0 +1,603 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+// configSpot is one value of the tree and where it is.
+type configSpot struct {
+	node *yaml.Node
+	// key is the path from the root, like "stop.signal".
+	key string
+	// open says that the text is a prefix and its continuation may still change
+	// this value: an empty one may become anything, a plain scalar may get more
+	// words on the next line, a list or map more items. Only the last value of
+	// each collection, from the root down, can be open.
+	open bool
+}
+
+// newConfigSpot makes the spot of a child of a collection that is open or not.
+func newConfigSpot(n *yaml.Node, key string, open bool) configSpot {
+	const closed = yaml.FlowStyle | yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle
+	if n.Style&closed != 0 {
+		open = false
+	}
+	return configSpot{node: n, key: key, open: open}
+}
+
+// child is the path of a key of this map.
+func (s configSpot) child(name string) string {
+	if s.key == "" {
+		return name
+	}
+	return s.key + "." + name
+}
+
+// unsettled reports whether nothing can be said of the value yet: it is empty
+// or a block scalar, to which the next line may add what it likes.
+func (s configSpot) unsettled() bool {
+	return s.open && s.node.Kind == yaml.ScalarNode &&
+		(isConfigNull(s.node) || s.node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0)
+}
+
+// configGrowError is a fault of a value that more words may repair.
+type configGrowError struct{ error }
+
+func (e *configGrowError) Unwrap() error { return e.error }
+
+// configDecoder walks the tree, fills the config and collects what is wrong.
+type configDecoder struct {
+	cfg   *Config
+	box   string
+	lines int
+	errs  []*ConfigError
+}
+
+func newConfigDecoder(box string, text []byte, doc configDoc) *configDecoder {
+	return &configDecoder{cfg: defaultConfig(box), box: box, lines: configLines(text)}
+}
+
+// firstError returns the fault nearest to the top, or nil.
+func (d *configDecoder) firstError() *ConfigError {
+	var first *ConfigError
+	for _, e := range d.errs {
+		if first == nil || e.Line < first.Line {
+			first = e
+		}
+	}
+	return first
+}
+
+// fail notes a fault that no continuation repairs.
+func (d *configDecoder) fail(s configSpot, format string, args ...any) {
+	d.failAt(s.node.Line, s.key, fmt.Sprintf(format, args...))
+}
+
+func (d *configDecoder) failAt(line int, key, msg string) {
+	d.errs = append(d.errs, &ConfigError{
+		Box: d.box, Line: min(max(line, 1), d.lines), Key: key, Msg: msg,
+	})
+}
+
+// failYet notes a fault that is none while the value is open.
+func (d *configDecoder) failYet(s configSpot, format string, args ...any) {
+	if !s.open {
+		d.fail(s, format, args...)
+	}
+}
+
+// failType says what was expected, with an example, and what was found.
+func (d *configDecoder) failType(s configSpot, want string) {
+	if isConfigNull(s.node) {
+		d.fail(s, "%s has no value: it must be %s (or leave the key out)", s.key, want)
+		return
+	}
+	d.fail(s, "%s must be %s, not %s", s.key, want, configKind(s.node))
+}
+
+// document decodes the text. In a prefix nothing that may still come is missed.
+func (d *configDecoder) document(doc configDoc, prefix bool) {
+	if doc.extra != 0 {
+		d.failAt(doc.extra, "", `only one document is allowed: remove the line "---"`)
+	}
+	const example = "command: [sleep, \"60\"]"
+	if doc.root == nil {
+		if !prefix {
+			d.failAt(1, "", "the config is empty: it needs at least a command, like "+example)
+		}
+		return
+	}
+	s := newConfigSpot(doc.root, "", prefix)
+	if !d.plainNode(s) || s.unsettled() {
+		return
+	}
+	if isConfigNull(s.node) {
+		d.fail(s, "the config is empty: it needs at least a command, like %s", example)
+		return
+	}
+	if s.node.Kind != yaml.MappingNode {
+		d.fail(s, "the config must be a map of keys, like %s, not %s", example, configKind(s.node))
+		return
+	}
+	c := d.cfg
+	given := d.fields(s, "", []configField{
+		{"command", d.command},
+		{"env", d.env},
+		{"workdir", func(s configSpot) { d.word(s, "an absolute path, like /srv", setConfigPath(&c.Workdir)) }},
+		{"user", func(s configSpot) { d.word(s, `a user, like nobody or "1000:1000"`, setConfigUser(&c.User)) }},
+		{"engine", func(s configSpot) { d.word(s, "an engine, like host", setConfigEngine(&c.Engine)) }},
+		{"hostname", func(s configSpot) { d.word(s, "a host name, like web-1", setConfigHostname(&c.Hostname)) }},
+		{"network", func(s configSpot) { d.word(s, "host or none", setConfigChoice(&c.Network, "host", "none")) }},
+		{"mounts", d.mounts},
+		{"rlimits", d.rlimits},
+		{"security", d.security},
+		{"stop", d.stop},
+		{"autostart", func(s configSpot) { d.flag(s, &c.Autostart) }},
+		{"remove_on_exit", func(s configSpot) { d.flag(s, &c.RemoveOnExit) }},
+		{"detach", func(s configSpot) { d.flag(s, &c.Detach) }},
+		{"log", d.log},
+		{"labels", d.labels},
+		{"image", nil},
+		{"rootfs", nil},
+		{"overlay", nil},
+		{"runtime", nil},
+		{"resources", nil},
+		{"health_check", nil},
+		{"restart", nil},
+		{"expire", nil},
+	})
+	if !given["command"] && !s.open {
+		d.failAt(s.node.Line, "command", "command is missing: add what the box runs, like "+example)
+	}
+}
+
+// configField is a key of a map and what decodes its value; nil is a key that
+// is known but not supported yet.
+type configField struct {
+	name   string
+	decode func(configSpot)
+}
+
+// fields decodes a map that has these keys and no others, and returns which of
+// them it has; nil if it is no map. want says what is expected.
+func (d *configDecoder) fields(s configSpot, want string, fields []configField) map[string]bool {
+	if s.node.Kind != yaml.MappingNode {
+		d.failType(s, want)
+		return nil
+	}
+	given := map[string]bool{}
+	names := make([]string, len(fields))
+	for i, f := range fields {
+		names[i] = f.name
+	}
+	d.pairs(s, func(name string, key, value configSpot) {
+		for _, f := range fields {
+			if f.name != name {
+				continue
+			}
+			if given[name] = true; f.decode == nil {
+				d.fail(key, "%q is not supported yet", key.key)
+			} else if d.plainNode(value) && !value.unsettled() {
+				f.decode(value)
+			}
+			return
+		}
+		hint := ""
+		if near := nearestWord(name, names); near != "" {
+			hint = fmt.Sprintf(" (did you mean %q?)", s.child(near))
+		} else if s.key != "" {
+			hint = fmt.Sprintf(" (known here: %s)", strings.Join(names, ", "))
+		}
+		d.fail(key, "unknown key %q%s", key.key, hint)
+	})
+	return given
+}
+
+// pairs calls fn for each key of a map and its value. Keys that are no words
+// and keys given twice are refused here.
+func (d *configDecoder) pairs(s configSpot, fn func(name string, key, value configSpot)) {
+	lines := map[string]int{}
+	items := s.node.Content
+	for i := 0; i+1 < len(items); i += 2 {
+		last := s.open && i+2 == len(items)
+		value := newConfigSpot(items[i+1], "", last)
+		// A key written as "? key" may go on for as long as it has no value.
+		key := newConfigSpot(items[i], s.key, last && isConfigNull(value.node))
+		if !d.plainNode(key) || key.unsettled() {
+			continue
+		}
+		if key.node.Kind != yaml.ScalarNode || isConfigNull(key.node) || key.node.Value == "" {
+			what := "nothing"
+			if key.node.Kind != yaml.ScalarNode {
+				what = configKind(key.node)
+			}
+			d.fail(key, "a key must be a word, not %s", what)
+			continue
+		}
+		name := key.node.Value
+		key.key = s.child(showConfigKey(name))
+		value.key = key.key
+		if first, twice := lines[name]; twice {
+			d.failYet(key, "key %q is given twice, first on line %d: keep one", key.key, first)
+			continue
+		}
+		lines[name] = key.node.Line
+		fn(name, key, value)
+	}
+}
+
+// entries calls fn for each entry of a map whose keys are the user's own.
+// check judges a key. Entries without a value are refused.
+func (d *configDecoder) entries(s configSpot, want string, check func(string) error, fn func(name string, value configSpot)) {
+	if s.node.Kind != yaml.MappingNode {
+		d.failType(s, want)
+		return
+	}
+	d.pairs(s, func(name string, key, value configSpot) {
+		if err := check(name); err != nil {
+			d.fail(key, "%v", err)
+			return
+		}
+		if d.plainNode(value) && !value.unsettled() {
+			fn(name, value)
+		}
+	})
+}
+
+// items calls fn for each item of a list that can be judged.
+func (d *configDecoder) items(s configSpot, want string, fn func(configSpot)) {
+	if s.node.Kind != yaml.SequenceNode {
+		d.failType(s, want)
+		return
+	}
+	for i, n := range s.node.Content {
+		item := newConfigSpot(n, fmt.Sprintf("%s[%d]", s.key, i), s.open && i+1 == len(s.node.Content))
+		if d.plainNode(item) && !item.unsettled() {
+			fn(item)
+		}
+	}
+}
+
+// plainNode refuses what a config has no use for: anchors (and so aliases, which
+// need one before them), merge keys and tags.
+func (d *configDecoder) plainNode(s configSpot) bool {
+	switch n := s.node; {
+	case n.Anchor != "":
+		d.fail(s, "anchors are not supported: quote a value that starts with &")
+	case n.Style&yaml.TaggedStyle != 0:
+		d.fail(s, "tags are not supported: quote a value that starts with !")
+	case n.Tag == "!!merge":
+		d.fail(s, "merge keys (<<) are not supported: write the keys out")
+	default:
+		return true
+	}
+	return false
+}
+
+// word gives the literal text of a scalar to set, whatever type YAML takes it
+// for: a user who writes 60 or true means these characters.
+func (d *configDecoder) word(s configSpot, want string, set func(string) error) {
+	if s.node.Kind != yaml.ScalarNode || isConfigNull(s.node) {
+		d.failType(s, want)
+		return
+	}
+	text := s.node.Value
+	if strings.IndexByte(text, 0) >= 0 {
+		d.fail(s, "%s holds a NUL byte", s.key)
+		return
+	}
+	err := set(text)
+	var grow *configGrowError
+	if errors.As(err, &grow) {
+		d.failYet(s, "%s %v", s.key, err)
+	} else if err != nil {
+		d.fail(s, "%s %v", s.key, err)
+	}
+}
+
+// text decodes any string.
+func (d *configDecoder) text(s configSpot, want string, to *string) {
+	d.word(s, want, func(text string) error { *to = text; return nil })
+}
+
+// flag decodes true or false.
+func (d *configDecoder) flag(s configSpot, to *bool) {
+	if s.node.Kind != yaml.ScalarNode || s.node.Tag != "!!bool" {
+		d.failType(s, "true or false")
+		return
+	}
+	*to = strings.EqualFold(s.node.Value, "true")
+}
+
+func (d *configDecoder) command(s configSpot) {
+	d.items(s, `a list of words, like [sleep, "60"]`, func(item configSpot) {
+		var word string
+		d.text(item, `a word, like "60"`, &word)
+		d.cfg.Command = append(d.cfg.Command, word)
+	})
+	if s.node.Kind != yaml.SequenceNode {
+		return
+	}
+	if len(s.node.Content) == 0 {
+		d.failYet(s, `command is empty: name what the box runs, like [sleep, "60"]`)
+	} else if n := s.node.Content[0]; n.Kind == yaml.ScalarNode && !isConfigNull(n) && n.Value == "" {
+		item := newConfigSpot(n, s.key+"[0]", s.open && len(s.node.Content) == 1)
+		d.failYet(item, `command[0] is empty: name the program, like [sleep, "60"]`)
+	}
+}
+
+func (d *configDecoder) env(s configSpot) {
+	check := func(name string) error {
+		if strings.Contains(name, "=") {
+			return fmt.Errorf("env name %q holds a \"=\": write NAME: value", showConfigKey(name))
+		}
+		if hasControl(name) {
+			return fmt.Errorf("env name %q holds a control character", showConfigKey(name))
+		}
+		return nil
+	}
+	d.entries(s, "a map, like {LANG: C.UTF-8}", check, func(name string, value configSpot) {
+		var text string
+		d.text(value, `a string, like "1"`, &text)
+		d.cfg.Env[name] = text
+	})
+}
+
+func (d *configDecoder) mounts(s configSpot) {
+	const example = "{source: /srv/www, target: /www, readonly: true}"
+	targets := map[string]int{}
+	d.items(s, "a list of maps, like ["+example+"]", func(item configSpot) {
+		var m Mount
+		given := d.fields(item, "a map, like "+example, []configField{
+			{"source", func(s configSpot) { d.word(s, "an absolute path, like /srv/www", setConfigPath(&m.Source)) }},
+			{"target", func(s configSpot) {
+				d.word(s, "an absolute path, like /www", func(text string) error {
+					if err := setConfigPath(&m.Target)(text); err != nil {
+						return err
+					}
+					if text == "/" {
+						return &configGrowError{errors.New(`"/" cannot be mounted over: name a directory below it`)}
+					}
+					if line, twice := targets[text]; twice {
+						return &configGrowError{fmt.Errorf("%q is mounted over already on line %d", text, line)}
+					}
+					targets[text] = s.node.Line
+					return nil
+				})
+			}},
+			{"readonly", func(s configSpot) { d.flag(s, &m.ReadOnly) }},
+		})
+		for _, name := range []string{"source", "target"} {
+			if given != nil && !given[name] {
+				d.failYet(item, "%s has no %s: write it like %s", item.key, name, example)
+			}
+		}
+		d.cfg.Mounts = append(d.cfg.Mounts, m)
+	})
+}
+
+func (d *configDecoder) rlimits(s configSpot) {
+	check := func(name string) error {
+		if _, ok := RlimitNumber(name); ok {
+			return nil
+		}
+		near := nearestWord(strings.TrimPrefix(strings.ToLower(name), "rlimit_"), rlimitNames)
+		return fmt.Errorf("unknown rlimit %q%s", showConfigKey(name), didYouMean(near, rlimitNames))
+	}
+	d.entries(s, "a map, like {nofile: 4096}", check, func(name string, value configSpot) {
+		const want = "a number or unlimited, like 4096"
+		n := value.node
+		if n.Kind != yaml.ScalarNode || (n.Tag != "!!int" && n.Tag != "!!float" && n.Value != "unlimited") {
+			d.failType(value, want)
+			return
+		}
+		d.word(value, want, func(text string) error {
+			limit := RlimitInfinity
+			if text != "unlimited" {
+				var err error
+				if limit, err = strconv.ParseUint(text, 10, 64); err != nil {
+					return fmt.Errorf("%s is no limit: write a whole number from 0 to 18446744073709551615, or unlimited", text)
+				}
+			}
+			d.cfg.Rlimits[name] = Rlimit{Soft: limit, Hard: limit}
+			return nil
+		})
+	})
+}
+
+func (d *configDecoder) security(s configSpot) {
+	sec := &d.cfg.Security
+	d.fields(s, "a map, like {no_new_privileges: true}", []configField{
+		{"no_new_privileges", func(s configSpot) { d.flag(s, &sec.NoNewPrivileges) }},
+		{"capabilities", func(s configSpot) {
+			d.fields(s, "a map, like {drop: [ALL], add: [NET_BIND_SERVICE]}", []configField{
+				{"add", func(s configSpot) { d.capabilities(s, &sec.Capabilities.Add) }},
+				{"drop", func(s configSpot) { d.capabilities(s, &sec.Capabilities.Drop) }},
+			})
+		}},
+		{"readonly_rootfs", func(s configSpot) { d.flag(s, &sec.ReadonlyRootfs) }},
+	})
+}
+
+func (d *configDecoder) capabilities(s configSpot, to *[]string) {
+	d.items(s, "a list of capabilities, like [NET_BIND_SERVICE]", func(item configSpot) {
+		d.word(item, "a capability, like NET_BIND_SERVICE", func(text string) error {
+			name, err := canonicalCapability(text)
+			if err != nil {
+				return fmt.Errorf("is an %w", err)
+			}
+			*to = append(*to, name)
+			return nil
+		})
+	})
+}
+
+func (d *configDecoder) stop(s configSpot) {
+	stop := &d.cfg.Stop
+	d.fields(s, "a map, like {signal: SIGTERM, timeout: 10s}", []configField{
+		{"signal", func(s configSpot) {
+			d.word(s, "a signal, like SIGTERM", func(text string) (err error) {
+				if stop.Signal, err = ParseSignal(text); err != nil {
+					return fmt.Errorf("is an %w", err)
+				}
+				return nil
+			})
+		}},
+		{"timeout", func(s configSpot) { d.word(s, "a duration, like 10s", setConfigDuration(&stop.Timeout)) }},
+	})
+}
+
+func (d *configDecoder) log(s configSpot) {
+	d.fields(s, "a map, like {max_size: 10MiB}", []configField{
+		{"max_size", func(s configSpot) {
+			d.word(s, "a size, like 10MiB", setConfigSize(&d.cfg.Log.MaxSize, 4<<10, "4KiB"))
+		}},
+	})
+}
+
+var configLabelKey = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_./-]{0,62}$`)
+
+const maxConfigLabel = 256
+
+func (d *configDecoder) labels(s configSpot) {
+	check := func(name string) error {
+		if !configLabelKey.MatchString(name) {
+			return fmt.Errorf("label %q is no valid name: use up to 63 of a-z A-Z 0-9 _ . / -, a letter or digit first", showConfigKey(name))
+		}
+		return nil
+	}
+	d.entries(s, "a map, like {team: web}", check, func(name string, value configSpot) {
+		d.word(value, "a string, like web", func(text string) error {
+			if hasControl(text) {
+				return errors.New("holds a control character: a label is one line of text")
+			}
+			if len(text) > maxConfigLabel {
+				return fmt.Errorf("is %d bytes long, the limit is %d", len(text), maxConfigLabel)
+			}
+			d.cfg.Labels[name] = text
+			return nil
+		})
+	})
+}
+
+const maxConfigPath = 4095 // PATH_MAX without its NUL
+
+// setConfigPath takes an absolute and clean path.
+func setConfigPath(to *string) func(string) error {
+	return func(text string) error {
+		switch {
+		case hasControl(text):
+			return errors.New("holds a control character")
+		case len(text) > maxConfigPath:
+			return fmt.Errorf("is %d bytes long, the limit is %d", len(text), maxConfigPath)
+		case !path.IsAbs(text):
+			return fmt.Errorf("%q is not absolute: start it with a /", text)
+		case path.Clean(text) != text:
+			return &configGrowError{fmt.Errorf("%q is not clean: write %q", text, path.Clean(text))}
+		}
+		*to = text
+		return nil
+	}
+}
+
+var configUserPart = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,255}\$?$`)
+
+// setConfigUser takes a name or uid, with a group after it or not.
+func setConfigUser(to *string) func(string) error {
+	return func(text string) error {
+		user, group, both := strings.Cut(text, ":")
+		parts := []string{user}
+		if both {
+			parts = append(parts, group)
+		}
+		for _, p := range parts {
+			if !configUserPart.MatchString(p) {
+				return fmt.Errorf("%q is no user: write a name or uid, like nobody, 1000 or \"1000:1000\"", text)
+			}
+			if strings.Trim(p, "0123456789") != "" {
+				continue
+			}
+			// The id -1 means "unchanged" to setresuid(2).
+			if id, err := strconv.ParseUint(p, 10, 32); err != nil || id == 1<<32-1 {
+				return fmt.Errorf("%q is out of range: ids go from 0 to 4294967294", text)
+			}
+		}
+		*to = text
+		return nil
+	}
+}
+
+// setConfigEngine takes the one engine there is.
+func setConfigEngine(to *string) func(string) error {
+	return func(text string) error {
+		switch text {
+		case "host":
+			*to = text
+			return nil
+		case "container", "vm":
+			return fmt.Errorf("%q is not supported yet (engines here: host)", text)
+		}
+		return setConfigChoice(to, "host")(text)
+	}
+}
+
+// setConfigChoice takes one of some words.
+func setConfigChoice(to *string, words ...string) func(string) error {
+	return func(text string) error {
+		for _, w := range words {
+			if text == w {
+				*to = w
+				return nil
+			}
+		}
+		return fmt.Errorf("%q is unknown%s", showConfigKey(text), didYouMean(nearestWord(text, words), words))
+	}
+}
+
+var configHostLabel = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
+
+const maxConfigHostname = 64 // HOST_NAME_MAX
+
+// setConfigHostname takes host labels with dots between them.
+func setConfigHostname(to *string) func(string) error {
+	return func(text string) error {
+		if len(text) > maxConfigHostname {
+			return fmt.Errorf("is %d bytes long, the limit is %d", len(text), maxConfigHostname)
+		}
+		for _, label := range strings.Split(text, ".") {
+			if !configHostLabel.MatchString(label) {
+				return fmt.Errorf("%q is no host name: use a-z A-Z 0-9 and - inside, like web-1", text)
+			}
+		}
+		*to = text
+		return nil
+	}
+}
+
+var configNumber = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?$`)
+
+// setConfigDuration takes a duration as Go writes it, not negative.
+func setConfigDuration(to *time.Duration) func(string) error {
+	return func(text string) error {
+		if configNumber.MatchString(text) && text != "0" {
+			return fmt.Errorf("%q has no unit: write it like %ss", showConfigKey(text), showConfigKey(text))
+		}
+		v, err := time.ParseDuration(text)
+		if err != nil {
+			return fmt.Errorf("%q is no duration: write it like 10s or 1m30s", showConfigKey(text))
+		}
+		if v < 0 {
+			return fmt.Errorf("%q is negative: write it like 10s", text)
+		}
+		*to = v
+		return nil
+	}
+}

@@ -1,0 +1,529 @@
+package runtime
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestConfigDefaults(t *testing.T) {
+	got, err := ParseConfig("web", []byte("command: [sleep, 60]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{
+		Command:  []string{"sleep", "60"},
+		Env:      map[string]string{},
+		Workdir:  "/",
+		User:     "root",
+		Engine:   "host",
+		Hostname: "web",
+		Network:  "host",
+		Rlimits:  map[string]Rlimit{"nofile": {1024, 1024}},
+		Security: Security{NoNewPrivileges: true},
+		Stop:     Stop{Signal: syscall.SIGTERM, Timeout: 10 * time.Second},
+		Detach:   true,
+		Log:      Log{MaxSize: 10 << 20},
+		Labels:   map[string]string{},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// fullConfig uses every key.
+const fullConfig = `# a box
+command:
+- /bin/sh
+- -c
+- |
+  echo one
+  exec sleep 60
+env:
+  LANG: C.UTF-8
+  N: 60
+  ON: true
+  EMPTY: ""
+  FLOAT: 1.50
+  TEXT: several words
+    on two lines
+workdir: "/srv/my app"
+user: nobody:1000
+engine: host
+hostname: web-1.example
+network: none
+mounts:
+- {source: /srv/www, target: /www, readonly: true}
+- source: /tmp
+  target: /data
+rlimits:
+  core: 0
+  memlock: unlimited
+security:
+  no_new_privileges: false
+  capabilities:
+    add: [cap_net_raw, NET_BIND_SERVICE]
+    drop: [all]
+  readonly_rootfs: true
+stop:
+  signal: int
+  timeout: 1m30s
+autostart: true
+remove_on_exit: true
+detach: false
+log:
+  max_size: 64KiB
+labels:
+  example.com/team: web 2
+  n: 1
+`
+
+func TestConfigEveryKey(t *testing.T) {
+	got, err := ParseConfig("web", []byte(fullConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{
+		Command: []string{"/bin/sh", "-c", "echo one\nexec sleep 60\n"},
+		Env: map[string]string{"LANG": "C.UTF-8", "N": "60", "ON": "true", "EMPTY": "",
+			"FLOAT": "1.50", "TEXT": "several words on two lines"},
+		Workdir:  "/srv/my app",
+		User:     "nobody:1000",
+		Engine:   "host",
+		Hostname: "web-1.example",
+		Network:  "none",
+		Mounts: []Mount{
+			{Source: "/srv/www", Target: "/www", ReadOnly: true},
+			{Source: "/tmp", Target: "/data"},
+		},
+		Rlimits: map[string]Rlimit{
+			"nofile":  {1024, 1024},
+			"core":    {0, 0},
+			"memlock": {RlimitInfinity, RlimitInfinity},
+		},
+		Security: Security{
+			Capabilities: Capabilities{
+				Add: []string{"CAP_NET_RAW", "CAP_NET_BIND_SERVICE"}, Drop: []string{"ALL"},
+			},
+			ReadonlyRootfs: true,
+		},
+		Stop:         Stop{Signal: syscall.SIGINT, Timeout: 90 * time.Second},
+		Autostart:    true,
+		RemoveOnExit: true,
+		Log:          Log{MaxSize: 64 << 10},
+		Labels:       map[string]string{"example.com/team": "web 2", "n": "1"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// with gives a valid config with more lines after the command.
+func with(lines string) string { return "command: [a]\n" + lines }
+
+func TestConfigAccepts(t *testing.T) {
+	cases := []struct {
+		text string
+		get  func(*Config) any
+		want any
+	}{
+		{"command: [60, true, 1.50, 0x1f, 2001-01-01, yes]\n", func(c *Config) any { return c.Command },
+			[]string{"60", "true", "1.50", "0x1f", "2001-01-01", "yes"}},
+		{`command: [a, "", "null", '~', "\e[0m\n"]`, func(c *Config) any { return c.Command },
+			[]string{"a", "", "null", "~", "\x1b[0m\n"}},
+		{"{command: [a], hostname: b}", func(c *Config) any { return c.Hostname }, "b"},
+		{"---\ncommand: [a]\n...\n", func(c *Config) any { return c.Command }, []string{"a"}},
+		{"command: [a]\r\nhostname: b\r\n", func(c *Config) any { return c.Hostname }, "b"},
+		{"\ufeffcommand: [a]\n", func(c *Config) any { return c.Command }, []string{"a"}},
+		{with("env: {}\n"), func(c *Config) any { return c.Env }, map[string]string{}},
+		{with("env: {\"<<\": a, A.b-c: \"x=y\"}\n"), func(c *Config) any { return c.Env }, map[string]string{"<<": "a", "A.b-c": "x=y"}},
+		{with("user: 0\n"), func(c *Config) any { return c.User }, "0"},
+		{with("user: 1000:1000\n"), func(c *Config) any { return c.User }, "1000:1000"},
+		{with("user: 4294967294\n"), func(c *Config) any { return c.User }, "4294967294"},
+		{with("user: www-data:adm\n"), func(c *Config) any { return c.User }, "www-data:adm"},
+		{with("hostname: 1\n"), func(c *Config) any { return c.Hostname }, "1"},
+		{with("hostname: " + strings.Repeat("a", 62) + ".b\n"), func(c *Config) any { return c.Hostname }, strings.Repeat("a", 62) + ".b"},
+		{with("mounts: []\n"), func(c *Config) any { return len(c.Mounts) }, 0},
+		{with("rlimits: {nofile: 4096}\n"), func(c *Config) any { return c.Rlimits }, map[string]Rlimit{"nofile": {4096, 4096}}},
+		{with("rlimits: {nproc: 18446744073709551615}\n"), func(c *Config) any { return c.Rlimits["nproc"].Hard }, RlimitInfinity},
+		{with("security: {no_new_privileges: False}\n"), func(c *Config) any { return c.Security.NoNewPrivileges }, false},
+		{with("security: {readonly_rootfs: true}\n"), func(c *Config) any { return c.Security.NoNewPrivileges }, true},
+		{with("stop: {signal: 15}\n"), func(c *Config) any { return c.Stop.Signal }, syscall.SIGTERM},
+		{with("stop: {timeout: 0}\n"), func(c *Config) any { return c.Stop }, Stop{Signal: syscall.SIGTERM}},
+		{with("stop: {timeout: 1.5s}\n"), func(c *Config) any { return c.Stop.Timeout }, 1500 * time.Millisecond},
+		{with("log: {max_size: 4096}\n"), func(c *Config) any { return c.Log.MaxSize }, int64(4096)},
+		{with("log: {max_size: 1.5 MiB}\n"), func(c *Config) any { return c.Log.MaxSize }, int64(3 << 19)},
+		{with("log: {max_size: 2GB}\n"), func(c *Config) any { return c.Log.MaxSize }, int64(2_000_000_000)},
+		{with("log: {max_size: 9223372036854775807}\n"), func(c *Config) any { return c.Log.MaxSize }, int64(math.MaxInt64)},
+		{with("labels: {a/b.c-d_e: \"\"}\n"), func(c *Config) any { return c.Labels }, map[string]string{"a/b.c-d_e": ""}},
+	}
+	for _, c := range cases {
+		cfg, err := ParseConfig("box", []byte(c.text))
+		if err != nil {
+			t.Errorf("%q: %v", c.text, err)
+			continue
+		}
+		if got := c.get(cfg); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%q: got %v, want %v", c.text, got, c.want)
+		}
+	}
+}
+
+// A write judges what has arrived with the same words as the close; but what
+// may still be repaired is no error of the write.
+type verdict int
+
+const (
+	atWrite verdict = iota // CheckConfigPrefix refuses it as well
+	atClose                // only ParseConfig does: more text might repair it
+)
+
+func TestConfigRefuses(t *testing.T) {
+	long := strings.Repeat("x", 257)
+	cases := []struct {
+		name, text string
+		key        string
+		want       string
+		when       verdict
+	}{
+		{"misspelt key", "command: [a]\n\ncomand: [b]\n", "comand", `line 3: unknown key "comand" (did you mean "command"?)`, atWrite},
+		{"key in capitals", "Command: [a]\n", "Command", `line 1: unknown key "Command" (did you mean "command"?)`, atWrite},
+		{"far key", with("zebra: 1\n"), "zebra", `line 2: unknown key "zebra"`, atWrite},
+		{"nested key", with("stop:\n  sginal: TERM\n"), "stop.sginal", `line 3: unknown key "stop.sginal" (did you mean "stop.signal"?)`, atWrite},
+		{"nested far key", with("log:\n  zebra: 1\n"), "log.zebra", `line 3: unknown key "log.zebra" (known here: max_size)`, atWrite},
+		{"security key", with("security:\n  no_new_privilege: true\n"), "security.no_new_privilege", `line 3: unknown key "security.no_new_privilege" (did you mean "security.no_new_privileges"?)`, atWrite},
+		{"duplicate key", "command: [a]\nuser: root\ncommand: [b]\n", "command", `line 3: key "command" is given twice, first on line 1: keep one`, atWrite},
+		{"duplicate env", with("env:\n  A: 1\n  A: 2\n"), "env.A", `line 4: key "env.A" is given twice, first on line 3: keep one`, atWrite},
+		{"image", with("image: alpine\n"), "image", `line 2: "image" is not supported yet`, atWrite},
+		{"rootfs", with("rootfs: /x\n"), "rootfs", `line 2: "rootfs" is not supported yet`, atWrite},
+		{"overlay", with("overlay: {}\n"), "overlay", `line 2: "overlay" is not supported yet`, atWrite},
+		{"runtime", with("runtime: crun\n"), "runtime", `line 2: "runtime" is not supported yet`, atWrite},
+		{"resources", with("resources: {cpus: 1}\n"), "resources", `line 2: "resources" is not supported yet`, atWrite},
+		{"health_check", with("health_check: {disabled: true}\n"), "health_check", `line 2: "health_check" is not supported yet`, atWrite},
+		{"restart", with("restart: {policy: no}\n"), "restart", `line 2: "restart" is not supported yet`, atWrite},
+		{"expire", with("expire:\n"), "expire", `line 2: "expire" is not supported yet`, atWrite},
+
+		{"empty", "", "", `line 1: the config is empty: it needs at least a command, like command: [sleep, "60"]`, atClose},
+		{"comment only", "# nothing\n", "", `line 1: the config is empty: it needs at least a command, like command: [sleep, "60"]`, atClose},
+		{"null document", "--- ~\n", "", `line 1: the config is empty: it needs at least a command, like command: [sleep, "60"]`, atClose},
+		{"no command", "user: root\n", "command", `line 1: command is missing: add what the box runs, like command: [sleep, "60"]`, atClose},
+		{"no command, closed", "{user: root}\n", "command", `line 1: command is missing: add what the box runs, like command: [sleep, "60"]`, atWrite},
+		{"text", "sleep 60\n", "", `line 1: the config must be a map of keys, like command: [sleep, "60"], not a string`, atWrite},
+		{"list", "- a\n", "", `line 1: the config must be a map of keys, like command: [sleep, "60"], not a list`, atWrite},
+		{"two documents", "command: [a]\n---\ncommand: [b]\n", "", `line 2: only one document is allowed: remove the line "---"`, atWrite},
+		{"empty second document", "command: [a]\n---\n", "", `line 2: only one document is allowed: remove the line "---"`, atWrite},
+
+		{"command string", "\ncommand: sleep 60\n", "command", `line 2: command must be a list of words, like [sleep, "60"], not a string`, atWrite},
+		{"command number", "command: 60\n", "command", `line 1: command must be a list of words, like [sleep, "60"], not a number`, atWrite},
+		{"command map", "command: {a: b}\n", "command", `line 1: command must be a list of words, like [sleep, "60"], not a map`, atWrite},
+		{"command nothing", "command:\n", "command", `line 1: command has no value: it must be a list of words, like [sleep, "60"] (or leave the key out)`, atClose},
+		{"command empty", "command: []\n", "command", `line 1: command is empty: name what the box runs, like [sleep, "60"]`, atWrite},
+		{"command empty word", "command: [\"\", a]\n", "command[0]", `line 1: command[0] is empty: name the program, like [sleep, "60"]`, atWrite},
+		{"command null word", "command:\n- a\n- ~\n- b\n", "command[1]", `line 3: command[1] has no value: it must be a word, like "60" (or leave the key out)`, atWrite},
+		{"command last word null", "command:\n- a\n-\n", "command[1]", `line 3: command[1] has no value: it must be a word, like "60" (or leave the key out)`, atClose},
+		{"command list word", "command: [a, [b]]\n", "command[1]", `line 1: command[1] must be a word, like "60", not a list`, atWrite},
+		{"command NUL", "command: [\"a\\0\"]\n", "command[0]", `line 1: command[0] holds a NUL byte`, atWrite},
+
+		{"env list", with("env: [A=s3cret]\n"), "env", `line 2: env must be a map, like {LANG: C.UTF-8}, not a list`, atWrite},
+		{"env value list", with("env:\n  A: [s3cret]\n"), "env.A", `line 3: env.A must be a string, like "1", not a list`, atWrite},
+		{"env value null", with("env: {A: }\n"), "env.A", `line 2: env.A has no value: it must be a string, like "1" (or leave the key out)`, atWrite},
+		{"env name with =", with("env: {A=s3cret: b}\n"), "env.A=...", `line 2: env name "A=..." holds a "=": write NAME: value`, atWrite},
+		{"env written as NAME=value", with("env: {A=s3cret}\n"), "env.A=...", `line 2: env name "A=..." holds a "=": write NAME: value`, atWrite},
+		{"env empty name", with("env: {\"\": b}\n"), "env", `line 2: a key must be a word, not nothing`, atWrite},
+		{"env name control", with("env: {\"a\\nb\": b}\n"), "env.a\nb", `line 2: env name "a\nb" holds a control character`, atWrite},
+		{"env NUL", with("env: {A: \"s3cret\\0\"}\n"), "env.A", `line 2: env.A holds a NUL byte`, atWrite},
+
+		{"workdir relative", with("workdir: srv\n"), "workdir", `line 2: workdir "srv" is not absolute: start it with a /`, atWrite},
+		{"workdir empty", with("workdir: \"\"\n"), "workdir", `line 2: workdir "" is not absolute: start it with a /`, atWrite},
+		{"workdir not clean", with("workdir: /srv/../x/\nautostart: true\n"), "workdir", `line 2: workdir "/srv/../x/" is not clean: write "/x"`, atWrite},
+		{"workdir not clean yet", with("workdir: /srv/\n"), "workdir", `line 2: workdir "/srv/" is not clean: write "/srv"`, atClose},
+		{"workdir list", with("workdir: [/srv]\n"), "workdir", `line 2: workdir must be an absolute path, like /srv, not a list`, atWrite},
+		{"workdir control", with("workdir: \"/a\\nb\"\n"), "workdir", `line 2: workdir holds a control character`, atWrite},
+		{"workdir long", with("workdir: /" + strings.Repeat("x", 4095) + "\n"), "workdir", `line 2: workdir is 4096 bytes long, the limit is 4095`, atWrite},
+
+		{"user", with("user: \"no body\"\n"), "user", `line 2: user "no body" is no user: write a name or uid, like nobody, 1000 or "1000:1000"`, atWrite},
+		{"user without group", with("user: \"root:\"\n"), "user", `line 2: user "root:" is no user: write a name or uid, like nobody, 1000 or "1000:1000"`, atWrite},
+		{"user negative", with("user: -1\n"), "user", `line 2: user "-1" is no user: write a name or uid, like nobody, 1000 or "1000:1000"`, atWrite},
+		{"user too large", with("user: 0:4294967295\n"), "user", `line 2: user "0:4294967295" is out of range: ids go from 0 to 4294967294`, atWrite},
+		{"user map", with("user: {uid: 0}\n"), "user", `line 2: user must be a user, like nobody or "1000:1000", not a map`, atWrite},
+
+		{"engine container", with("engine: container\n"), "engine", `line 2: engine "container" is not supported yet (engines here: host)`, atWrite},
+		{"engine vm", with("engine: vm\n"), "engine", `line 2: engine "vm" is not supported yet (engines here: host)`, atWrite},
+		{"engine misspelt", with("engine: hots\n"), "engine", `line 2: engine "hots" is unknown (known: host)`, atWrite},
+		{"engine list", with("engine: [host]\n"), "engine", `line 2: engine must be an engine, like host, not a list`, atWrite},
+		{"hostname", with("hostname: a_b\n"), "hostname", `line 2: hostname "a_b" is no host name: use a-z A-Z 0-9 and - inside, like web-1`, atWrite},
+		{"hostname dot", with("hostname: a.\n"), "hostname", `line 2: hostname "a." is no host name: use a-z A-Z 0-9 and - inside, like web-1`, atWrite},
+		{"hostname long", with("hostname: " + strings.Repeat("a.", 32) + "b\n"), "hostname", `line 2: hostname is 65 bytes long, the limit is 64`, atWrite},
+		{"hostname list", with("hostname: [a]\n"), "hostname", `line 2: hostname must be a host name, like web-1, not a list`, atWrite},
+		{"network", with("network: hsot\n"), "network", `line 2: network "hsot" is unknown (known: host, none)`, atWrite},
+		{"network near", with("network: hosts\n"), "network", `line 2: network "hosts" is unknown (did you mean "host"?)`, atWrite},
+		{"network list", with("network: [none]\n"), "network", `line 2: network must be host or none, not a list`, atWrite},
+
+		{"mounts map", with("mounts: {a: b}\n"), "mounts", `line 2: mounts must be a list of maps, like [{source: /srv/www, target: /www, readonly: true}], not a map`, atWrite},
+		{"mount string", with("mounts: [\"/a:/b\"]\n"), "mounts[0]", `line 2: mounts[0] must be a map, like {source: /srv/www, target: /www, readonly: true}, not a string`, atWrite},
+		{"mount without target", with("mounts:\n- source: /a\n- {source: /a, target: /b}\n"), "mounts[0]", `line 3: mounts[0] has no target: write it like {source: /srv/www, target: /www, readonly: true}`, atWrite},
+		{"mount without target yet", with("mounts:\n- source: /a\n"), "mounts[0]", `line 3: mounts[0] has no target: write it like {source: /srv/www, target: /www, readonly: true}`, atClose},
+		{"mount without source", with("mounts: [{target: /a}]\n"), "mounts[0]", `line 2: mounts[0] has no source: write it like {source: /srv/www, target: /www, readonly: true}`, atWrite},
+		{"mount source relative", with("mounts: [{source: a, target: /b}]\n"), "mounts[0].source", `line 2: mounts[0].source "a" is not absolute: start it with a /`, atWrite},
+		{"mount target root", with("mounts: [{source: /a, target: /}]\n"), "mounts[0].target", `line 2: mounts[0].target "/" cannot be mounted over: name a directory below it`, atWrite},
+		{"mount target twice", with("mounts:\n- {source: /a, target: /b}\n- {source: /c, target: /b}\n"), "mounts[1].target", `line 4: mounts[1].target "/b" is mounted over already on line 3`, atWrite},
+		{"mount readonly", with("mounts: [{source: /a, target: /b, readonly: yes}]\n"), "mounts[0].readonly", `line 2: mounts[0].readonly must be true or false, not a string`, atWrite},
+		{"mount key", with("mounts: [{source: /a, target: /b, read_only: true}]\n"), "mounts[0].read_only", `line 2: unknown key "mounts[0].read_only" (did you mean "mounts[0].readonly"?)`, atWrite},
+
+		{"rlimits list", with("rlimits: [nofile]\n"), "rlimits", `line 2: rlimits must be a map, like {nofile: 4096}, not a list`, atWrite},
+		{"rlimit name", with("rlimits: {nofiles: 1}\n"), "rlimits.nofiles", `line 2: unknown rlimit "nofiles" (did you mean "nofile"?)`, atWrite},
+		{"rlimit full name", with("rlimits: {RLIMIT_NOFILE: 1}\n"), "rlimits.RLIMIT_NOFILE", `line 2: unknown rlimit "RLIMIT_NOFILE" (did you mean "nofile"?)`, atWrite},
+		{"rlimit word", with("rlimits: {nofile: many}\n"), "rlimits.nofile", `line 2: rlimits.nofile must be a number or unlimited, like 4096, not a string`, atWrite},
+		{"rlimit quoted", with("rlimits: {nofile: \"1\"}\n"), "rlimits.nofile", `line 2: rlimits.nofile must be a number or unlimited, like 4096, not a string`, atWrite},
+		{"rlimit negative", with("rlimits: {nofile: -1}\n"), "rlimits.nofile", `line 2: rlimits.nofile -1 is no limit: write a whole number from 0 to 18446744073709551615, or unlimited`, atWrite},
+		{"rlimit fraction", with("rlimits: {nofile: 1.5}\n"), "rlimits.nofile", `line 2: rlimits.nofile 1.5 is no limit: write a whole number from 0 to 18446744073709551615, or unlimited`, atWrite},
+		{"rlimit too large", with("rlimits: {nofile: 18446744073709551616}\n"), "rlimits.nofile", `line 2: rlimits.nofile 18446744073709551616 is no limit: write a whole number from 0 to 18446744073709551615, or unlimited`, atWrite},
+		{"rlimit null", with("rlimits:\n  nofile:\n"), "rlimits.nofile", `line 3: rlimits.nofile has no value: it must be a number or unlimited, like 4096 (or leave the key out)`, atClose},
+
+		{"security list", with("security: [a]\n"), "security", `line 2: security must be a map, like {no_new_privileges: true}, not a list`, atWrite},
+		{"security bool", with("security: {no_new_privileges: 1}\n"), "security.no_new_privileges", `line 2: security.no_new_privileges must be true or false, not a number`, atWrite},
+		{"security quoted bool", with("security: {readonly_rootfs: \"true\"}\n"), "security.readonly_rootfs", `line 2: security.readonly_rootfs must be true or false, not a string`, atWrite},
+		{"capabilities list", with("security: {capabilities: [NET_RAW]}\n"), "security.capabilities", `line 2: security.capabilities must be a map, like {drop: [ALL], add: [NET_BIND_SERVICE]}, not a list`, atWrite},
+		{"capabilities add string", with("security: {capabilities: {add: NET_RAW}}\n"), "security.capabilities.add", `line 2: security.capabilities.add must be a list of capabilities, like [NET_BIND_SERVICE], not a string`, atWrite},
+		{"capability near", with("security: {capabilities: {add: [CAP_NET_RAWW]}}\n"), "security.capabilities.add[0]", `line 2: security.capabilities.add[0] is an unknown capability "CAP_NET_RAWW" (did you mean "NET_RAW"?)`, atWrite},
+		{"capability far", with("security: {capabilities: {drop: [x]}}\n"), "security.capabilities.drop[0]", `line 2: security.capabilities.drop[0] is an unknown capability "x" (see capabilities(7))`, atWrite},
+
+		{"stop string", with("stop: 10s\n"), "stop", `line 2: stop must be a map, like {signal: SIGTERM, timeout: 10s}, not a string`, atWrite},
+		{"stop signal", with("stop: {signal: TREM}\n"), "stop.signal", `line 2: stop.signal is an unknown signal "TREM" (write it like TERM, SIGTERM or 15)`, atWrite},
+		{"stop signal near", with("stop: {signal: SIGTERMM}\n"), "stop.signal", `line 2: stop.signal is an unknown signal "SIGTERMM" (did you mean "TERM"?)`, atWrite},
+		{"stop signal list", with("stop: {signal: [TERM]}\n"), "stop.signal", `line 2: stop.signal must be a signal, like SIGTERM, not a list`, atWrite},
+		{"stop timeout bare", with("stop: {timeout: 10}\n"), "stop.timeout", `line 2: stop.timeout "10" has no unit: write it like 10s`, atWrite},
+		{"stop timeout negative", with("stop: {timeout: -10s}\n"), "stop.timeout", `line 2: stop.timeout "-10s" is negative: write it like 10s`, atWrite},
+		{"stop timeout word", with("stop: {timeout: soon}\n"), "stop.timeout", `line 2: stop.timeout "soon" is no duration: write it like 10s or 1m30s`, atWrite},
+		{"stop timeout overflow", with("stop: {timeout: 9999999999h}\n"), "stop.timeout", `line 2: stop.timeout "9999999999h" is no duration: write it like 10s or 1m30s`, atWrite},
+		{"stop timeout list", with("stop: {timeout: [10s]}\n"), "stop.timeout", `line 2: stop.timeout must be a duration, like 10s, not a list`, atWrite},
+
+		{"autostart", with("autostart: 1\n"), "autostart", `line 2: autostart must be true or false, not a number`, atWrite},
+		{"remove_on_exit", with("remove_on_exit: on\n"), "remove_on_exit", `line 2: remove_on_exit must be true or false, not a string`, atWrite},
+		{"detach", with("detach: [true]\n"), "detach", `line 2: detach must be true or false, not a list`, atWrite},
+
+		{"log size", with("log: 10MiB\n"), "log", `line 2: log must be a map, like {max_size: 10MiB}, not a string`, atWrite},
+		{"log small", with("log: {max_size: 4095}\n"), "log.max_size", `line 2: log.max_size "4095" is too small: it must be at least 4KiB`, atWrite},
+		{"log small yet", with("log:\n  max_size: 10\n"), "log.max_size", `line 3: log.max_size "10" is too small: it must be at least 4KiB`, atClose},
+		{"log negative", with("log: {max_size: -1MiB}\n"), "log.max_size", `line 2: log.max_size "-1MiB" is negative: write it like 10MiB`, atWrite},
+		{"log unit", with("log: {max_size: 10Mib/s}\n"), "log.max_size", `line 2: log.max_size "10Mib/s" is no size: write it like 64KiB, 10MiB or 2GB`, atWrite},
+		{"log comma", with("log: {max_size: \"10,000\"}\n"), "log.max_size", `line 2: log.max_size "10,000" is no size: write it like 64KiB, 10MiB or 2GB`, atWrite},
+		{"log over int64", with("log: {max_size: 9223372036854775808}\n"), "log.max_size", `line 2: log.max_size "9223372036854775808" is too large`, atWrite},
+		{"log over uint64", with("log: {max_size: 99999999999999999999}\n"), "log.max_size", `line 2: log.max_size "99999999999999999999" is too large`, atWrite},
+		{"log list", with("log: {max_size: [1]}\n"), "log.max_size", `line 2: log.max_size must be a size, like 10MiB, not a list`, atWrite},
+
+		{"labels list", with("labels: [a]\n"), "labels", `line 2: labels must be a map, like {team: web}, not a list`, atWrite},
+		{"label name", with("labels: {-a: b}\n"), "labels.-a", `line 2: label "-a" is no valid name: use up to 63 of a-z A-Z 0-9 _ . / -, a letter or digit first`, atWrite},
+		{"label long name", with("labels: {" + strings.Repeat("a", 64) + ": b}\n"), "labels." + strings.Repeat("a", 64), `line 2: label "` + strings.Repeat("a", 64) + `" is no valid name: use up to 63 of a-z A-Z 0-9 _ . / -, a letter or digit first`, atWrite},
+		{"label lines", with("labels: {a: \"b\\nc\"}\n"), "labels.a", `line 2: labels.a holds a control character: a label is one line of text`, atWrite},
+		{"label long", with("labels: {a: " + long + "}\n"), "labels.a", `line 2: labels.a is 257 bytes long, the limit is 256`, atWrite},
+
+		{"alias", "command: &a [x]\nenv: {A: *a}\n", "command", `line 1: anchors are not supported: quote a value that starts with &`, atWrite},
+		{"alias only", "command: [a, *s3cret]\n", "", `line 1: aliases are not supported: quote a value that starts with *`, atWrite},
+		{"anchor on nothing", "command: &a\n", "command", `line 1: anchors are not supported: quote a value that starts with &`, atWrite},
+		{"merge key", with("env:\n  <<: {A: b}\n"), "env", `line 3: merge keys (<<) are not supported: write the keys out`, atWrite},
+		{"tag", "command: !!str a\n", "command", `line 1: tags are not supported: quote a value that starts with !`, atWrite},
+		{"list as key", "? [a]\n: b\n", "", `line 1: a key must be a word, not a list`, atWrite},
+
+		{"NUL", with("user: ro\x00ot\n"), "", `line 2: the text holds a NUL byte`, atWrite},
+		{"not UTF-8", with("user: \xff\n"), "", `line 2: the text is not valid UTF-8`, atWrite},
+		{"escape character", with("user: \x1b[0m\n"), "", `line 2: the text holds the control character U+001B: write it as "\u001b"`, atWrite},
+		{"line separator", with("user: a\u2028b\n"), "", `line 2: the text holds the control character U+2028: write it as "\u2028"`, atWrite},
+		{"lone carriage return", with("user: a\rb\n"), "", `line 2: a carriage return stands alone: end lines with \n, or write it as "\r"`, atWrite},
+
+		{"unclosed list", "command: [a\nuser: root\n", "", `line 2: expected "," or "]"`, atWrite},
+		{"unclosed list at end", "command: [a,\n  b\n", "", `line 2: the text ends too early: missing ]`, atClose},
+		{"unclosed quote", "command: [\"a\n", "", `line 1: the text ends too early: missing "]`, atClose},
+		{"one bracket too many", "command: [a]]\n", "", `line 1: expected a key: check the indentation and the quotes`, atWrite},
+		{"colon in value", "command: [a]\nuser: a: b\n", "", `line 2: unexpected ": ": a value that holds one must be quoted`, atWrite},
+		{"tab", "command:\n\t- a\n", "", "line 2: indent with spaces, not tabs, and quote a value that starts with @, % or `", atWrite},
+		{"line without colon", "command: [a]\nautostart\n", "", `line 2: expected "key: value"`, atWrite},
+		{"bad indentation", "command: [a]\n  user: root\n", "", `line 2: expected a key: check the indentation and the quotes`, atWrite},
+		{"star", "command: [ls, *]\n", "", `line 1: quote a value that starts with * or &`, atWrite},
+		{"escape", "command: [\"\\d\"]\n", "", `line 1: unknown escape in a quoted value: write \\ for a backslash, or use single quotes`, atWrite},
+		{"text after map", "{command: [a]}\nuser: b\n", "", `line 2: unexpected text after the end of the map`, atWrite},
+		{"too deep", "command: " + strings.Repeat("[", 20000) + "\n", "", "", atWrite},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			cfg, err := ParseConfig("web", []byte(c.text))
+			if cfg != nil {
+				t.Fatalf("accepted: %+v", cfg)
+			}
+			checkConfigError(t, err, c.key, c.want)
+			err = CheckConfigPrefix("web", []byte(c.text))
+			if c.when == atWrite {
+				checkConfigError(t, err, c.key, c.want)
+			} else if err != nil {
+				t.Errorf("the write is refused: %v", err)
+			}
+		})
+	}
+}
+
+func checkConfigError(t *testing.T, err error, key, want string) {
+	t.Helper()
+	var ce *ConfigError
+	if !errors.As(err, &ce) {
+		t.Fatalf("got %#v, want a *ConfigError", err)
+	}
+	if want != "" && err.Error() != want {
+		t.Errorf("\ngot  %s\nwant %s", err, want)
+	}
+	if ce.Key != key || ce.Box != "web" {
+		t.Errorf("got key %q of box %q, want key %q of box web", ce.Key, ce.Box, key)
+	}
+	if strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("the message repeats a value: %s", err)
+	}
+}
+
+func TestConfigSize(t *testing.T) {
+	pad := func(n int) []byte {
+		head := "command: [a]\n#"
+		return []byte(head + strings.Repeat("x", n-len(head)-1) + "\n")
+	}
+	if _, err := ParseConfig("web", pad(MaxConfigSize)); err != nil {
+		t.Errorf("at the limit: %v", err)
+	}
+	if _, err := ParseConfig("web", pad(MaxConfigSize+1)); !errors.Is(err, ErrConfigTooBig) {
+		t.Errorf("over the limit: got %v", err)
+	}
+	if err := CheckConfigPrefix("web", pad(MaxConfigSize+1)); !errors.Is(err, ErrConfigTooBig) {
+		t.Errorf("over the limit, at the write: got %v", err)
+	}
+}
+
+// A hostile text of the greatest size must neither blow up nor take long.
+func TestConfigHostile(t *testing.T) {
+	fill := func(unit string) string { return strings.Repeat(unit, (MaxConfigSize-16)/len(unit)) }
+	bomb := "a: &a [x,x,x,x,x,x,x,x]\n"
+	for c := 'b'; c < 'z'; c++ {
+		bomb += fmt.Sprintf("%c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n", c, c, c-1, c-1, c-1, c-1, c-1, c-1, c-1)
+	}
+	for name, text := range map[string]string{
+		"alias bomb": bomb,
+		"brackets":   fill("["), "braces": fill("{"), "lines of brackets": fill("[\n"), "maps": fill("{a: "),
+		"dashes": fill("- "), "questions": fill("? "), "quotes": fill(`"`), "open quote": `a: "` + fill("x\n"),
+		"comments": fill("#\n"), "keys": fill("a:\n"), "broken at the end": fill("a: b\n") + "]\n", "long key": fill("k"),
+		"broken in the middle":   fill(`a: ["x", 'y', {z: {}}]` + "\n")[:MaxConfigSize/2] + "\n]\n" + fill("a: b\n")[:MaxConfigSize/3],
+		"broken flow at the end": fill(`a: ["x", 'y', {z: {}}]`+"\n") + "]\n",
+	} {
+		start := time.Now()
+		if _, err := ParseConfig("web", []byte(text)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		var ce *ConfigError
+		if err := CheckConfigPrefix("web", []byte(text)); err != nil && !errors.As(err, &ce) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		// Seconds are the worst on a slow machine; what grows without bound
+		// would take hours.
+		if took := time.Since(start); took > time.Minute {
+			t.Errorf("%s: took %v", name, took)
+		} else {
+			t.Logf("%s: %v", name, took)
+		}
+	}
+}
+
+func TestParseSignal(t *testing.T) {
+	good := map[string]syscall.Signal{
+		"TERM": 15, "SIGTERM": 15, "term": 15, "sigterm": 15, "15": 15, "1": 1, "31": 31, "HUP": 1, "KILL": 9,
+		"USR1": 10, "34": 34, "64": 64, "RTMIN": 34, "RTMIN+0": 34, "SIGRTMIN+3": 37, "rtmin+30": 64, "RTMAX": 64, "RTMAX-1": 63,
+	}
+	for text, want := range good {
+		if got, err := ParseSignal(text); err != nil || got != want {
+			t.Errorf("%q: got %d, %v, want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "0", "-1", "32", "33", "65", "99999999999999999999", "SIG", "TERM ", "RTMIN+31",
+		"RTMIN-1", "RTMAX+1", "RTMIN+", "RTMIN++1", "RTMIN+-1", "SIGSIGTERM", "1.5", "FOO"} {
+		if got, err := ParseSignal(text); err == nil {
+			t.Errorf("%q: got %d, want an error", text, got)
+		}
+	}
+	if _, err := ParseSignal("USR"); err == nil || !strings.Contains(err.Error(), `did you mean "USR1"?`) {
+		t.Errorf("no suggestion: %v", err)
+	}
+}
+
+func TestCapabilities(t *testing.T) {
+	for _, name := range []string{"NET_RAW", "CAP_NET_RAW", "net_raw", "cap_net_raw"} {
+		if n, err := CapabilityByName(name); err != nil || n != 13 {
+			t.Errorf("%q: got %d, %v, want 13", name, n, err)
+		}
+	}
+	for n, name := range capabilityNames {
+		if got, err := CapabilityByName(name); err != nil || got != n {
+			t.Errorf("capability %d %q: got %d, %v", n, name, got, err)
+		}
+	}
+	for _, name := range []string{"", "CAP_", "ALL", "CAP_CAP_NET_RAW"} {
+		if n, err := CapabilityByName(name); err == nil {
+			t.Errorf("%q: got %d, want an error", name, n)
+		}
+	}
+
+	const all, raw, chown = uint64(1)<<41 - 1, uint64(1) << 13, uint64(1)
+	cases := []struct {
+		c             Capabilities
+		all           uint64
+		root          bool
+		keep, ambient uint64
+	}{
+		{Capabilities{}, all, true, all, 0},
+		{Capabilities{}, all, false, all, 0},
+		{Capabilities{Drop: []string{"CAP_NET_RAW"}}, all, true, all &^ raw, 0},
+		{Capabilities{Drop: []string{"ALL"}}, all, true, 0, 0},
+		{Capabilities{Drop: []string{"ALL"}, Add: []string{"CAP_CHOWN"}}, all, true, chown, 0},
+		{Capabilities{Drop: []string{"CAP_CHOWN"}, Add: []string{"CAP_CHOWN"}}, all, true, all, 0},
+		{Capabilities{Add: []string{"CAP_NET_RAW"}}, all, false, all, raw},
+		{Capabilities{Drop: []string{"ALL"}, Add: []string{"CAP_NET_RAW"}}, all, false, raw, raw},
+		{Capabilities{Add: []string{"ALL"}}, all, false, all, all},
+		{Capabilities{Add: []string{"CAP_NET_RAW", "CAP_CHOWN"}}, chown, false, chown, chown},
+	}
+	for _, c := range cases {
+		if keep, ambient := c.c.Mask(c.all, c.root); keep != c.keep || ambient != c.ambient {
+			t.Errorf("%+v root=%v: got %#x, %#x, want %#x, %#x", c.c, c.root, keep, ambient, c.keep, c.ambient)
+		}
+	}
+}
+
+func TestRlimitNumber(t *testing.T) {
+	for name, want := range map[string]int{"cpu": 0, "stack": 3, "core": 4, "nofile": 7, "rttime": 15} {
+		if got, ok := RlimitNumber(name); !ok || got != want {
+			t.Errorf("%s: got %d, %v, want %d", name, got, ok, want)
+		}
+	}
+	if len(rlimitNames) != 16 {
+		t.Errorf("%d limits known, Linux has 16", len(rlimitNames))
+	}
+	if _, ok := RlimitNumber("NOFILE"); ok {
+		t.Error("NOFILE: accepted")
+	}
+}
+
+// A key at fault is shown without what may be a value, and never at length.
+func TestConfigErrorHidesValues(t *testing.T) {
+	for _, text := range []string{
+		"command: [a]\nenv: TOKEN=s3cret\n", "command: [a]\nenv:\n- TOKEN=s3cret\n", "command: [a]\nenv:\nTOKEN=s3cret: 1\n",
+		"command: [a]\nenv: {TOKEN: *s3cret}\n", "command: [a]\nenv: {TOKEN: s3cret\n", "command: [a]\nenv:\n  TOKEN: \"s3cret\\q\"\n",
+		"command: [a]\nenv:\n  TOKEN: !s3cret a\n", "command: [a]\nenv:\n  TOKEN: &s3cret a\n", "command: [a]\nenv:\n  TOKEN: a: s3cret\n",
+	} {
+		_, err := ParseConfig("web", []byte(text))
+		if err == nil || strings.Contains(fmt.Sprintf("%v %+v", err, err), "s3cret") {
+			t.Errorf("%q: got %v", text, err)
+		}
+	}
+	_, err := ParseConfig("web", bytes.Repeat([]byte("k"), 1000))
+	if err == nil || len(err.Error()) > 200 {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,58 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The kinds of refusal and failure. Compare with errors.Is.
+var (
+	// ErrName: the name breaks the rule for names of boxes.
+	ErrName = errors.New("a name is 1 to 64 letters, digits, '_', '.' or '-' and begins with a letter or digit")
+	// ErrExist: a box of that name exists.
+	ErrExist = errors.New("it exists already")
+	// ErrNotExist: no box has that name.
+	ErrNotExist = errors.New("no such box")
+	// ErrRemoved: the box was removed while it was still held.
+	ErrRemoved = errors.New("the box was removed")
+	// ErrBusy: the box has a process, or is between two states.
+	ErrBusy = errors.New("busy")
+	// ErrNotConfigured: the box has no configuration to start with.
+	ErrNotConfigured = errors.New("it has no configuration: write config.yaml first")
+	// ErrNoProcess: the command needs a running process.
+	ErrNoProcess = errors.New("no process is running")
+	// ErrTimedOut: a force-stop was not reaped in its bound.
+	ErrTimedOut = errors.New("not reaped in time")
+	// ErrStart: a start was accepted and failed.
+	ErrStart = errors.New("start failed")
+	// ErrCanceled: what is waited for cannot come any more.
+	ErrCanceled = errors.New("it will not happen any more")
+	// ErrClosed: the daemon is shutting down.
+	ErrClosed = errors.New("the daemon is shutting down")
+	// ErrInvalid: an argument is out of its range.
+	ErrInvalid = errors.New("invalid argument")
+)
+
+// Error says which box an operation failed on, and why.
+type Error struct {
+	Box string // name of the box
+	Op  string // start, stop, kill, config, create, remove, …
+	Err error  // one of the sentinels or a cause of its own, perhaps wrapped
+}
+
+// Error returns one sentence that names the box and the operation.
+func (e *Error) Error() string { return fmt.Sprintf("box %q: %s: %v", e.Box, e.Op, e.Err) }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// TransitionError is the refusal of a move that the state table does not allow.
+type TransitionError struct{ From, To Status }
+
+// Error names both states.
+func (e *TransitionError) Error() string {
+	return fmt.Sprintf("a box that is %s cannot become %s", e.From, e.To)
+}
+
+// Is makes a refused move a kind of ErrBusy.
+func (e *TransitionError) Is(target error) bool { return target == ErrBusy }

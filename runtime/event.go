@@ -1,0 +1,113 @@
+package runtime
+
+import (
+	"strconv"
+	"sync"
+	"time"
+)
+
+// eventHistory is how many events the daemon keeps, and boxHistory how many a
+// box does.
+const (
+	eventHistory = 1024
+	boxHistory   = 64
+)
+
+// Event is one thing that happened to a box, or to the daemon.
+type Event struct {
+	Seq    uint64
+	Time   time.Time
+	Box    string // "-" for the daemon itself
+	Name   string // daemon created configured command status health reaped removed
+	Detail string // key=value words
+}
+
+// AppendText appends the event as one line of columns, made for
+// `while read -r seq time box event detail`.
+func (e Event) AppendText(b []byte) []byte {
+	b = strconv.AppendUint(b, e.Seq, 10)
+	b = append(b, ' ')
+	b = e.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000000Z")
+	b = append(b, ' ')
+	b = append(b, e.Box...)
+	b = append(b, ' ')
+	b = append(b, e.Name...)
+	if e.Detail != "" {
+		b = append(b, ' ')
+		b = append(b, e.Detail...)
+	}
+	return append(b, '\n')
+}
+
+// events is the ring of the newest events, of all boxes or of one. Readers hold
+// a cursor, not a subscription: one that is slow loses the oldest and learns how
+// many, and never holds up the writer.
+type events struct {
+	mu   sync.Mutex
+	ring []Event // oldest first once full at head
+	head int
+	max  int
+	// added counts all events ever put in; a cursor is a position in that count.
+	added uint64
+	more  chan struct{} // closed and replaced at each event; nil while nobody waits
+}
+
+func (v *events) add(e Event) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.ring) < v.max {
+		v.ring = append(v.ring, e)
+	} else {
+		v.ring[v.head] = e
+		v.head = (v.head + 1) % v.max
+	}
+	v.added++
+	if v.more != nil {
+		close(v.more)
+		v.more = nil
+	}
+}
+
+// all returns the kept events, oldest first, and the time of the newest.
+func (v *events) all() []Event {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := make([]Event, 0, len(v.ring))
+	out = append(out, v.ring[v.head:]...)
+	return append(out, v.ring[:v.head]...)
+}
+
+// Cursor reads events live, from the moment it was made on.
+type Cursor struct {
+	v    *events
+	next uint64
+}
+
+func (v *events) cursor() *Cursor {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return &Cursor{v: v, next: v.added}
+}
+
+// Next returns the events since the last call and how many were lost because
+// the reader fell behind; without any, a channel that is closed at the next one.
+func (c *Cursor) Next() (got []Event, lost uint64, more <-chan struct{}) {
+	v := c.v
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	kept := v.added - uint64(len(v.ring))
+	if c.next < kept {
+		lost = kept - c.next
+		c.next = kept
+	}
+	for ; c.next < v.added; c.next++ {
+		got = append(got, v.ring[(v.head+int(c.next-kept))%len(v.ring)])
+	}
+	if len(got) == 0 && lost == 0 {
+		if v.more == nil {
+			v.more = make(chan struct{})
+		}
+		more = v.more
+	}
+	return got, lost, more
+}

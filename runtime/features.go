@@ -1,0 +1,32 @@
+package runtime
+
+import (
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/boxlitefs/boxlite/reaper"
+)
+
+// Features returns what this host can do, one word each, sorted.
+func (rt *Runtime) Features() []string {
+	words := append([]string{"engine.host"}, reaper.Features()...)
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
+		v1, v2 := false, false
+		for line := range strings.Lines(string(mounts)) {
+			_, after, _ := strings.Cut(line, " - ")
+			v1 = v1 || strings.HasPrefix(after, "cgroup ")
+			v2 = v2 || strings.HasPrefix(after, "cgroup2 ")
+		}
+		switch {
+		case v1 && v2:
+			words = append(words, "cgroup.hybrid", "cgroup.v1", "cgroup.v2")
+		case v1:
+			words = append(words, "cgroup.v1")
+		case v2:
+			words = append(words, "cgroup.v2")
+		}
+	}
+	slices.Sort(words)
+	return words
+}

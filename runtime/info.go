@@ -1,0 +1,105 @@
+package runtime
+
+import (
+	"slices"
+	"time"
+)
+
+// Info is all that is known of a box, as info.json shows it. It repeats no value
+// of env: those may be secrets.
+type Info struct {
+	Name          string      `json:"name"`
+	Status        Status      `json:"status"`
+	Health        Health      `json:"health"`
+	PID           int         `json:"pid"`
+	ExitCode      int         `json:"exit_code"`
+	LastError     string      `json:"last_error"`
+	Runs          int         `json:"runs"`
+	Created       time.Time   `json:"created"`
+	Started       *time.Time  `json:"started"`
+	Ended         *time.Time  `json:"ended"`
+	ConfigPending bool        `json:"config_pending"`
+	Config        *ConfigInfo `json:"config"`
+}
+
+// ConfigInfo is the configuration with its defaults filled in: that of the
+// running process if there is one, else of the next start.
+type ConfigInfo struct {
+	Command      []string          `json:"command"`
+	EnvNames     []string          `json:"env_names"`
+	Workdir      string            `json:"workdir"`
+	User         string            `json:"user"`
+	Engine       string            `json:"engine"`
+	Hostname     string            `json:"hostname"`
+	Network      string            `json:"network"`
+	Mounts       []MountInfo       `json:"mounts"`
+	Rlimits      map[string]Rlimit `json:"rlimits"`
+	NoNewPrivs   bool              `json:"no_new_privileges"`
+	ReadonlyRoot bool              `json:"readonly_rootfs"`
+	CapAdd       []string          `json:"capabilities_add"`
+	CapDrop      []string          `json:"capabilities_drop"`
+	StopSignal   string            `json:"stop_signal"`
+	StopTimeout  string            `json:"stop_timeout"`
+	Autostart    bool              `json:"autostart"`
+	RemoveOnExit bool              `json:"remove_on_exit"`
+	Detach       bool              `json:"detach"`
+	LogMaxSize   int64             `json:"log_max_size"`
+	Labels       map[string]string `json:"labels"`
+}
+
+// MountInfo is one mount of a ConfigInfo.
+type MountInfo struct {
+	Source   string `json:"source"`
+	Target   string `json:"target"`
+	Readonly bool   `json:"readonly"`
+}
+
+// Info returns what the snapshot knows of the box.
+func (b *Box) Info(s *Snapshot) Info {
+	i := Info{
+		Name: b.name, Status: s.Status, Health: s.Health, PID: s.PID, ExitCode: s.ExitCode, LastError: s.LastError,
+		Runs: s.Runs, Created: s.Created.UTC(), Started: stamp(s.Started), Ended: stamp(s.Ended), ConfigPending: s.Pending,
+	}
+	c := s.Config
+	labels := map[string]string{}
+	if c != nil {
+		labels = c.Labels // these hold at once, whatever runs
+	}
+	if r, going := s.Run(); going {
+		c = r.r.cfg
+	}
+	if c == nil {
+		return i
+	}
+	i.Config = &ConfigInfo{
+		Command: c.Command, EnvNames: make([]string, 0, len(c.Env)), Workdir: c.Workdir, User: c.User, Engine: c.Engine,
+		Hostname: c.Hostname, Network: c.Network, Mounts: make([]MountInfo, 0, len(c.Mounts)), Rlimits: c.Rlimits,
+		NoNewPrivs: c.Security.NoNewPrivileges, ReadonlyRoot: c.Security.ReadonlyRootfs,
+		CapAdd: orEmpty(c.Security.Capabilities.Add), CapDrop: orEmpty(c.Security.Capabilities.Drop),
+		StopSignal: signalName(c.Stop.Signal), StopTimeout: c.Stop.Timeout.String(),
+		Autostart: c.Autostart, RemoveOnExit: c.RemoveOnExit, Detach: c.Detach, LogMaxSize: c.Log.MaxSize, Labels: labels,
+	}
+	for name := range c.Env {
+		i.Config.EnvNames = append(i.Config.EnvNames, name)
+	}
+	slices.Sort(i.Config.EnvNames)
+	for _, m := range c.Mounts {
+		i.Config.Mounts = append(i.Config.Mounts, MountInfo{Source: m.Source, Target: m.Target, Readonly: m.ReadOnly})
+	}
+	return i
+}
+
+func stamp(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func orEmpty(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}

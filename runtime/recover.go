@@ -1,0 +1,208 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/shim"
+)
+
+// recoverers is how many boxes are looked at at once: the work is small reads
+// and one question to a shim, and one that does not answer must not hold up the
+// others.
+const recoverers = 32
+
+// recover finds every box on disk, adopts what lives and tells how the rest
+// ended. A box that cannot be read is kept and says why.
+func (rt *Runtime) recover() error {
+	entries, err := os.ReadDir(filepath.Join(rt.store.dir, "boxes"))
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	rt.background(func() {
+		if err := rt.store.emptyTrash(); err != nil {
+			rt.log.WithField("op", "recover").WithError(err).Warn("trash not emptied")
+		}
+	})
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, recoverers)
+	for _, e := range entries {
+		if !e.IsDir() || !ValidName(e.Name()) {
+			rt.log.WithFields(logrus.Fields{"op": "recover", "path": e.Name()}).Warn("not a box, left alone")
+			continue
+		}
+		b := newBox(rt, e.Name())
+		slots <- struct{}{}
+		wg.Go(func() {
+			b.recover()
+			<-slots
+		})
+		rt.boxes[b.name] = b
+	}
+	wg.Wait()
+	return nil
+}
+
+// Autostart starts the boxes that ask for it and do not run. It is for the moment
+// when the daemon is ready.
+func (rt *Runtime) Autostart() {
+	for _, b := range rt.Boxes() {
+		s := b.Snapshot()
+		if s.Config == nil || !s.Config.Autostart || s.Status.Active() {
+			continue
+		}
+		if _, err := b.Do(By{PID: os.Getpid()}, Command{Verb: VerbStart}); err != nil {
+			b.log("autostart").WithError(err).Warn("autostart refused")
+		}
+	}
+}
+
+// recover brings back one box from its directory.
+func (b *Box) recover() {
+	var complaints []error
+	note := func(err error) {
+		if err != nil {
+			complaints = append(complaints, err)
+			b.rt.log.WithFields(logrus.Fields{"op": "recover", "box": b.name}).WithError(err).Warn("recovery")
+		}
+	}
+	state, err := load(b.dir, stateFile, decodeState)
+	note(err)
+	if state != nil {
+		b.record = *state
+	} else if fi, err := os.Stat(b.dir); err == nil {
+		b.record.Created = fi.ModTime()
+	}
+	rec := b.record
+	s := &Snapshot{
+		Status: StatusUnknown, Health: HealthNone, PID: -1, ExitCode: rec.ExitCode, LastError: rec.LastError,
+		Runs: rec.Runs, Created: rec.Created, Started: rec.Started, Ended: rec.Ended, owners: rec.Owners,
+		CPU: time.Duration(rec.CPUUsec) * time.Microsecond,
+	}
+	text, err := os.ReadFile(b.path(configFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	} else if err == nil {
+		s.Text = text
+		s.Config, err = ParseConfig(b.name, text)
+		if err != nil {
+			err = fmt.Errorf("config.yaml: %w", err)
+		}
+	}
+	note(err)
+	b.publish(s, rec.lastChange())
+
+	live, err := load(b.dir, shimFile, decodeShim)
+	note(err)
+	status := rec.Status
+	if state == nil || !rec.Status.ended() {
+		status = StatusConfigured
+	}
+	if s.Config == nil && !status.ended() {
+		status = StatusEmpty
+	}
+	var r *run
+	var reply shim.Reply
+	unsure := false // whether the run's process lives
+	if live != nil && live.Run != rec.LastRun {
+		r, reply, err = b.adopt(live)
+		unsure = err != nil
+		note(err)
+	}
+	if err := b.update("recover", func(t *tx) error {
+		if len(complaints) > 0 {
+			t.LastError = oneLine("recovery: " + errors.Join(complaints...).Error())
+		}
+		if unsure {
+			return nil // nothing may be concluded, and nothing touched
+		}
+		if r == nil {
+			t.Status = status
+			return nil
+		}
+		b.run, t.run = r, r
+		t.Runs, t.Started = max(t.Runs, r.n), live.Started
+		t.Pending = string(t.Text) != string(r.text)
+		t.Status = StatusRunning
+		switch {
+		case reply.State.Stopping:
+			t.Status = StatusStopping
+		case reply.State.Paused:
+			t.Status = StatusPaused
+		}
+		if r.proc != nil {
+			t.PID = r.proc.PID()
+		}
+		return nil
+	}); err != nil {
+		b.log("recover").WithError(err).Error("recovered, but cannot be said to be")
+	}
+	switch {
+	case unsure:
+	case r == nil:
+		if live != nil {
+			// The run's end is on record: only this file was left to remove.
+			note(os.Remove(b.path(shimFile)))
+		}
+	case r.proc == nil:
+		b.ended(r, reaper.Exit{Outcome: reaper.AlreadyGone, Code: -1, At: time.Now()})
+	default:
+		b.log("recover").Info("adopted")
+		if err := b.rt.watcher.Watch(r.proc, func(e reaper.Exit) { b.rt.background(func() { b.ended(r, e) }) }); err != nil {
+			b.log("recover").WithError(err).Error("adopted, but not under watch")
+		}
+	}
+}
+
+// ended reports whether the state is one that a run left behind.
+func (s Status) ended() bool { return s == StatusStopped || s == StatusFailed }
+
+// lastChange is the time that the files of a recovered box show.
+func (r *stateRecord) lastChange() time.Time {
+	t := r.Created
+	for _, u := range []time.Time{r.Started, r.Ended} {
+		if u.After(t) {
+			t = u
+		}
+	}
+	return t
+}
+
+// adopt takes a run that an earlier daemon began under this one's care. The run
+// has no process if its shim is gone; an error means that it can't be known.
+func (b *Box) adopt(live *shimRecord) (*run, shim.Reply, error) {
+	cfg, err := ParseConfig(b.name, []byte(live.Config))
+	if err != nil {
+		// Another version's word. The process runs as it was started in any
+		// case; for what the daemon does with it the defaults are safe.
+		b.log("recover").WithError(err).Warn("configuration of the running process")
+		cfg = defaultConfig(b.name)
+	}
+	r := newRun(live.Number, live.Run, cfg, []byte(live.Config))
+	r.began.complete(nil)
+	close(r.forked)
+	close(r.launched)
+	r.proc, err = reaper.Find(b.rt.bootID, live.Identity)
+	if errors.Is(err, reaper.ErrGone) {
+		return r, shim.Reply{}, nil
+	}
+	if err != nil {
+		return nil, shim.Reply{}, err
+	}
+	reply, err := b.askShim(shim.Request{Op: shim.OpState})
+	if err != nil {
+		// It lives, which its identity proves; what it does will be seen.
+		b.log("recover").WithError(err).Warn("shim does not answer")
+	}
+	return r, reply, nil
+}
+
+func (b *Box) openDir() (*os.File, error) { return os.Open(b.dir) }

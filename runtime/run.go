@@ -1,0 +1,427 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/shim"
+)
+
+// run is one run of a box: from the start command to the proof that nothing of
+// it is left.
+type run struct {
+	n    int
+	id   string
+	cfg  *Config
+	text []byte // of cfg
+
+	proc     *reaper.Process // the shim; set under the box's mu, nil before the fork
+	forked   chan struct{}   // closed when proc is set or will never be
+	launched chan struct{}   // closed when it is decided whether the command runs
+	failure  error           // why it does not; valid once launched is closed
+	began    *Completion     // of the start command
+
+	feed   logFeed
+	killed bool // under mu: it must not be let go any more
+
+	done chan struct{} // closed when the end of the run was published
+	code int           // exit code; valid once done is closed
+}
+
+func newRun(n int, id string, cfg *Config, text []byte) *run {
+	return &run{
+		n: n, id: id, cfg: cfg, text: text,
+		forked: make(chan struct{}), launched: make(chan struct{}),
+		began: newCompletion(), done: make(chan struct{}), code: -1,
+	}
+}
+
+// Run is a handle on one run of a box, as the waiting files need it.
+type Run struct{ r *run }
+
+// Run returns the run that goes on in the snapshot; ok is false if none does.
+func (s *Snapshot) Run() (Run, bool) {
+	return Run{s.run}, s.Status.Active() && s.run != nil
+}
+
+// Done is closed when the run has ended.
+func (r Run) Done() <-chan struct{} { return r.r.done }
+
+// ExitCode returns the exit code of a run that is done.
+func (r Run) ExitCode() int { return r.r.code }
+
+// launch carries out a start that was accepted.
+func (b *Box) launch(r *run) {
+	began := time.Now()
+	h, err := b.fork(r)
+	close(r.forked)
+	if err == nil && h != nil {
+		err = h.Begin()
+		if err == nil {
+			err = h.WaitStarted(context.Background())
+		}
+		h.Close()
+	}
+	if err == nil && h != nil {
+		err := b.update("start", func(t *tx) error {
+			if t.Status == StatusStarting {
+				t.Status = StatusRunning
+			}
+			return nil
+		})
+		if err != nil {
+			b.log("start").WithError(err).Error("started, but cannot be said to run")
+		}
+		b.log("start").WithField("took", time.Since(began)).Info("running")
+		r.began.complete(nil)
+		close(r.launched)
+		return
+	}
+	if err == nil {
+		err = fmt.Errorf("%w by a stop or kill", ErrCanceled)
+	}
+	r.failure = err
+	if r.proc == nil {
+		close(r.launched)
+		b.ended(r, reaper.Exit{Outcome: reaper.AlreadyGone, Code: -1, At: time.Now()})
+		return
+	}
+	// The shim ends by itself after a failed start; one that hangs must not.
+	if kerr := r.proc.Kill(); kerr != nil {
+		b.log("start").WithError(kerr).Error("shim of a failed start not killed")
+	}
+	close(r.launched)
+}
+
+// fork starts the run's shim, which runs nothing before Begin, and puts it on
+// record and under watch. It returns no handle and no error if the run was
+// killed meanwhile.
+func (b *Box) fork(r *run) (*shim.Handle, error) {
+	spec, err := b.spec(r)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(b.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	opt := shim.LaunchOptions{Path: b.rt.opt.Shim, Dir: dir, Spec: *spec}
+	if spec.DieWithDaemon {
+		opt.Hold = b.rt.holdR
+	}
+	h, err := shim.Launch(opt)
+	if err != nil {
+		return nil, err
+	}
+	proc, err := reaper.NewChild(b.rt.bootID, h.PID, h.PIDFD)
+	if err != nil {
+		return nil, b.abandon(h, err)
+	}
+	if err := b.rt.watcher.Watch(proc, func(e reaper.Exit) { b.rt.background(func() { b.ended(r, e) }) }); err != nil {
+		return nil, b.abandon(h, err)
+	}
+	if err := b.update("start", func(t *tx) error {
+		r.proc = proc
+		t.PID = h.PID
+		return nil
+	}); err != nil {
+		h.Close()
+		return nil, err
+	}
+	rec, err := json.Marshal(shimRecord{
+		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text),
+	})
+	if err == nil {
+		err = writeFile(b.dir, shimFile, append(rec, '\n'), 0o600)
+	}
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("the run cannot be put on record: %w", err)
+	}
+	b.mu.Lock()
+	killed := r.killed
+	b.mu.Unlock()
+	if killed {
+		h.Close()
+		return nil, nil
+	}
+	return h, nil
+}
+
+// abandon ends a shim that could not be put under watch. It was not let go, so
+// it ends by itself when its handle closes; it is a child, so it is waited for.
+func (b *Box) abandon(h *shim.Handle, err error) error {
+	h.Close()
+	err = errors.Join(err, syscall.Kill(h.PID, syscall.SIGKILL))
+	if _, werr := syscall.Wait4(h.PID, nil, 0, nil); werr != nil {
+		err = errors.Join(err, werr)
+	}
+	return err
+}
+
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// spec turns the run's configuration into what its shim needs. Names are looked
+// up here, once a start.
+func (b *Box) spec(r *run) (*shim.Spec, error) {
+	c := r.cfg
+	uid, gid, groups, home, err := lookupUser(c.User)
+	if err != nil {
+		return nil, err
+	}
+	s := &shim.Spec{
+		Box: b.name, Run: r.id, Argv: c.Command, Workdir: c.Workdir,
+		UID: uid, GID: gid, Groups: groups,
+		Hostname: c.Hostname, PrivateNet: c.Network == "none",
+		Mask:         append([]string{b.rt.opt.State}, b.rt.opt.Mask...),
+		ReadonlyRoot: c.Security.ReadonlyRootfs,
+		NoNewPrivs:   c.Security.NoNewPrivileges,
+		StopSignal:   c.Stop.Signal, StopGraceNs: c.Stop.Timeout.Nanoseconds(),
+		LogMax: c.Log.MaxSize, DieWithDaemon: !c.Detach,
+	}
+	env := map[string]string{"PATH": defaultPath, "HOME": home}
+	for k, v := range c.Env {
+		env[k] = v
+	}
+	for k, v := range env {
+		s.Env = append(s.Env, k+"="+v)
+	}
+	slices.Sort(s.Env)
+	for _, m := range c.Mounts {
+		s.Mounts = append(s.Mounts, shim.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+	}
+	s.Rlimits, err = c.shimRlimits()
+	if err != nil {
+		return nil, err
+	}
+	all, err := boundingSet()
+	if err != nil {
+		return nil, err
+	}
+	s.Capabilities, s.CapAmbient = c.Security.Capabilities.Mask(all, uid == 0)
+	return s, nil
+}
+
+// shimRlimits turns limits by name into what setrlimit(2) takes.
+func (c *Config) shimRlimits() ([]shim.Rlimit, error) {
+	var out []shim.Rlimit
+	for _, name := range slices.Sorted(maps.Keys(c.Rlimits)) {
+		n, ok := RlimitNumber(name)
+		if !ok {
+			return nil, fmt.Errorf("unknown rlimit %q", name)
+		}
+		out = append(out, shim.Rlimit{Resource: n, Soft: c.Rlimits[name].Soft, Hard: c.Rlimits[name].Hard})
+	}
+	return out, nil
+}
+
+// boundingSet returns the capabilities that the daemon can give at all.
+func boundingSet() (uint64, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if hex, ok := strings.CutPrefix(line, "CapBnd:"); ok {
+			return strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+		}
+	}
+	return 0, errors.New("/proc/self/status has no CapBnd")
+}
+
+// lookupUser resolves `user[:group]` of the configuration, by name or number, on
+// the host. A number needs no entry in the host's files.
+func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err error) {
+	name, group, hasGroup := strings.Cut(name, ":")
+	number := func(s string) (uint32, error) {
+		n, err := strconv.ParseUint(s, 10, 32)
+		return uint32(n), err
+	}
+	home = "/"
+	var u *user.User
+	if n, nerr := number(name); nerr == nil {
+		uid = n
+		u, err = user.LookupId(name)
+		if errors.As(err, new(user.UnknownUserIdError)) {
+			u, err = nil, nil
+		}
+	} else {
+		u, err = user.Lookup(name)
+	}
+	if err != nil {
+		return 0, 0, nil, "", fmt.Errorf("user %q: %w", name, err)
+	}
+	if u != nil {
+		home = u.HomeDir
+		if uid, err = number(u.Uid); err != nil {
+			return 0, 0, nil, "", err
+		}
+		if gid, err = number(u.Gid); err != nil {
+			return 0, 0, nil, "", err
+		}
+		ids, gerr := u.GroupIds()
+		if gerr != nil {
+			return 0, 0, nil, "", fmt.Errorf("groups of user %q: %w", name, gerr)
+		}
+		for _, id := range ids {
+			n, err := number(id)
+			if err != nil {
+				return 0, 0, nil, "", err
+			}
+			groups = append(groups, n)
+		}
+	}
+	if hasGroup {
+		n, nerr := number(group)
+		if nerr != nil {
+			g, gerr := user.LookupGroup(group)
+			if gerr != nil {
+				return 0, 0, nil, "", fmt.Errorf("group %q: %w", group, gerr)
+			}
+			if n, err = number(g.Gid); err != nil {
+				return 0, 0, nil, "", err
+			}
+		}
+		// As with su and runc: a group that is asked for replaces the others.
+		gid, groups = n, []uint32{n}
+	}
+	return uid, gid, groups, home, nil
+}
+
+// ended is called once a run, when its shim is proven gone. It finds out how the
+// run ended, writes that down, and only then says so.
+func (b *Box) ended(r *run, e reaper.Exit) {
+	<-r.launched
+	rec, err := load(b.dir, shim.RecordName, decodeExit)
+	if rec != nil && rec.Run != r.id {
+		rec = nil // of an earlier run
+	}
+	v := judge(r, rec, e)
+	if err != nil {
+		v.message = strings.TrimPrefix(v.message+"; "+err.Error(), "ok; ")
+	}
+
+	b.save.Lock()
+	b.mu.Lock()
+	asked := b.snap.Load().Status == StatusStopping
+	if r.killed && rec == nil && e.Code == -1 && r.proc != nil {
+		// An adopted shim's status comes to nobody here on older kernels; but
+		// it was this daemon that sent the SIGKILL.
+		v.code = 128 + int(syscall.SIGKILL)
+	}
+	b.mu.Unlock()
+	if asked && !v.supervisor {
+		// It was asked to end: that it did is no failure, however it did.
+		v.status = StatusStopped
+		if r.failure == nil || errors.Is(r.failure, ErrCanceled) {
+			v.message = "ok"
+		}
+	}
+	err = b.saveNow(func(s *stateRecord) {
+		s.Status, s.ExitCode, s.Ended, s.LastRun, s.LastError = v.status, v.code, e.At, r.id, v.message
+		s.Started = b.snap.Load().Started
+		s.CPUUsec = v.cpu.Microseconds()
+	})
+	if err == nil {
+		err = os.Remove(b.path(shimFile))
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil // the run never got so far as to be recorded
+		}
+	}
+	if err != nil {
+		// The exit record and shim.json still tell the next daemon.
+		b.log("reap").WithError(err).Error("end of the run not written down")
+		v.message = strings.TrimPrefix(v.message+"; state not saved: "+err.Error(), "ok; ")
+	}
+	uerr := b.update("reap", func(t *tx) error {
+		t.Status, t.ExitCode, t.LastError, t.PID = v.status, v.code, oneLine(v.message), -1
+		t.Ended, t.CPU, t.Pending = e.At, v.cpu, false
+		if r.proc != nil {
+			t.event("reaped", fmt.Sprintf("pid=%d outcome=%s", r.proc.PID(), e.Outcome))
+		}
+		return nil
+	})
+	b.save.Unlock()
+	if uerr != nil {
+		b.log("reap").WithError(uerr).Error("ended, but cannot be said to have")
+	}
+	b.log("reap").WithField("exit_code", v.code).WithField("outcome", e.Outcome).Info("ended")
+	r.code = v.code
+	close(r.done)
+	select {
+	case <-r.began.done:
+	default:
+		r.began.complete(b.fail("start", fmt.Errorf("%w: %w", ErrStart, r.failure)))
+	}
+	if r.cfg.RemoveOnExit && v.status == StatusStopped {
+		if err := b.remove(false); err != nil && !errors.Is(err, ErrRemoved) {
+			b.log("remove_on_exit").WithError(err).Warn("not removed")
+		}
+	}
+}
+
+// ending is how a run ended.
+type ending struct {
+	status  Status
+	code    int
+	message string // for last_error
+	cpu     time.Duration
+	// supervisor: it ended by its supervisor's own fault.
+	supervisor bool
+}
+
+// judge finds out how a run ended. The exit record is the one source of the
+// code; without one it is what the kernel says of the shim, which has not run
+// the command to its end then.
+func judge(r *run, rec *shim.ExitRecord, e reaper.Exit) ending {
+	v := ending{status: StatusStopped, code: -1, message: "ok", cpu: e.CPU}
+	switch {
+	case r.failure != nil:
+		v.status, v.message = StatusFailed, "start: "+r.failure.Error()
+	case rec != nil && rec.Failed != "":
+		v.status, v.message = StatusFailed, "start: "+rec.Failed
+	case rec != nil:
+		v.code = rec.Code
+		switch {
+		case rec.Signal != 0:
+			v.message = "the command was killed by " + signalName(syscall.Signal(rec.Signal))
+		case rec.Code != 0:
+			v.message = fmt.Sprintf("the command exited with status %d", rec.Code)
+		}
+		if rec.StoppedBy != "" {
+			v.message = "ok"
+		}
+		v.cpu = time.Duration(rec.CPUUsec) * time.Microsecond
+	case e.Signal == unix.SIGKILL:
+		v.code, v.message = e.Code, "its shim was killed by SIGKILL, and the whole box with it"
+	case e.Code >= 0:
+		// It ended without a record, and nobody killed it: its own fault. The
+		// exit status of a shim is its command's where it got so far.
+		v.status, v.code, v.supervisor = StatusFailed, e.Code, true
+		v.message = fmt.Sprintf("its shim ended by itself with status %d and without an exit record: see %s in the state directory", e.Code, shim.LogFile)
+	default:
+		v.message = "it ended while nobody watched, and left no exit record"
+	}
+	return v
+}
+
+func signalName(s syscall.Signal) string {
+	if n := unix.SignalName(s); n != "" {
+		return n
+	}
+	return "signal " + strconv.Itoa(int(s))
+}

@@ -1,0 +1,257 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/boxlitefs/boxlite/reaper"
+)
+
+// Observer is told what changed, so that a facade can drop what its clients
+// have cached. Its calls come after the change was published and before anybody
+// who waits for it is woken; they must not block and must not call back.
+type Observer interface {
+	// BoxChanged says which fields of a box differ now.
+	BoxChanged(b *Box, f Field)
+	// BoxRemoved says that a box is gone. asked is true when the removal came
+	// through Remove, false when the box removed itself.
+	BoxRemoved(b *Box, asked bool)
+	// Changed says that the daemon's own files (events, last_error) changed.
+	Changed()
+}
+
+// Options say where a Runtime lives.
+type Options struct {
+	// State is the absolute path of the state directory.
+	State string
+	// Mask lists directories that no box may see besides State.
+	Mask []string
+	// Shim is the path of the shim's binary.
+	Shim string
+	// Log takes the structured log.
+	Log *logrus.Entry
+	// Observer may be nil.
+	Observer Observer
+}
+
+// Runtime holds all boxes of one state directory.
+type Runtime struct {
+	opt     Options
+	log     *logrus.Entry
+	store   *store
+	bootID  string
+	watcher *reaper.Watcher
+	// holdR is the read end of a pipe whose write end only this process has:
+	// boxes with detach: false learn by it that the daemon is gone.
+	holdR, holdW *os.File
+
+	mu    sync.Mutex // guards boxes; no I/O under it
+	boxes map[string]*Box
+
+	serial atomic.Uint64
+	seq    sync.Mutex // orders events between the daemon's ring and a box's
+	seqNo  uint64
+	events events
+
+	lastError atomic.Pointer[string]
+	errorTime atomic.Int64
+
+	closing chan struct{}
+	// work counts goroutines that write to the state directory; workMu keeps a
+	// new one from being added while Close already waits for none.
+	workMu sync.Mutex
+	closed bool
+	work   sync.WaitGroup
+}
+
+// Open locks the state directory, recovers every box in it and returns when
+// that is done. It returns a *LockedError if another daemon has the directory.
+func Open(opt Options) (*Runtime, error) {
+	rt := &Runtime{opt: opt, log: opt.Log, boxes: map[string]*Box{}, closing: make(chan struct{})}
+	rt.events.max = eventHistory
+	rt.setLastError("ok")
+	var err error
+	if rt.bootID, err = reaper.BootID(); err != nil {
+		return nil, err
+	}
+	if rt.store, err = openStore(opt.State); err != nil {
+		return nil, err
+	}
+	if rt.holdR, rt.holdW, err = os.Pipe(); err != nil {
+		return nil, errors.Join(err, rt.store.lock.Close())
+	}
+	if rt.watcher, err = reaper.NewWatcher(); err != nil {
+		return nil, errors.Join(err, rt.store.lock.Close())
+	}
+	rt.emit(nil, "daemon", fmt.Sprintf("pid=%d", os.Getpid()))
+	if err := rt.recover(); err != nil {
+		return nil, errors.Join(err, rt.watcher.Close(), rt.store.lock.Close())
+	}
+	return rt, nil
+}
+
+// Close ends the boxes that must not outlive the daemon, waits (until ctx ends)
+// for what is being written, and lets the state directory go. All other boxes
+// live on.
+func (rt *Runtime) Close(ctx context.Context) error {
+	close(rt.closing)
+	var stops sync.WaitGroup
+	for _, b := range rt.Boxes() {
+		stops.Go(func() { b.shutdown(ctx) })
+	}
+	stops.Wait()
+	rt.workMu.Lock()
+	rt.closed = true
+	rt.workMu.Unlock()
+	done := make(chan struct{})
+	go func() { rt.work.Wait(); close(done) }()
+	var late error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		late = errors.New("some state was still being written")
+	}
+	return errors.Join(late, rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
+}
+
+// Create makes an empty box.
+func (rt *Runtime) Create(name string) (*Box, error) {
+	if !ValidName(name) {
+		return nil, &Error{Box: name, Op: "create", Err: ErrName}
+	}
+	b := newBox(rt, name)
+	now := time.Now()
+	b.publish(&Snapshot{Status: StatusEmpty, Health: HealthNone, PID: -1, ExitCode: -1, LastError: "ok", Created: now}, now)
+	// The box is in the map before its directory exists, and answers only after:
+	// its lock is held between.
+	b.mu.Lock()
+	rt.mu.Lock()
+	_, taken := rt.boxes[name]
+	if !taken {
+		rt.boxes[name] = b
+	}
+	rt.mu.Unlock()
+	if taken {
+		b.mu.Unlock()
+		return nil, &Error{Box: name, Op: "create", Err: ErrExist}
+	}
+	err := os.Mkdir(b.dir, 0o700)
+	if err != nil {
+		b.removed = true
+		rt.forget(b)
+	}
+	b.mu.Unlock()
+	if err != nil {
+		return nil, &Error{Box: name, Op: "create", Err: err}
+	}
+	rt.emit(b, "created", "")
+	return b, nil
+}
+
+// forget takes a box out of the map.
+func (rt *Runtime) forget(b *Box) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if rt.boxes[b.name] == b {
+		delete(rt.boxes, b.name)
+	}
+}
+
+// Box returns the box of that name, or nil.
+func (rt *Runtime) Box(name string) *Box {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	return rt.boxes[name]
+}
+
+// Boxes returns all boxes by name.
+func (rt *Runtime) Boxes() []*Box {
+	rt.mu.Lock()
+	out := make([]*Box, 0, len(rt.boxes))
+	for _, b := range rt.boxes {
+		out = append(out, b)
+	}
+	rt.mu.Unlock()
+	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
+	return out
+}
+
+// ValidName reports whether name may be a box's.
+func ValidName(name string) bool {
+	if len(name) == 0 || len(name) > 64 {
+		return false
+	}
+	for i := range len(name) {
+		c := name[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case i > 0 && (c == '_' || c == '.' || c == '-'):
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Events returns the history of all boxes, oldest first.
+func (rt *Runtime) Events() []Event { return rt.events.all() }
+
+// Follow returns a cursor over the events of all boxes from now on.
+func (rt *Runtime) Follow() *Cursor { return rt.events.cursor() }
+
+// LastError returns the last refusal that has no box to say it in, or "ok", and
+// when it was.
+func (rt *Runtime) LastError() (string, time.Time) {
+	return *rt.lastError.Load(), time.Unix(0, rt.errorTime.Load())
+}
+
+// Refuse notes a request that was refused and has no box to say it in.
+func (rt *Runtime) Refuse(err error) {
+	rt.setLastError(oneLine(err.Error()))
+	if rt.opt.Observer != nil {
+		rt.opt.Observer.Changed()
+	}
+}
+
+func (rt *Runtime) setLastError(s string) {
+	rt.lastError.Store(&s)
+	rt.errorTime.Store(time.Now().UnixNano())
+}
+
+// emit records an event; b is nil for the daemon's own.
+func (rt *Runtime) emit(b *Box, name, detail string) {
+	e := Event{Box: "-", Name: name, Detail: oneLine(detail)}
+	if b != nil {
+		e.Box = b.name
+	}
+	rt.seq.Lock()
+	rt.seqNo++
+	e.Seq, e.Time = rt.seqNo, time.Now()
+	rt.events.add(e)
+	if b != nil {
+		b.events.add(e)
+	}
+	rt.seq.Unlock()
+	if rt.opt.Observer != nil {
+		rt.opt.Observer.Changed()
+	}
+}
+
+// background runs fn in a goroutine that Close waits for. Once Close has gone
+// past that, what would still be begun is left to the next daemon's recovery.
+func (rt *Runtime) background(fn func()) {
+	rt.workMu.Lock()
+	defer rt.workMu.Unlock()
+	if rt.closed {
+		return
+	}
+	rt.work.Go(fn)
+}

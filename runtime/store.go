@@ -1,0 +1,241 @@
+package runtime
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/shim"
+)
+
+// The files of a box's directory; the log's and the shim's own are named in
+// package shim.
+const (
+	configFile = "config.yaml"
+	stateFile  = "state.json"
+	shimFile   = "shim.json"
+)
+
+// store is the state directory on disk.
+type store struct {
+	dir  string
+	lock *os.File
+}
+
+// LockedError says that another daemon uses the state directory.
+type LockedError struct {
+	Dir string
+	PID int // of the other daemon; 0 if it could not be read
+}
+
+// Error names the other daemon and the directory.
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("another boxlited (pid %d) is using %s", e.PID, e.Dir)
+}
+
+// openStore creates what is missing of the state directory and locks it.
+func openStore(dir string) (*store, error) {
+	for _, d := range []string{dir, filepath.Join(dir, "boxes"), filepath.Join(dir, "trash")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("state directory: %w", err)
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		b := make([]byte, 32)
+		n, _ := f.ReadAt(b, 0) // a short read is the rule
+		pid, perr := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+		if perr != nil {
+			pid = 0
+		}
+		_ = f.Close()
+		return nil, &LockedError{Dir: dir, PID: pid}
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock the state directory: %w", err)
+	}
+	return &store{dir: dir, lock: f}, nil
+}
+
+func (s *store) boxDir(name string) string { return filepath.Join(s.dir, "boxes", name) }
+
+// discard moves a box's directory out of the way in one step, so that a box is
+// either whole or gone, and returns where it is now.
+func (s *store) discard(name string, serial uint64) (string, error) {
+	to := filepath.Join(s.dir, "trash", name+"."+strconv.FormatUint(serial, 10)+"."+strconv.FormatInt(time.Now().UnixNano(), 36))
+	err := os.Rename(s.boxDir(name), to)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil // somebody else removed it: as good as discarded
+	}
+	return to, err
+}
+
+// emptyTrash deletes what earlier removals left.
+func (s *store) emptyTrash() error {
+	trash := filepath.Join(s.dir, "trash")
+	left, err := os.ReadDir(trash)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range left {
+		errs = append(errs, os.RemoveAll(filepath.Join(trash, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// writeFile replaces a file of dir as a whole: a reader, also one after a power
+// loss, finds the old bytes or the new ones.
+func writeFile(dir, name string, data []byte, mode os.FileMode) error {
+	tmp := filepath.Join(dir, "."+name+".tmp")
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(dir, name))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return nil
+}
+
+// stateRecord is state.json: what a box is known by besides its configuration.
+type stateRecord struct {
+	Version   int              `json:"version"`
+	Created   time.Time        `json:"created"`
+	Runs      int              `json:"runs"`
+	LastRun   string           `json:"last_run,omitempty"` // id of the last run that was seen to end
+	Status    Status           `json:"status"`             // stopped or failed after the last run, else configured
+	ExitCode  int              `json:"exit_code"`
+	LastError string           `json:"last_error"`
+	Started   time.Time        `json:"started,omitzero"`
+	Ended     time.Time        `json:"ended,omitzero"`
+	CPUUsec   int64            `json:"cpu_usec,omitempty"`
+	Owners    map[string]Owner `json:"owners,omitempty"`
+}
+
+// shimRecord is shim.json: the run that is going on. It is on disk before the
+// shim is let go, so that no daemon can lose a box that runs.
+type shimRecord struct {
+	Version  int             `json:"version"`
+	Run      string          `json:"run"`
+	Number   int             `json:"number"`
+	Identity reaper.Identity `json:"identity"`
+	Started  time.Time       `json:"started"`
+	Config   string          `json:"config"` // as it was when the run started
+}
+
+const recordVersion = 1
+
+// decodeState and its sisters are strict about what the daemon depends on:
+// whatever they accept can be used without another check.
+func decodeState(b []byte) (*stateRecord, error) {
+	r := &stateRecord{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, err
+	}
+	switch {
+	case r.Version != recordVersion:
+		return nil, fmt.Errorf("version %d is not %d", r.Version, recordVersion)
+	case r.Runs < 0:
+		return nil, fmt.Errorf("runs is %d", r.Runs)
+	case r.Status != StatusConfigured && r.Status != StatusStopped && r.Status != StatusFailed && r.Status != StatusEmpty:
+		return nil, fmt.Errorf("status is %q", r.Status)
+	}
+	for name, o := range r.Owners {
+		if o.Mode&^0o777 != 0 {
+			return nil, fmt.Errorf("mode of %q is %o", name, o.Mode)
+		}
+	}
+	r.LastError = oneLine(r.LastError)
+	return r, nil
+}
+
+func decodeShim(b []byte) (*shimRecord, error) {
+	r := &shimRecord{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, err
+	}
+	switch {
+	case r.Version != recordVersion:
+		return nil, fmt.Errorf("version %d is not %d", r.Version, recordVersion)
+	case r.Run == "":
+		return nil, errors.New("run is missing")
+	case r.Identity.PID <= 1 || r.Identity.BootID == "":
+		return nil, fmt.Errorf("identity %+v is incomplete", r.Identity)
+	}
+	return r, nil
+}
+
+func decodeExit(b []byte) (*shim.ExitRecord, error) {
+	r := &shim.ExitRecord{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, err
+	}
+	switch {
+	case r.Run == "":
+		return nil, errors.New("run is missing")
+	case r.Code < 0 || r.Code > 255:
+		return nil, fmt.Errorf("code is %d", r.Code)
+	case r.Signal < 0 || r.Signal > 64:
+		return nil, fmt.Errorf("signal is %d", r.Signal)
+	}
+	r.Failed = oneLine(r.Failed)
+	return r, nil
+}
+
+// load reads and decodes a record of a box. A file that is not there gives
+// (nil, nil). One that cannot be used is kept aside as NAME.bad for a person to
+// look at, and the error says so.
+func load[T any](dir, name string, decode func([]byte) (*T, error)) (*T, error) {
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := decode(b)
+	if err == nil {
+		return r, nil
+	}
+	aside := filepath.Join(dir, name+".bad")
+	if rerr := os.Rename(filepath.Join(dir, name), aside); rerr != nil {
+		return nil, fmt.Errorf("%s is unusable (%w) and cannot be kept aside: %w", name, err, rerr)
+	}
+	return nil, fmt.Errorf("%s was unusable (%w) and is kept as %s", name, err, aside)
+}
+
+// oneLine makes any text fit a file that holds one line.
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' || r == 0 }), "; ")
+}

@@ -1,0 +1,147 @@
+package runtime
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"sync"
+)
+
+// Stream is what a file in wait/ reads from. Its position is its own: offsets
+// mean nothing to it.
+type Stream interface {
+	// Poll never blocks. It puts what is there into p; if nothing is yet, it
+	// returns 0 and a channel that is closed when it is worth asking again. It
+	// returns io.EOF at the end.
+	Poll(p []byte) (n int, more <-chan struct{}, err error)
+	// Close releases what the stream holds.
+	Close()
+}
+
+// answer is a stream of one line, given when what is waited for has come.
+type answer struct {
+	ask func() (text string, more <-chan struct{}, err error)
+
+	mu   sync.Mutex
+	told bool
+	rest []byte
+}
+
+func (a *answer) Poll(p []byte) (int, <-chan struct{}, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.told {
+		text, more, err := a.ask()
+		if err != nil || more != nil {
+			return 0, more, err
+		}
+		a.told, a.rest = true, []byte(text+"\n")
+	}
+	if len(a.rest) == 0 {
+		return 0, nil, io.EOF
+	}
+	n := copy(p, a.rest)
+	a.rest = a.rest[n:]
+	return n, nil, nil
+}
+
+func (a *answer) Close() {}
+
+// WaitRunning gives "running" once the box runs, and ErrCanceled when it will
+// not by itself: it is stopped, failed or removed.
+func (b *Box) WaitRunning() Stream {
+	return &answer{ask: func() (string, <-chan struct{}, error) {
+		s := b.Snapshot()
+		switch {
+		case s.Removed:
+			return "", nil, b.fail("wait", fmt.Errorf("%w: %w", ErrCanceled, ErrRemoved))
+		case s.Status == StatusRunning:
+			return string(StatusRunning), nil, nil
+		case s.Status.ended():
+			return "", nil, b.fail("wait", fmt.Errorf("%w: it is %s", ErrCanceled, s.Status))
+		}
+		return "", s.Next(), nil
+	}}
+}
+
+// WaitExit gives the exit code of the run that goes on now, once that has ended,
+// whatever the box does then; without one, the exit code of the last.
+func (b *Box) WaitExit() Stream {
+	r, going := b.Snapshot().Run()
+	return &answer{ask: func() (string, <-chan struct{}, error) {
+		if going {
+			select {
+			case <-r.Done():
+				return strconv.Itoa(r.ExitCode()), nil, nil
+			default:
+				return "", r.Done(), nil
+			}
+		}
+		s := b.Snapshot()
+		if s.Removed {
+			return "", nil, b.fail("wait", ErrRemoved)
+		}
+		return strconv.Itoa(s.ExitCode), nil, nil
+	}}
+}
+
+// WaitStopped gives the exit code of the last run once no process is left.
+func (b *Box) WaitStopped() Stream {
+	waited := false
+	return &answer{ask: func() (string, <-chan struct{}, error) {
+		s := b.Snapshot()
+		switch {
+		case s.Status.Active():
+			waited = true
+			return "", s.Next(), nil
+		case s.Removed && !waited:
+			return "", nil, b.fail("wait", ErrRemoved)
+		}
+		// Also when it was removed on its exit: that is what was waited for.
+		return strconv.Itoa(s.ExitCode), nil, nil
+	}}
+}
+
+// eventStream gives events as they come.
+type eventStream struct {
+	cursor *Cursor
+	gone   func() bool // whether no event can come any more
+
+	mu   sync.Mutex
+	rest []byte
+}
+
+func (e *eventStream) Poll(p []byte) (int, <-chan struct{}, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.rest) == 0 {
+		got, lost, more := e.cursor.Next()
+		if more != nil {
+			if e.gone() {
+				return 0, nil, io.EOF
+			}
+			return 0, more, nil
+		}
+		if lost > 0 {
+			e.rest = fmt.Appendf(e.rest[:0], "- - - lost count=%d\n", lost)
+		}
+		for _, ev := range got {
+			e.rest = ev.AppendText(e.rest)
+		}
+	}
+	n := copy(p, e.rest)
+	e.rest = e.rest[n:]
+	return n, nil, nil
+}
+
+func (e *eventStream) Close() {}
+
+// WaitEvent gives the events of all boxes from now on.
+func (rt *Runtime) WaitEvent() Stream {
+	return &eventStream{cursor: rt.Follow(), gone: func() bool { return false }}
+}
+
+// WaitEvent gives the box's events from now on, and ends after its removal.
+func (b *Box) WaitEvent() Stream {
+	return &eventStream{cursor: b.Follow(), gone: func() bool { return b.Snapshot().Removed }}
+}

@@ -1,0 +1,147 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Ask sends a request to the shim of the box whose directory dir is, and waits
+// for the answer. A reply with an Errno is no error of Ask. ECONNREFUSED and
+// ENOENT say that there is no shim; io.ErrUnexpectedEOF and ECONNRESET that it
+// ended, or refused the request, before it answered.
+func Ask(ctx context.Context, dir *os.File, req Request) (Reply, error) {
+	conn, reply, err := ask(ctx, dir, req)
+	if err != nil {
+		return Reply{}, err
+	}
+	return reply, conn.Close()
+}
+
+func ask(ctx context.Context, dir *os.File, req Request) (*os.File, Reply, error) {
+	conn, err := dial(ctx, dir)
+	if err != nil {
+		return nil, Reply{}, err
+	}
+	reply, err := exchange(ctx, conn, req)
+	if err != nil {
+		conn.Close()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, Reply{}, err
+	}
+	return conn, reply, nil
+}
+
+func exchange(ctx context.Context, conn *os.File, req Request) (Reply, error) {
+	defer deadlineOn(ctx, conn)()
+	if _, err := conn.Write(appendRequest(nil, req)); err != nil {
+		return Reply{}, err
+	}
+	buf := make([]byte, maxMessage)
+	n, err := conn.Read(buf)
+	if errors.Is(err, io.EOF) {
+		return Reply{}, io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return Reply{}, err
+	}
+	return decodeReply(buf[:n])
+}
+
+// dial connects to a shim. A unix socket is connected at once or not at all;
+// EAGAIN says that too many wait to be accepted, and nothing tells when there
+// are fewer.
+func dial(ctx context.Context, dir *os.File) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err = withFD(dir, func(dirfd int) error { return unix.Connect(fd, controlAddress(dirfd)) })
+		if err == nil {
+			return os.NewFile(uintptr(fd), SocketName), nil
+		}
+		if err != unix.EAGAIN && err != unix.EINTR {
+			unix.Close(fd)
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			unix.Close(fd)
+			return nil, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// LogWatch tells of changes of a box's log.
+type LogWatch struct {
+	conn *os.File
+}
+
+// WatchLog begins to watch the log of the box whose directory dir is. What is
+// written after WatchLog has returned makes Next return; what was written
+// before has to be looked for. Its errors are those of Ask.
+func WatchLog(ctx context.Context, dir *os.File) (*LogWatch, error) {
+	conn, reply, err := ask(ctx, dir, Request{Op: OpWatchLog})
+	if err != nil {
+		return nil, err
+	}
+	if reply.Errno != 0 {
+		conn.Close()
+		return nil, reply.Errno
+	}
+	return &LogWatch{conn: conn}, nil
+}
+
+// Next waits for the log to have changed since Next returned the last time. One
+// return may stand for many changes. io.EOF says that the shim has ended, after
+// the last of the log was written; another error is that of ctx.
+func (w *LogWatch) Next(ctx context.Context) error {
+	defer deadlineOn(ctx, w.conn)()
+	raw, err := w.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	changed, ended := false, false
+	var buf [1]byte
+	var rerr error
+	err = raw.Read(func(fd uintptr) bool {
+		for {
+			n, err := unix.Read(int(fd), buf[:])
+			switch {
+			case err == unix.EINTR:
+			case err == unix.EAGAIN:
+				return changed
+			case err == unix.ECONNRESET || err == nil && n == 0:
+				ended = true
+				return true
+			case err != nil:
+				rerr = err
+				return true
+			default:
+				changed = true
+			}
+		}
+	})
+	switch {
+	case changed:
+		return nil
+	case ended:
+		return io.EOF
+	case err != nil && ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return errors.Join(err, rerr)
+}
+
+// Close ends the watch; a waiting Next returns.
+func (w *LogWatch) Close() error { return w.conn.Close() }

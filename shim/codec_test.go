@@ -1,0 +1,186 @@
+package shim
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+func fullSpec() Spec {
+	return Spec{
+		Box: "web", Run: "r1", Argv: []string{"sh", "-c", "x"}, Env: []string{"PATH=/bin", "A="},
+		Workdir: "/srv", UID: 1, GID: 2, Groups: []uint32{3, 4}, Hostname: "h", PrivateNet: true,
+		Mounts: []Mount{{"/a", "/b", true}, {"/c", "/d", false}}, Mask: []string{"/m"}, ReadonlyRoot: true,
+		Rlimits: []Rlimit{{7, 1024, 2048}, {0, 1, ^uint64(0)}}, NoNewPrivs: true, Capabilities: 5, CapAmbient: 1,
+		StopSignal: 15, StopGraceNs: 1e9, LogMax: 1 << 20, DieWithDaemon: true,
+	}
+}
+
+func TestSpecRoundTrip(t *testing.T) {
+	want := fullSpec()
+	// Every field has to be there, or the trip would prove nothing for it.
+	for i, v := 0, reflect.ValueOf(want); i < v.NumField(); i++ {
+		if v.Field(i).IsZero() {
+			t.Fatalf("the test does not set Spec.%s", v.Type().Field(i).Name)
+		}
+	}
+	got, err := decodeSpec(appendSpec(nil, &want))
+	if err != nil || !reflect.DeepEqual(*got, want) {
+		t.Fatalf("got %+v, %v; want %+v", got, err, want)
+	}
+}
+
+func TestSpecRefused(t *testing.T) {
+	good := fullSpec()
+	whole := appendSpec(nil, &good)
+	for n := range whole {
+		if _, err := decodeSpec(whole[:n]); err == nil {
+			t.Fatalf("a spec cut to %d of %d bytes was accepted", n, len(whole))
+		}
+	}
+	if _, err := decodeSpec(append(whole[:len(whole):len(whole)], 0)); err == nil {
+		t.Error("a byte too many was accepted")
+	}
+	for name, spoil := range map[string]func(*Spec){
+		"no command":      func(s *Spec) { s.Argv = nil },
+		"empty command":   func(s *Spec) { s.Argv = []string{""} },
+		"relative dir":    func(s *Spec) { s.Workdir = "srv" },
+		"no stop signal":  func(s *Spec) { s.StopSignal = 0 },
+		"bad stop signal": func(s *Spec) { s.StopSignal = 65 },
+		"negative grace":  func(s *Spec) { s.StopGraceNs = -1 },
+		"no log bound":    func(s *Spec) { s.LogMax = MinLogMax - 1 },
+		"NUL":             func(s *Spec) { s.Env = []string{"A=\x00"} },
+	} {
+		s := fullSpec()
+		spoil(&s)
+		if _, err := decodeSpec(appendSpec(nil, &s)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func FuzzSpec(f *testing.F) {
+	s := fullSpec()
+	f.Add(appendSpec(nil, &s))
+	f.Add(appendSpec(nil, &Spec{Argv: []string{"a"}, Workdir: "/", StopSignal: 9, LogMax: 4096}))
+	f.Add([]byte{wireVersion, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := decodeSpec(b)
+		if err == nil && !bytes.Equal(appendSpec(nil, s), b) {
+			t.Fatalf("%x decodes to %+v, which encodes differently", b, s)
+		}
+	})
+}
+
+func TestMessageRoundTrip(t *testing.T) {
+	for op := OpState; op < opEnd; op++ {
+		want := Request{Op: op, Signal: 15, Grace: time.Second}
+		got, err := decodeRequest(appendRequest(nil, want))
+		if err != nil || got != want {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+	}
+	reply := Reply{Errno: syscall.ESRCH, State: State{Run: "r", Stopping: true, Paused: true, Alive: true, PID: 7, StartedNs: 8}}
+	if got, err := decodeReply(appendReply(nil, &reply)); err != nil || got != reply {
+		t.Errorf("got %+v, %v; want %+v", got, err, reply)
+	}
+	failed := &StartError{Step: StepExec, Errno: syscall.EACCES, Detail: "d"}
+	if ns, e, err := decodeReport(appendReport(nil, 0, failed)); err != nil || ns != 0 || *e != *failed {
+		t.Errorf("got %v, %v, %v; want %v", ns, e, err, failed)
+	}
+	if ns, e, err := decodeReport(appendReport(nil, 9, nil)); err != nil || ns != 9 || e != nil {
+		t.Errorf("got %v, %v, %v", ns, e, err)
+	}
+}
+
+func TestReportFitsThePipe(t *testing.T) {
+	e := &StartError{Step: StepMount, Errno: 2, Detail: strings.Repeat("x", 2*maxReport)}
+	b := appendReport(nil, 0, e)
+	if len(b) > maxReport {
+		t.Fatalf("%d bytes", len(b))
+	}
+	if _, got, err := decodeReport(b); err != nil || got.Errno != 2 {
+		t.Fatalf("got %v, %v", got, err)
+	}
+}
+
+func FuzzMessage(f *testing.F) {
+	f.Add(appendRequest(nil, Request{Op: OpStop, Signal: 15, Grace: time.Second}))
+	f.Add(appendReply(nil, &Reply{Errno: 3, State: State{Run: "r", PID: 2}}))
+	f.Add(appendReport(nil, 1, nil))
+	f.Add(appendReport(nil, 0, &StartError{Step: StepExec, Errno: 2, Detail: "d"}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if r, err := decodeRequest(b); err == nil && !bytes.Equal(appendRequest(nil, r), b) {
+			t.Fatalf("request %x", b)
+		}
+		if r, err := decodeReply(b); err == nil && !bytes.Equal(appendReply(nil, &r), b) {
+			t.Fatalf("reply %x", b)
+		}
+		if ns, e, err := decodeReport(b); err == nil && len(b) <= maxReport && !bytes.Equal(appendReport(nil, ns, e), b) {
+			t.Fatalf("report %x", b)
+		}
+	})
+}
+
+func TestStartErrorSentences(t *testing.T) {
+	for want, e := range map[string]*StartError{
+		`command "foo" not found in PATH /bin`:                                   {StepLookup, syscall.ENOENT, `command "foo" not found in PATH /bin`},
+		`/etc/passwd is not executable: permission denied`:                       {StepExec, syscall.EACCES, "/etc/passwd is not executable"},
+		`cannot run /x: exec format error (is the #! line missing?)`:             {StepExec, syscall.ENOEXEC, "cannot run /x"},
+		`cannot run /x: no such file or directory (is its interpreter missing?)`: {StepExec, syscall.ENOENT, "cannot run /x"},
+		`mount /src on /dst: no such file or directory`:                          {StepMount, syscall.ENOENT, "mount /src on /dst"},
+		`the shim died before the command ran`:                                   {StepLaunch, 0, "the shim died before the command ran"},
+	} {
+		if e.Error() != want {
+			t.Errorf("got %q, want %q", e.Error(), want)
+		}
+		if e.Errno != 0 && !errors.Is(e, e.Errno) {
+			t.Errorf("%v is not %v", e, e.Errno)
+		}
+	}
+}
+
+func FuzzExitRecord(f *testing.F) {
+	f.Add("r", 137, 9, true, "stop", "a \"b\" \\ \n \x00 \xff é", int64(1), int64(2), int64(3))
+	f.Add("", 0, 0, false, "", "", int64(-1), int64(0), int64(1<<62))
+	f.Fuzz(func(t *testing.T, run string, code, sig int, core bool, by, failed string, started, ended, cpu int64) {
+		want := ExitRecord{run, code, sig, core, by, failed, started, ended, cpu}
+		b := want.AppendJSON(nil)
+		if !utf8.Valid(b) || bytes.Count(b, []byte("\n")) != 1 || b[len(b)-1] != '\n' {
+			t.Fatalf("not one line of UTF-8: %q", b)
+		}
+		var got ExitRecord
+		dec := json.NewDecoder(bytes.NewReader(b))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&got); err != nil {
+			t.Fatalf("%q: %v", b, err)
+		}
+		for _, s := range []*string{&want.Run, &want.StoppedBy, &want.Failed} {
+			*s = string([]rune(*s)) // invalid bytes become U+FFFD
+		}
+		if got != want {
+			t.Fatalf("got %+v, want %+v", got, want)
+		}
+	})
+}
+
+func TestLogNames(t *testing.T) {
+	for _, base := range []int64{0, 1, 10 << 20, 1<<63 - 1} {
+		name := LogName(base)
+		if got, ok := ParseLogName(name); !ok || got != base || len(name) != 24 {
+			t.Errorf("%d: %q, %d, %v", base, name, got, ok)
+		}
+	}
+	for _, name := range []string{"", "log", "log.", "log.1", "log.-0000000000000000001", "log.+0000000000000000001",
+		"log.99999999999999999999", "xlog.00000000000000000000", "log.000000000000000000000", "log.0000000000000000000x"} {
+		if base, ok := ParseLogName(name); ok {
+			t.Errorf("%q was taken for %d", name, base)
+		}
+	}
+}

@@ -1,0 +1,36 @@
+//go:build linux && (amd64 || arm64)
+
+// Package shim holds both ends of a box's supervisor.
+//
+// The shim is the process that a box hangs on: init of its pid namespace and
+// owner of its mount namespace. When it dies the kernel kills all of the box,
+// so a reaped shim means that the whole box is gone. It also is what outlives
+// the daemon, and it keeps the box's log and exit record.
+//
+// [Main] is the shim's end. It is one thread on one epoll loop, on purpose: a
+// host has one shim a box, so what it links and what it starts is paid a
+// thousand times. The package therefore imports none of net, fmt, os/exec and
+// encoding/json.
+//
+// The daemon's end is [Launch], which forks a shim, and [Ask] and [WatchLog],
+// which talk to one over the socket in the box's directory. That directory is
+// all they need to know: a daemon that was restarted talks to the shims of the
+// one before it.
+//
+// # Launching
+//
+// The shim inherits exactly these descriptors:
+//
+//	0  /dev/null
+//	1  shim.log in the box's directory, for what the shim itself has to say
+//	2  the same
+//	3  the pipe that the Spec comes through
+//	4  the pipe that says whether the command was started
+//	5  the box's directory
+//	6  the control socket, already listening
+//	7  a pipe that the daemon holds open (only with Spec.DieWithDaemon)
+//
+// It prepares what needs no Spec and waits. A pipe 3 that closes before a whole
+// Spec came means that the daemon died before it could record the shim's pid;
+// the shim then exits, and nothing of the box has run.
+package shim

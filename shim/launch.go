@@ -1,0 +1,248 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// LogFile is where, in a box's directory, a shim writes what it has to say of
+// itself, a crash included.
+const LogFile = "shim.log"
+
+// LaunchOptions says what Launch starts.
+type LaunchOptions struct {
+	// Path is the boxlite-shim program.
+	Path string
+	// Dir is the box's directory, where the shim keeps its log, its socket and
+	// its exit record. It stays the caller's.
+	Dir *os.File
+	// Spec is the box.
+	Spec Spec
+	// Hold, with Spec.DieWithDaemon, is the read end of a pipe whose write end
+	// only the daemon has. It stays the caller's.
+	Hold *os.File
+}
+
+// Handle is a shim that was launched.
+type Handle struct {
+	// PID is the shim's pid. The caller has to reap it.
+	PID int
+	// PIDFD is the shim's pidfd. The caller owns it and has to close it.
+	PIDFD int
+	// StartedNs is when the command was started, in nanoseconds since 1970.
+	// WaitStarted sets it.
+	StartedNs int64
+
+	spec    []byte
+	specW   *os.File
+	reportR *os.File
+}
+
+// beginTimeout bounds how long Begin waits for a shim that does not take its
+// spec.
+const beginTimeout = 10 * time.Second
+
+// Launch forks a shim, which then waits for Begin and runs nothing before. The
+// caller records PID, calls Begin and WaitStarted, and closes the handle. A
+// handle that is closed without Begin makes the shim exit. An error is a
+// *StartError.
+func Launch(opts LaunchOptions) (*Handle, error) {
+	spec := appendSpec(nil, &opts.Spec)
+	if len(spec) > maxSpec {
+		return nil, &StartError{Step: StepSpec, Errno: unix.E2BIG, Detail: "the box's configuration is too large"}
+	}
+	if _, err := decodeSpec(spec); err != nil {
+		return nil, &StartError{Step: StepSpec, Detail: err.Error()}
+	}
+	if opts.Spec.DieWithDaemon && opts.Hold == nil {
+		return nil, &StartError{Step: StepSpec, Detail: "no pipe for a box that dies with the daemon"}
+	}
+	h := &Handle{PIDFD: -1, spec: append(appendU32(nil, uint32(len(spec))), spec...)}
+	err := withFD(opts.Dir, func(dir int) error { return h.launch(&opts, dir) })
+	if err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *Handle) launch(opts *LaunchOptions, dir int) error {
+	files := [fdHold + 1]int{fdHold: -1}
+	open := files[:0]
+	defer func() {
+		for _, fd := range open {
+			unix.Close(fd)
+		}
+	}()
+	null, err := retry(func() (int, error) { return unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return startError(StepLaunch, "cannot open "+os.DevNull, err)
+	}
+	open = append(open, null)
+	log, err := retry(func() (int, error) {
+		return unix.Openat(dir, LogFile, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
+	if err != nil {
+		return startError(StepLaunch, "cannot open "+LogFile, err)
+	}
+	open = append(open, log)
+	var specPipe, reportPipe [2]int
+	if err := unix.Pipe2(specPipe[:], unix.O_CLOEXEC); err != nil {
+		return startError(StepLaunch, "cannot make a pipe", err)
+	}
+	open = append(open, specPipe[0])
+	h.specW = asyncFile(specPipe[1], "spec pipe")
+	if err := unix.Pipe2(reportPipe[:], unix.O_CLOEXEC); err != nil {
+		return startError(StepLaunch, "cannot make a pipe", err)
+	}
+	open = append(open, reportPipe[1])
+	h.reportR = asyncFile(reportPipe[0], "report pipe")
+	listen, err := listenControl(dir)
+	if err != nil {
+		return startError(StepLaunch, "cannot make the control socket", err)
+	}
+	open = append(open, listen)
+
+	inherit := []uintptr{uintptr(null), uintptr(log), uintptr(log), uintptr(specPipe[0]), uintptr(reportPipe[1]), uintptr(dir), uintptr(listen)}
+	if !opts.Spec.DieWithDaemon {
+		return h.fork(opts, inherit)
+	}
+	return withFD(opts.Hold, func(hold int) error { return h.fork(opts, append(inherit, uintptr(hold))) })
+}
+
+func (h *Handle) fork(opts *LaunchOptions, files []uintptr) error {
+	flags := uintptr(unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	if opts.Spec.PrivateNet {
+		flags |= unix.CLONE_NEWNET
+	}
+	attr := &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   []string{"GOMAXPROCS=1"},
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Cloneflags: flags, Setsid: true, PidFD: &h.PIDFD},
+	}
+	pid, err := syscall.ForkExec(opts.Path, []string{"boxlite-shim", opts.Spec.Box}, attr)
+	if err != nil {
+		return startError(StepLaunch, "cannot start "+opts.Path+" in namespaces of its own", err)
+	}
+	h.PID = pid
+	return nil
+}
+
+// listenControl makes the control socket in the directory dir. It is bound by
+// way of /proc: the path of a socket may have 108 bytes, that of a directory
+// thousands.
+func listenControl(dir int) (int, error) {
+	if err := unix.Unlinkat(dir, SocketName, 0); err != nil && err != unix.ENOENT {
+		return -1, err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	// The mode of the socket becomes that of its file, so there is no moment at
+	// which others could connect.
+	err = unix.Fchmod(fd, 0o600)
+	if err == nil {
+		err = unix.Bind(fd, controlAddress(dir))
+	}
+	if err == nil {
+		err = unix.Listen(fd, 2*maxConns)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func controlAddress(dir int) *unix.SockaddrUnix {
+	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/" + SocketName}
+}
+
+// Begin gives the shim its spec: it makes the box and runs the command. To be
+// called when PID is on disk. An error means that the shim is dead or stuck.
+func (h *Handle) Begin() error {
+	if err := h.specW.SetWriteDeadline(time.Now().Add(beginTimeout)); err != nil {
+		return err
+	}
+	_, err := h.specW.Write(h.spec)
+	return errors.Join(err, h.specW.Close())
+}
+
+// WaitStarted waits until the command was executed. That it never will be is a
+// *StartError; else the error is that of ctx.
+func (h *Handle) WaitStarted(ctx context.Context) error {
+	defer deadlineOn(ctx, h.reportR)()
+	b, err := io.ReadAll(io.LimitReader(h.reportR, maxReport+1))
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return startError(StepLaunch, "cannot hear from the shim", err)
+	}
+	if len(b) == 0 {
+		return &StartError{Step: StepLaunch, Detail: "the shim died before the command ran"}
+	}
+	startedNs, failed, err := decodeReport(b)
+	if err != nil {
+		return &StartError{Step: StepLaunch, Detail: "the shim is of another version of boxlite"}
+	}
+	if failed != nil {
+		return failed
+	}
+	h.StartedNs = startedNs
+	return nil
+}
+
+// Close releases the handle's pipes; it may be called twice. It does not close
+// PIDFD, and it does not end a shim that has got its spec.
+func (h *Handle) Close() {
+	if h.specW != nil {
+		h.specW.Close()
+	}
+	if h.reportR != nil {
+		h.reportR.Close()
+	}
+}
+
+// withFD calls f with the descriptor of file, which stays open meanwhile.
+// File.Fd would make it blocking.
+func withFD(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := raw.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
+}
+
+// asyncFile makes a file whose reads and writes wait without a thread, and have
+// deadlines.
+func asyncFile(fd int, name string) *os.File {
+	// The error would only say that fd is no descriptor.
+	_ = unix.SetNonblock(fd, true)
+	return os.NewFile(uintptr(fd), name)
+}
+
+// deadlineOn makes waiting on file end when ctx does, until the function that
+// it returns is called.
+func deadlineOn(ctx context.Context, file *os.File) (done func()) {
+	stop := context.AfterFunc(ctx, func() {
+		// A file that is closed already needs no deadline.
+		_ = file.SetDeadline(time.Unix(1, 0))
+	})
+	return func() { stop() }
+}

@@ -1,0 +1,227 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"math"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The descriptors that a shim inherits; see the package's documentation.
+const (
+	fdNull = iota
+	fdStdout
+	fdStderr
+	fdSpec
+	fdReport
+	fdDir
+	fdListen
+	fdHold
+)
+
+// failedCode is the exit code of a shim whose command never ran.
+const failedCode = 125
+
+// Main is the boxlite-shim program. It does not return.
+func Main() {
+	if syscall.Getpid() != 1 || !inherited() {
+		write(fdStderr, []byte("boxlite-shim: this program is started by boxlited, once for each box; it does nothing by hand\n"))
+		syscall.Exit(2)
+	}
+	syscall.Exit(boxInit())
+}
+
+// inherited reports whether the descriptors are those that Launch gives. It
+// keeps them from the box and closes all others, which the daemon may itself
+// have inherited from whoever started it.
+func inherited() bool {
+	for fd := fdSpec; fd <= fdListen; fd++ {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
+			return false
+		}
+	}
+	// Only there with a Spec that wants it, which is not known yet.
+	if _, err := unix.FcntlInt(fdHold, unix.F_SETFD, unix.FD_CLOEXEC); err != nil && err != unix.EBADF {
+		return false
+	}
+	return unix.CloseRange(fdHold+1, math.MaxUint32, 0) == nil
+}
+
+// boxInit is the life of a shim; it returns the exit code.
+func boxInit() int {
+	s := &supervisor{dirfd: fdDir}
+	// What needs no spec is done while the daemon still writes down the pid.
+	failed := s.prepare()
+	spec, err := readSpec()
+	if err == errNoSpec {
+		return failedCode
+	}
+	if err != nil {
+		s.spec = &Spec{}
+		return s.startFailed(&StartError{Step: StepSpec, Detail: err.Error()})
+	}
+	s.spec = spec
+	if failed == nil {
+		failed = s.start()
+	}
+	if failed != nil {
+		return s.startFailed(failed)
+	}
+	report(s.startedNs, nil)
+	s.run()
+	return s.finish()
+}
+
+// prepare does what is the same for all boxes.
+func (s *supervisor) prepare() *StartError {
+	const what = "cannot prepare the shim"
+	// The kernel named the process after the file it was started from.
+	var comm [16]byte
+	copy(comm[:], "boxlite-shim")
+	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&comm)), 0, 0, 0); err != nil {
+		return startError(StepNamespace, what, err)
+	}
+	unix.Umask(0o022)
+	if err := detachMounts(); err != nil {
+		return err
+	}
+	var err error
+	if s.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return startError(StepNamespace, what, err)
+	}
+	if s.sigfd, err = signalEvents(); err != nil {
+		return startError(StepNamespace, what, err)
+	}
+	for _, fd := range [...]int{s.sigfd, fdListen} {
+		if err := s.watch(fd); err != nil {
+			return startError(StepNamespace, what, err)
+		}
+	}
+	return nil
+}
+
+func (s *supervisor) watch(fd int) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
+	return unix.EpollCtl(s.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
+}
+
+// start makes the box and runs its command.
+func (s *supervisor) start() *StartError {
+	if err := setUp(s.spec); err != nil {
+		return err
+	}
+	const what = "cannot make the log's pipe"
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return startError(StepLog, what, err)
+	}
+	// The box's end stays blocking: it is the file description that the box shares.
+	if err := unix.SetNonblock(pipe[0], true); err != nil {
+		return startError(StepLog, what, err)
+	}
+	if err := s.watch(pipe[0]); err != nil {
+		return startError(StepLog, what, err)
+	}
+	if !s.spec.DieWithDaemon {
+		unix.Close(fdHold) // somebody's, if it is open at all; see inherited
+	} else {
+		if err := s.watch(fdHold); err != nil {
+			return startError(StepSpec, "the daemon gave no pipe to die with", err)
+		}
+	}
+	s.log = logWriter{dirfd: s.dirfd, pipe: pipe[0], null: fdNull, max: s.spec.LogMax, fd: -1}
+	s.startedNs = wallclock()
+	pid, failed := spawn(s.spec, pipe[1])
+	if failed != nil {
+		s.startedNs = 0
+		return failed
+	}
+	// pipe[1] stays open: without it a box that closes its output would leave
+	// the pipe at its end, which epoll never tires of telling.
+	s.pid, s.alive = pid, true
+	return nil
+}
+
+func (s *supervisor) startFailed(e *StartError) int {
+	writeRecord(s.dirfd, &ExitRecord{Run: s.spec.Run, Code: failedCode, Failed: e.Error(), EndedNs: wallclock()})
+	report(0, e)
+	return failedCode
+}
+
+type constError string
+
+func (e constError) Error() string { return string(e) }
+
+// errNoSpec says that the daemon closed the spec pipe before a whole spec came.
+const errNoSpec = constError("no spec")
+
+// readSpec waits for the spec.
+func readSpec() (*Spec, error) {
+	var head [4]byte
+	if err := readFull(head[:]); err != nil {
+		return nil, err
+	}
+	d := decoder{buf: head[:]}
+	n := d.u32()
+	if n > maxSpec {
+		return nil, errMalformed
+	}
+	body := make([]byte, n)
+	if err := readFull(body); err != nil {
+		return nil, err
+	}
+	if err := unix.Close(fdSpec); err != nil {
+		return nil, err
+	}
+	return decodeSpec(body)
+}
+
+func readFull(b []byte) error {
+	for len(b) > 0 {
+		n, err := retry(func() (int, error) { return unix.Read(fdSpec, b) })
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return errNoSpec
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// report tells the daemon how the start went. A daemon that is gone by now
+// learns it from the control socket, or from the exit record.
+func report(startedNs int64, failed *StartError) {
+	write(fdReport, appendReport(nil, startedNs, failed))
+	unix.Close(fdReport)
+}
+
+// say writes a line to shim.log, which is the last place there is: when that
+// fails too nobody can be told.
+func say(message string) {
+	b := time.Unix(0, wallclock()).UTC().AppendFormat(nil, time.RFC3339Nano)
+	b = append(append(b, " boxlite-shim: "...), message...)
+	write(fdStderr, append(b, '\n'))
+}
+
+// fatal ends the shim, and the box with it, over an error that only a mistake
+// of the shim itself can bring about.
+func fatal(what string, err error) {
+	say(what + ": " + err.Error())
+	syscall.Exit(failedCode)
+}
+
+func write(fd int, b []byte) {
+	for len(b) > 0 {
+		n, err := retry(func() (int, error) { return unix.Write(fd, b) })
+		if err != nil {
+			return
+		}
+		b = b[n:]
+	}
+}

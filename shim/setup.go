@@ -1,0 +1,247 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// detachMounts cuts the box's mount namespace loose from the host's: what is
+// mounted in the box stays there, while an unmount on the host still reaches
+// the box, which therefore never keeps a file system of the host busy.
+func detachMounts() *StartError {
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return startError(StepNamespace, "cannot detach the box's mounts from the host's", err)
+	}
+	return nil
+}
+
+// setUp makes the box's view of the system as spec says.
+func setUp(spec *Spec) *StartError {
+	// Sources are taken before anything is covered: one may be in a place that
+	// the box is not to see.
+	trees := make([]int, len(spec.Mounts))
+	for i, m := range spec.Mounts {
+		fd, err := cloneTree(m.Source)
+		if err != nil {
+			return startError(StepMount, "mount "+m.Source+" on "+m.Target, err)
+		}
+		trees[i] = fd
+	}
+	for _, path := range spec.Mask {
+		if err := mask(path); err != nil {
+			return startError(StepMask, "cannot hide "+path, err)
+		}
+	}
+	if spec.ReadonlyRoot {
+		if err := readonlyRoot(); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return startError(StepNamespace, "cannot mount /proc", err)
+	}
+	for i, m := range spec.Mounts {
+		if err := attach(trees[i], m); err != nil {
+			return startError(StepMount, "mount "+m.Source+" on "+m.Target, err)
+		}
+	}
+	if spec.Hostname != "" {
+		if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
+			return startError(StepHostname, "cannot set hostname "+spec.Hostname, err)
+		}
+	}
+	if spec.PrivateNet {
+		if err := loopbackUp(); err != nil {
+			return startError(StepNetwork, "cannot bring up the loopback interface", err)
+		}
+	}
+	return nil
+}
+
+// cloneTree returns a detached copy of the mounts at path, which is all of them
+// below a directory.
+func cloneTree(path string) (int, error) {
+	return retry(func() (int, error) {
+		return unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	})
+}
+
+// attach mounts the detached tree on the target of m.
+func attach(tree int, m Mount) error {
+	if m.ReadOnly {
+		ro := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &ro); err != nil {
+			return err
+		}
+	}
+	flags := unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_SYMLINKS
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, m.Target, flags); err != nil {
+		return err
+	}
+	return unix.Close(tree)
+}
+
+// mask covers the directory at path with an empty read-only tmpfs. A path that
+// does not exist needs none.
+//
+// The path is typically the daemon's own FUSE mount, alive or dead. It is never
+// looked into, since a request to it would wait for the daemon that waits for
+// this start, or fail because the daemon is gone: umount2 of a mount point and
+// mounting on one send no request, and whatever is mounted there is unmounted
+// (from the box only) before.
+//
+// The host goes on mounting and unmounting there while the box runs (a restart
+// of the daemon does both), and propagation carries that into the box:
+//
+//   - A mount that arrives where something is mounted already is tucked
+//     beneath it (attach_recursive_mnt): the tmpfs stays on top.
+//   - An unmount takes away the lowest mount at that place in the box, be it
+//     the copy of what the host unmounts or not. Here that would be the tmpfs,
+//     since the copy was unmounted above, and the mount after that would lie open.
+//
+// Therefore the tmpfs is there twice. The lower one may be taken; the upper one
+// then takes its place (propagate_umount keeps what covers a mount whole), and
+// all later mounts have their copy beneath it, which goes when they go.
+func mask(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err == unix.ENOENT {
+			return nil
+		}
+		if err == unix.EINVAL { // nothing is mounted there any more
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("tmpfs", path, "tmpfs", flags, "size=4k,nr_inodes=2,mode=0"); err != nil {
+		return err
+	}
+	return unix.Mount(path, path, "", unix.MS_BIND, "")
+}
+
+// readonlyRoot makes every mount read-only. /dev is put back as it was: making
+// it writable afterwards would also open what the host had read-only below it.
+// What the host mounts later comes as the host mounts it.
+func readonlyRoot() *StartError {
+	const what = "cannot make the root read-only"
+	dev, err := cloneTree("/dev")
+	if err != nil {
+		return startError(StepReadonlyRoot, what, err)
+	}
+	ro := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &ro); err != nil {
+		return startError(StepReadonlyRoot, what, err)
+	}
+	if err := attach(dev, Mount{Target: "/dev"}); err != nil {
+		return startError(StepReadonlyRoot, what, err)
+	}
+	return nil
+}
+
+// loopbackUp brings up lo in the current network namespace.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifr); err != nil {
+		return err
+	}
+	ifr.SetUint16(ifr.Uint16() | unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
+}
+
+// retry makes a system call again when a signal cut it short. The runtime of Go
+// sends itself some at any time.
+func retry[T any](call func() (T, error)) (T, error) {
+	for {
+		v, err := call()
+		if err != unix.EINTR {
+			return v, err
+		}
+	}
+}
+
+// defaultPath is searched when the box's environment has no PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// lookup finds the file to execute for spec.Argv[0], in the current mount
+// namespace. Whether the box's user may execute it is left for execve to say.
+func lookup(spec *Spec) (string, *StartError) {
+	name := spec.Argv[0]
+	if strings.Contains(name, "/") {
+		return name, checkExecutable(name, inWorkdir(spec, name))
+	}
+	path := defaultPath
+	for _, kv := range spec.Env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			path = v
+		}
+	}
+	var unusable *StartError
+	for rest, more := path, true; more; {
+		var dir string
+		dir, rest, more = strings.Cut(rest, ":")
+		if dir == "" {
+			dir = "."
+		}
+		file := dir + "/" + name
+		var st unix.Stat_t
+		if err := unix.Stat(inWorkdir(spec, file), &st); err != nil {
+			continue
+		}
+		bad := executable(file, &st)
+		if bad == nil {
+			return file, nil
+		}
+		if unusable == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+			unusable = bad
+		}
+	}
+	if unusable != nil {
+		return "", unusable
+	}
+	return "", &StartError{Step: StepLookup, Errno: unix.ENOENT, Detail: `command "` + name + `" not found in PATH ` + path}
+}
+
+// inWorkdir gives the place of a path that the command will see from its
+// working directory.
+func inWorkdir(spec *Spec, path string) string {
+	if strings.HasPrefix(path, "/") {
+		return path
+	}
+	return spec.Workdir + "/" + path
+}
+
+func checkExecutable(name, path string) *StartError {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	if err == unix.ENOENT || err == unix.ENOTDIR {
+		return &StartError{Step: StepLookup, Errno: err.(unix.Errno), Detail: `command "` + name + `" not found`}
+	}
+	if err != nil {
+		return startError(StepExec, "cannot run "+name, err)
+	}
+	return executable(name, &st)
+}
+
+func executable(name string, st *unix.Stat_t) *StartError {
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return &StartError{Step: StepExec, Errno: unix.EISDIR, Detail: "cannot run " + name}
+	case st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0:
+		return &StartError{Step: StepExec, Errno: unix.EACCES, Detail: name + " is not executable"}
+	}
+	return nil
+}

@@ -1,0 +1,402 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The command is started by a fork and exec of our own. Resource limits,
+// capabilities and no_new_privs have to be set between the two, on the child
+// alone; os/exec cannot do that, and a second Go program between the shim and
+// the command costs as much as all the rest of a start. The three functions of
+// the runtime are those that package syscall forks with. The runtime keeps them
+// for such use (go.dev/issue/67401).
+
+//go:linkname runtimeBeforeFork syscall.runtime_BeforeFork
+func runtimeBeforeFork()
+
+//go:linkname runtimeAfterFork syscall.runtime_AfterFork
+func runtimeAfterFork()
+
+//go:linkname runtimeAfterForkInChild syscall.runtime_AfterForkInChild
+func runtimeAfterForkInChild()
+
+// rawVfork is clone(flags) for flags with CLONE_VFORK|CLONE_VM.
+func rawVfork(flags uintptr) (pid, errno uintptr)
+
+// The steps of the child, in order.
+const (
+	childSession = 1 + iota
+	childFiles
+	childRlimit
+	childBounding
+	childGroups
+	childGID
+	childUID
+	childCapabilities
+	childAmbient
+	childWorkdir
+	childNoNewPrivs
+	childCloexec
+	childSignals
+	childExec
+)
+
+// child is all that the child needs, prepared before the fork because it must
+// not allocate. As parent and child share their memory until the child has
+// executed the command or ended, step and errno are also how it tells of its
+// failure: no pipe is needed.
+type child struct {
+	argv0      *byte
+	argv, envv **byte
+	dir        *byte
+	logFD      uintptr
+	uid, gid   uintptr
+	groups     *uint32
+	ngroups    uintptr
+	rlimits    []Rlimit
+	bounding   uint64
+	held       uint64 // permitted and effective capabilities
+	ambient    uint64
+	noNewPrivs bool
+
+	step, index, errno uintptr
+}
+
+type capHeader struct {
+	version uint32
+	pid     int32
+}
+
+type capData struct {
+	effective, permitted, inheritable uint32
+}
+
+const capVersion3 = 0x20080522
+
+// spawn starts the command of spec with logFD as its stdout and stderr, and
+// returns its pid once it has been executed.
+func spawn(spec *Spec, logFD int) (int, *StartError) {
+	path, failed := lookup(spec)
+	if failed != nil {
+		return 0, failed
+	}
+	c, err := newChild(spec, path, logFD)
+	if err != nil {
+		return 0, startError(StepFork, "cannot prepare the command", err)
+	}
+	runtimeBeforeFork()
+	pid, errno := forkExec(c)
+	runtimeAfterFork()
+	if errno != 0 {
+		return 0, &StartError{Step: StepFork, Errno: syscall.Errno(errno), Detail: "cannot start a process"}
+	}
+	if c.step != 0 {
+		if _, err := retry(func() (int, error) { return unix.Wait4(int(pid), nil, 0, nil) }); err != nil {
+			return 0, startError(StepFork, "cannot reap the child", err)
+		}
+		return 0, c.failure(spec, path)
+	}
+	return int(pid), nil
+}
+
+func newChild(spec *Spec, path string, logFD int) (*child, error) {
+	argv0, err := syscall.BytePtrFromString(path)
+	if err != nil {
+		return nil, err
+	}
+	argv, err := syscall.SlicePtrFromStrings(spec.Argv)
+	if err != nil {
+		return nil, err
+	}
+	envv, err := syscall.SlicePtrFromStrings(spec.Env)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := syscall.BytePtrFromString(spec.Workdir)
+	if err != nil {
+		return nil, err
+	}
+	held, err := heldCapabilities()
+	if err != nil {
+		return nil, err
+	}
+	c := &child{
+		argv0: argv0, argv: &argv[0], envv: &envv[0], dir: dir,
+		logFD: uintptr(logFD),
+		uid:   uintptr(spec.UID), gid: uintptr(spec.GID),
+		groups: unsafe.SliceData(spec.Groups), ngroups: uintptr(len(spec.Groups)),
+		rlimits:    spec.Rlimits,
+		bounding:   spec.Capabilities,
+		held:       spec.Capabilities & held,
+		noNewPrivs: spec.NoNewPrivs,
+	}
+	if spec.UID != 0 {
+		c.held &= spec.CapAmbient
+		c.ambient = c.held
+	}
+	if lim, raised := raisedNofile(spec); raised {
+		c.rlimits = append([]Rlimit{lim}, c.rlimits...)
+	}
+	return c, nil
+}
+
+// raisedNofile gives the limit of open files for a command whose spec has none.
+// A Go program raises its own soft limit when it starts, which is not meant for
+// others (select(2) breaks above 1024): the command gets the kernel's default.
+func raisedNofile(spec *Spec) (Rlimit, bool) {
+	for _, r := range spec.Rlimits {
+		if r.Resource == unix.RLIMIT_NOFILE {
+			return Rlimit{}, false
+		}
+	}
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil || lim.Cur <= 1024 {
+		return Rlimit{}, false
+	}
+	return Rlimit{Resource: unix.RLIMIT_NOFILE, Soft: 1024, Hard: lim.Max}, true
+}
+
+// heldCapabilities returns what the shim has and can therefore pass on.
+func heldCapabilities() (uint64, error) {
+	hdr := unix.CapUserHeader{Version: capVersion3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return 0, err
+	}
+	return uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32, nil
+}
+
+// failure says in words where the child failed.
+func (c *child) failure(spec *Spec, path string) *StartError {
+	e := &StartError{Errno: syscall.Errno(c.errno)}
+	switch c.step {
+	case childSession:
+		e.Step, e.Detail = StepFork, "cannot make a session"
+	case childFiles:
+		e.Step, e.Detail = StepLog, "cannot connect the command to its log"
+	case childRlimit:
+		r := c.rlimits[c.index]
+		e.Step, e.Detail = StepRlimit, "cannot set rlimit "+rlimitName(r.Resource)+
+			" to "+strconv.FormatUint(r.Soft, 10)+":"+strconv.FormatUint(r.Hard, 10)
+	case childBounding:
+		e.Step, e.Detail = StepCapabilities, "cannot drop capability "+strconv.Itoa(int(c.index))
+	case childGroups:
+		e.Step, e.Detail = StepUser, "cannot set the supplementary groups"
+	case childGID:
+		e.Step, e.Detail = StepUser, "cannot become group "+strconv.FormatUint(uint64(spec.GID), 10)
+	case childUID:
+		e.Step, e.Detail = StepUser, "cannot become user "+strconv.FormatUint(uint64(spec.UID), 10)
+	case childCapabilities:
+		e.Step, e.Detail = StepCapabilities, "cannot set the capabilities"
+	case childAmbient:
+		e.Step, e.Detail = StepCapabilities, "cannot set ambient capability "+strconv.Itoa(int(c.index))
+	case childWorkdir:
+		e.Step, e.Detail = StepWorkdir, "cannot chdir to "+spec.Workdir
+	case childNoNewPrivs:
+		e.Step, e.Detail = StepPrivileges, "cannot set no_new_privs"
+	case childCloexec:
+		e.Step, e.Detail = StepFork, "cannot keep the shim's descriptors from the command"
+	case childSignals:
+		e.Step, e.Detail = StepFork, "cannot reset the signal mask"
+	default:
+		e.Step, e.Detail = StepExec, "cannot run "+path
+		if e.Errno == unix.EACCES {
+			e.Detail = path + " is not executable"
+			if spec.UID != 0 {
+				e.Detail += " for user " + strconv.FormatUint(uint64(spec.UID), 10)
+			}
+		}
+	}
+	return e
+}
+
+// rlimitName is the name that setrlimit(2) has for a resource, as in config.
+func rlimitName(resource int) string {
+	const names = "cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime"
+	rest := names
+	for i := 0; ; i++ {
+		name, more, ok := strings.Cut(rest, " ")
+		if i == resource {
+			return name
+		}
+		if !ok {
+			return strconv.Itoa(resource)
+		}
+		rest = more
+	}
+}
+
+// forkExec forks; the child becomes the command and never returns from here.
+//
+// The two share memory and stack while the child lives in this function, so the
+// rules of package syscall's forkAndExecInChild1 apply: nothing that grows the
+// stack or allocates or writes a pointer, and the parent leaves at once, since
+// the child has used the frame.
+//
+//go:noinline
+//go:norace
+//go:nocheckptr
+func forkExec(c *child) (pid, errno uintptr) {
+	var (
+		i      uintptr
+		bit    uint64
+		lim    *Rlimit
+		hdr    capHeader
+		caps   [2]capData
+		action sigaction
+		mask   uint64
+	)
+	pid, errno = rawVfork(unix.CLONE_VFORK | unix.CLONE_VM | uintptr(unix.SIGCHLD))
+	if errno != 0 || pid != 0 {
+		return
+	}
+
+	// The child. Its signals are blocked until the last step.
+	runtimeAfterForkInChild()
+	c.step = childSession
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0); e != 0 {
+		c.errno = uintptr(e)
+		goto failed
+	}
+
+	c.step = childFiles
+	for i = 1; i <= 2; i++ {
+		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, c.logFD, i, 0); e != 0 {
+			c.errno = uintptr(e)
+			goto failed
+		}
+	}
+
+	// Limits before the uid: to raise a hard one takes a capability.
+	c.step = childRlimit
+	for i = 0; i < uintptr(len(c.rlimits)); i++ {
+		lim = &c.rlimits[i]
+		c.index = i
+		if _, _, e := syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, uintptr(lim.Resource), uintptr(unsafe.Pointer(&lim.Soft)), 0, 0, 0); e != 0 {
+			c.errno = uintptr(e)
+			goto failed
+		}
+	}
+
+	// The bounding set while CAP_SETPCAP is still there. EINVAL is the answer
+	// for the first number that this kernel has no capability for.
+	c.step = childBounding
+	for i = 0; i < 64; i++ {
+		if c.bounding&(1<<i) != 0 {
+			continue
+		}
+		c.index = i
+		if _, _, e := syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, i, 0); e != 0 {
+			if e == unix.EINVAL {
+				break
+			}
+			c.errno = uintptr(e)
+			goto failed
+		}
+	}
+
+	c.step = childGroups
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETGROUPS, c.ngroups, uintptr(unsafe.Pointer(c.groups)), 0); e != 0 {
+		c.errno = uintptr(e)
+		goto failed
+	}
+	c.step = childGID
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESGID, c.gid, c.gid, c.gid); e != 0 {
+		c.errno = uintptr(e)
+		goto failed
+	}
+	c.step = childUID
+	if c.ambient != 0 {
+		// Else the change of the uid takes the permitted set. The flag goes with execve.
+		if _, _, e := syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0); e != 0 {
+			c.errno = uintptr(e)
+			goto failed
+		}
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETRESUID, c.uid, c.uid, c.uid); e != 0 {
+		c.errno = uintptr(e)
+		goto failed
+	}
+
+	// The inheritable set holds what the ambient set needs and no more: root
+	// gets its capabilities from the bounding set, and a program with
+	// inheritable file capabilities must not find any here (CVE-2022-24769).
+	c.step = childCapabilities
+	hdr.version = capVersion3
+	for i = 0; i < 2; i++ {
+		caps[i].permitted = uint32(c.held >> (32 * i))
+		caps[i].effective = caps[i].permitted
+		caps[i].inheritable = uint32(c.ambient >> (32 * i))
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&caps)), 0); e != 0 {
+		c.errno = uintptr(e)
+		goto failed
+	}
+	c.step = childAmbient
+	if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0); e != 0 {
+		c.errno = uintptr(e)
+		goto failed
+	}
+	for i, bit = 0, c.ambient; bit != 0; i, bit = i+1, bit>>1 {
+		if bit&1 == 0 {
+			continue
+		}
+		c.index = i
+		if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, i, 0, 0, 0); e != 0 {
+			c.errno = uintptr(e)
+			goto failed
+		}
+	}
+
+	// After the uid: a directory that the user cannot enter is an error.
+	c.step = childWorkdir
+	if _, _, e := syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(c.dir)), 0, 0); e != 0 {
+		c.errno = uintptr(e)
+		goto failed
+	}
+	if c.noNewPrivs {
+		c.step = childNoNewPrivs
+		if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
+			c.errno = uintptr(e)
+			goto failed
+		}
+	}
+
+	// Every descriptor is close-on-exec by itself; this keeps it so whatever a
+	// later change opens.
+	c.step = childCloexec
+	if _, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 3, ^uintptr(0)>>32, unix.CLOSE_RANGE_CLOEXEC); e != 0 {
+		c.errno = uintptr(e)
+		goto failed
+	}
+
+	// An ignored signal stays ignored across execve, and the shim has those
+	// that the daemon was started with (nohup, say). SIGKILL and SIGSTOP give
+	// EINVAL, which is all that this call can fail with.
+	c.step = childSignals
+	for i = 1; i <= 64; i++ {
+		syscall.RawSyscall6(unix.SYS_RT_SIGACTION, i, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+	}
+	if _, _, e := syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&mask)), 0, 8, 0, 0); e != 0 {
+		c.errno = uintptr(e)
+		goto failed
+	}
+
+	c.step = 0
+	if _, _, e := syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(c.argv0)), uintptr(unsafe.Pointer(c.argv)), uintptr(unsafe.Pointer(c.envv))); e != 0 {
+		c.step = childExec
+		c.errno = uintptr(e)
+	}
+
+failed:
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT, 125, 0, 0)
+	}
+}

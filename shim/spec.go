@@ -1,0 +1,66 @@
+package shim
+
+import "syscall"
+
+// Spec is everything a shim must know to run one box once. The daemon resolves
+// names (users, capabilities, rlimits) before, so that the shim needs no lookup
+// beyond the command's own PATH search.
+type Spec struct {
+	// Box is the box's name. It is used in messages only.
+	Box string
+	// Run identifies this run. The exit record repeats it, so that a record of
+	// an earlier run is never taken for this one's.
+	Run string
+	// Argv is the command and its arguments. Argv[0] is looked up in the box's
+	// own PATH (from Env) when it has no slash.
+	Argv []string
+	// Env is the whole environment of the command, as KEY=VALUE.
+	Env []string
+	// Workdir is the absolute directory the command starts in.
+	Workdir string
+	// UID, GID and Groups are the command's credentials.
+	UID, GID uint32
+	Groups   []uint32
+	// Hostname is set in the box's UTS namespace.
+	Hostname string
+	// PrivateNet says that the shim was started in a network namespace of its
+	// own, whose loopback it has to bring up.
+	PrivateNet bool
+	// Mounts are bind mounts, made in order.
+	Mounts []Mount
+	// Mask lists directories that the box must not see (the control filesystem,
+	// the state directory): each is covered with an empty read-only tmpfs.
+	Mask []string
+	// ReadonlyRoot makes every mount of the box read-only but /dev, /proc and
+	// the Mounts that do not say so themselves.
+	ReadonlyRoot bool
+	// Rlimits are set on the command only.
+	Rlimits []Rlimit
+	// NoNewPrivs sets PR_SET_NO_NEW_PRIVS on the command.
+	NoNewPrivs bool
+	// Capabilities is the set (bit N is capability N) that the command keeps:
+	// its bounding set, and what root has. CapAmbient is the part of it that a
+	// command of another user gets as ambient capabilities.
+	Capabilities, CapAmbient uint64
+	// StopSignal is sent to the command by a stop, and StopGraceNs is the time
+	// in nanoseconds that a SIGTERM of the shim itself leaves it before SIGKILL.
+	StopSignal  syscall.Signal
+	StopGraceNs int64
+	// LogMax bounds one log file in bytes; when it is full a new one is begun
+	// and all but the one before it are removed. See LogName.
+	LogMax int64
+	// DieWithDaemon ends the box when the daemon's end of the hold pipe closes.
+	DieWithDaemon bool
+}
+
+// Mount is one bind mount of a box.
+type Mount struct {
+	Source, Target string
+	ReadOnly       bool
+}
+
+// Rlimit is one resource limit, numbered as in setrlimit(2).
+type Rlimit struct {
+	Resource   int
+	Soft, Hard uint64
+}

@@ -1,0 +1,276 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+)
+
+// supervisor is a running shim. Everything happens in turn on one thread, in
+// run; nothing it calls waits for anybody.
+type supervisor struct {
+	spec  *Spec
+	dirfd int
+	epfd  int
+	sigfd int // see signalEvents
+	log   logWriter
+	srv   server
+
+	pid       int  // of the command
+	alive     bool // the command has not been reaped
+	status    unix.WaitStatus
+	startedNs int64
+
+	stoppedBy string
+	stopping  bool
+	paused    bool
+	killAt    int64 // monotonic time at which a stop kills; 0: not armed
+}
+
+// reapsPerTurn bounds how long dying orphans keep the shim from its other work.
+const reapsPerTurn = 512
+
+// run supervises until the command has ended.
+func (s *supervisor) run() {
+	var events [16]unix.EpollEvent
+	unreaped := true // something may have ended before this
+	for {
+		if unreaped {
+			unreaped = s.reap()
+		}
+		if !s.alive {
+			return
+		}
+		timeout := 0
+		if !unreaped {
+			timeout = s.timeout(monotonic())
+		}
+		n, err := unix.EpollWait(s.epfd, events[:], timeout)
+		if err != nil && err != unix.EINTR {
+			fatal("epoll_wait", err)
+		}
+		now := monotonic()
+		for i := range max(n, 0) {
+			switch fd := int(events[i].Fd); fd {
+			case s.sigfd:
+				child, term := takeSignals(fd)
+				unreaped = unreaped || child
+				if term {
+					s.stop(StoppedByTerm, 0, s.spec.StopGraceNs, now)
+				}
+			case s.log.pipe:
+				if s.log.pump(now) {
+					s.srv.logChanged()
+				}
+			case fdListen:
+				s.srv.accept(s.epfd, now)
+			case fdHold:
+				s.daemonDied()
+			default:
+				s.srv.serve(s, fd, now)
+			}
+		}
+		s.timers(now)
+	}
+}
+
+// timeout returns how many milliseconds epoll may wait.
+func (s *supervisor) timeout(now int64) int {
+	next := int64(math.MaxInt64)
+	if s.killAt != 0 {
+		next = s.killAt
+	}
+	if s.log.lost > 0 {
+		next = min(next, s.log.retryAt+logIdleRetryNs)
+	}
+	next = min(next, s.srv.nextDeadline())
+	if next == math.MaxInt64 {
+		return -1
+	}
+	return int(min(max(next-now+1e6-1, 0)/1e6, math.MaxInt32))
+}
+
+func (s *supervisor) timers(now int64) {
+	if s.killAt != 0 && now >= s.killAt {
+		s.killAll()
+	}
+	if s.log.lost > 0 && now >= s.log.retryAt+logIdleRetryNs && s.log.recover(now) {
+		s.srv.logChanged()
+	}
+	s.srv.expire(now)
+}
+
+// reap collects what has ended: the command, and every orphan of the box. It
+// reports whether there may be more.
+func (s *supervisor) reap() bool {
+	for range reapsPerTurn {
+		var status unix.WaitStatus
+		pid, err := retry(func() (int, error) { return unix.Wait4(-1, &status, unix.WNOHANG, nil) })
+		if err != nil || pid == 0 {
+			return false
+		}
+		if pid == s.pid && s.alive {
+			s.alive, s.status = false, status
+		}
+	}
+	return true
+}
+
+// stop begins a stop, or shortens the grace of the one that is going on.
+func (s *supervisor) stop(by string, sig unix.Signal, graceNs, now int64) {
+	killAt := max(now+min(graceNs, math.MaxInt64-now), 1)
+	if s.stopping {
+		if s.killAt != 0 {
+			s.killAt = min(s.killAt, killAt)
+		}
+	} else {
+		s.stopping, s.stoppedBy, s.killAt = true, by, killAt
+		if sig == 0 {
+			sig = s.spec.StopSignal
+		}
+		if graceNs > 0 {
+			s.signal(sig)
+		}
+		s.resume() // a stopped process takes no signal but SIGKILL
+	}
+	if s.killAt != 0 && now >= s.killAt {
+		s.killAll()
+	}
+}
+
+// signal sends sig to the command.
+func (s *supervisor) signal(sig unix.Signal) unix.Errno {
+	if !s.alive {
+		return unix.ESRCH
+	}
+	return toErrno(unix.Kill(s.pid, sig))
+}
+
+// pause stops, and resume continues, every process of the box. kill(-1) from
+// init reaches all of its namespace but init itself.
+func (s *supervisor) pause() unix.Errno {
+	if s.stopping {
+		return unix.EBUSY
+	}
+	errno := toErrno(unix.Kill(-1, unix.SIGSTOP))
+	s.paused = s.paused || errno == 0
+	return errno
+}
+
+func (s *supervisor) resume() unix.Errno {
+	if !s.paused {
+		return 0
+	}
+	s.paused = false
+	return toErrno(unix.Kill(-1, unix.SIGCONT))
+}
+
+func (s *supervisor) daemonDied() {
+	// Level-triggered and closed for good: it would be reported for ever.
+	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_DEL, fdHold, nil); err != nil {
+		fatal("epoll_ctl", err)
+	}
+	if !s.stopping {
+		s.stopping, s.stoppedBy = true, StoppedByDaemonDied
+	}
+	s.killAll()
+}
+
+// killAll kills every process of the box, so that the command's own status says
+// so. What is forked meanwhile dies with the shim.
+func (s *supervisor) killAll() {
+	s.killAt = 0
+	if err := unix.Kill(-1, unix.SIGKILL); err != nil && err != unix.ESRCH {
+		say("cannot kill the box: " + err.Error())
+	}
+}
+
+// finish keeps what is left of the log and writes how the command ended. It
+// returns the exit code.
+func (s *supervisor) finish() int {
+	now := monotonic()
+	s.log.drain(now)
+	s.log.close(now)
+	r := ExitRecord{
+		Run:       s.spec.Run,
+		StoppedBy: s.stoppedBy,
+		StartedNs: s.startedNs,
+		EndedNs:   wallclock(),
+		CPUUsec:   childrenCPU(),
+	}
+	if s.status.Signaled() {
+		r.Signal = int(s.status.Signal())
+		r.Code = 128 + r.Signal
+		r.CoreDumped = s.status.CoreDump()
+	} else {
+		r.Code = s.status.ExitStatus()
+	}
+	writeRecord(s.dirfd, &r)
+	return r.Code
+}
+
+// childrenCPU returns the CPU time in microseconds of all that was reaped.
+func childrenCPU() int64 {
+	var ru unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &ru); err != nil {
+		say("cannot read the CPU time: " + err.Error())
+		return 0
+	}
+	return (ru.Utime.Nano() + ru.Stime.Nano()) / 1000
+}
+
+// writeRecord writes the exit record. When that fails there is nothing to be
+// done but to say so: the daemon then goes by the shim's own exit status, which
+// carries the same code.
+func writeRecord(dirfd int, r *ExitRecord) {
+	if err := tryWriteRecord(dirfd, r.AppendJSON(nil)); err != nil {
+		say("cannot write the exit record: " + err.Error())
+	}
+}
+
+func tryWriteRecord(dirfd int, b []byte) error {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(dirfd, recordTemp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
+	if err != nil {
+		return err
+	}
+	for len(b) > 0 && err == nil {
+		var n int
+		n, err = retry(func() (int, error) { return unix.Write(fd, b) })
+		b = b[max(n, 0):]
+	}
+	if err == nil {
+		err = unix.Fsync(fd)
+	}
+	if cerr := unix.Close(fd); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return unix.Renameat(dirfd, recordTemp, dirfd, RecordName)
+}
+
+func monotonic() int64 { return clock(unix.CLOCK_MONOTONIC) }
+func wallclock() int64 { return clock(unix.CLOCK_REALTIME) }
+
+func clock(id int32) int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(id, &ts); err != nil {
+		fatal("clock_gettime", err)
+	}
+	return ts.Nano()
+}
+
+func toErrno(err error) unix.Errno {
+	if err == nil {
+		return 0
+	}
+	if errno, ok := err.(unix.Errno); ok {
+		return errno
+	}
+	return unix.EIO
+}

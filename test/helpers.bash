@@ -1,0 +1,559 @@
+# shellcheck shell=bash
+#
+# Helpers of the bats suites. Every test gets a work directory ($W) with a
+# mount ($MNT) and a state directory ($STATE) of its own, and its own hard links
+# of the binaries: so everything that a test has started is found by the path
+# of its executable, and nobody else's process is ever touched.
+#
+# Three rules keep a hung filesystem from hanging the suite:
+#   - the mount is only touched by another process under a time limit (try, ok,
+#     refused, bg), never by bash itself: no redirect, no [ -e ], no cd;
+#   - what has to be waited for is awaited with a bound (await);
+#   - teardown aborts the FUSE connection before it unmounts.
+
+bats_require_minimum_version 1.8.0
+
+# One test must not take longer than this, whatever hangs.
+export BATS_TEST_TIMEOUT=${BATS_TEST_TIMEOUT:-90}
+
+# What a caller has in its environment must not decide how a test ends.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL=C TZ=UTC
+umask 022
+
+# The text that tools print for an errno.
+declare -gA ERRNO_TEXT=(
+	[EPERM]="Operation not permitted"
+	[ENOENT]="No such file or directory"
+	[ESRCH]="No such process"
+	[EINTR]="Interrupted system call"
+	[EIO]="Input/output error"
+	[E2BIG]="Argument list too long"
+	[EAGAIN]="Resource temporarily unavailable"
+	[EACCES]="Permission denied"
+	[EBUSY]="Device or resource busy"
+	[EEXIST]="File exists"
+	[ENODEV]="No such device"
+	[ENOTDIR]="Not a directory"
+	[EISDIR]="Is a directory"
+	[EINVAL]="Invalid argument"
+	[EFBIG]="File too large"
+	[ENODATA]="No data available"
+	[ENOTCONN]="Transport endpoint is not connected"
+	[ECONNABORTED]="Software caused connection abort"
+	[ECANCELED]="Operation canceled"
+)
+
+# --- setup and teardown ------------------------------------------------------
+
+# common_setup makes the work directory. It starts nothing.
+common_setup() {
+	W=$(mktemp -d "${TMPDIR:-/tmp}/boxlite-test.XXXXXX")
+	# Other users have to get through to the mount.
+	chmod 0755 "$W"
+	MNT=$W/mnt STATE=$W/state LOG=$W/daemon.log CALLS=$W/calls.log
+	DAEMON='' DAEMON_RC='' FDS_BEFORE=''
+	BG_PIDS=() LAUNCH=()
+	mkdir "$W/bin" "$MNT"
+	cp -l "$BOXLITE_BIN"/{boxlited,boxlite-shim} "$W/bin/" 2>/dev/null ||
+		cp "$BOXLITE_BIN"/{boxlited,boxlite-shim} "$W/bin/"
+	BOXLITED=$W/bin/boxlited SHIM=$W/bin/boxlite-shim
+	: >"$LOG"
+	: >"$CALLS"
+	set -u -o pipefail
+}
+
+# common_teardown ends what the test has left running, then fails the test for
+# what should not have been there. It may run twice.
+common_teardown() {
+	set +e
+	[[ -d ${W:-} ]] || return 0
+	local leaks=$W/leaks pid pids
+	: >"$leaks"
+
+	for pid in "${BG_PIDS[@]}"; do
+		kill_tree "$pid"
+	done
+	BG_PIDS=()
+
+	if daemon_alive; then
+		if [[ $(mount_type) == fuse.boxlite ]]; then
+			await_quietly 5 shims_as_told ||
+				echo "live shims ($(live_shims | xargs)) are not those of boxes/*/pid ($(told_pids | xargs))" >>"$leaks"
+			if [[ -n $FDS_BEFORE ]]; then
+				remove_boxes
+				await_quietly 5 daemon_fds_at_most "$FDS_BEFORE" || {
+					echo "the daemon had $FDS_BEFORE descriptors, has $(daemon_fds):"
+					ls -l "/proc/$DAEMON/fd"
+				} >>"$leaks" 2>&1
+			fi
+		fi
+		await_quietly 5 no_zombies_of "$DAEMON" ||
+			echo "zombie children of the daemon: $(zombies_of "$DAEMON" | xargs)" >>"$leaks"
+		stop_daemon
+		[[ $DAEMON_RC == 0 ]] || echo "the daemon did not stop cleanly: status $DAEMON_RC" >>"$leaks"
+	fi
+
+	# Detached boxes outlive the daemon: that is their right, and no leak.
+	mapfile -t pids < <(live_shims)
+	if ((${#pids[@]})); then
+		pid_namespaces "${pids[@]}" >"$W/namespaces"
+		kill -KILL "${pids[@]}" 2>/dev/null
+		await_quietly 5 no_shims || echo "shims that do not die: $(live_shims | xargs)" >>"$leaks"
+		await_quietly 5 namespaces_empty "$W/namespaces" ||
+			echo "processes outlive the shim of their box" >>"$leaks"
+	fi
+	mapfile -t pids < <(processes_of "$W/bin/")
+	if ((${#pids[@]})); then
+		echo "processes left: $(ps -o pid=,stat=,args= -p "$(IFS=, && echo "${pids[*]}")")" >>"$leaks"
+		kill -KILL "${pids[@]}" 2>/dev/null
+	fi
+	if [[ ${DAEMON_KILLED:-} != yes ]] && grep -q " $W/[^ ]* " /proc/self/mountinfo; then
+		grep " $W/[^ ]* " /proc/self/mountinfo | sed 's/^/mount left: /' >>"$leaks"
+	fi
+	free_mounts
+
+	if [[ -s $leaks || -z ${BATS_TEST_COMPLETED:-} ]]; then
+		echo "--- calls"
+		tail -n 60 "$CALLS"
+		echo "--- daemon log"
+		tail -n 60 "$LOG"
+	fi
+	local rc=0
+	if [[ -s $leaks ]]; then
+		echo "--- leaks"
+		cat "$leaks"
+		rc=1
+	fi
+	rm -rf --one-file-system "$W" || rc=1
+	return $rc
+}
+
+setup() { common_setup; }
+teardown() { common_teardown; }
+
+# free_mounts unmounts what is mounted under $W, and aborts the connection
+# first: a request that nobody will answer is an error then, and not a process in D.
+free_mounts() {
+	local dev target
+	while read -r dev target; do
+		if [[ -e /sys/fs/fuse/connections/${dev#*:}/abort ]]; then
+			echo 1 >"/sys/fs/fuse/connections/${dev#*:}/abort"
+		fi
+		umount -l "$target"
+	done < <(awk -v w="$W/" 'index($5, w) == 1 {print $3, $5}' /proc/self/mountinfo | tac)
+}
+
+# --- calls -------------------------------------------------------------------
+
+# t CMD…: CMD under the time limit of T seconds (10 unless told).
+t() { timeout -k 2 "${T:-10}" "$@"; }
+
+# try CMD…: runs CMD under the limit, sets rc, out and err, logs the call. A
+# call that runs into the limit fails the test.
+try() {
+	rc=0
+	t "$@" </dev/null >"$W/out" 2>"$W/err" 3>&- 4>&- || rc=$?
+	collect "$@"
+}
+
+# feed CMD…: as try, with the standard input of the caller.
+feed() {
+	rc=0
+	t "$@" >"$W/out" 2>"$W/err" 3>&- 4>&- || rc=$?
+	collect "$@"
+}
+
+collect() {
+	# bash strips NUL bytes with a warning; no text of the product has any.
+	out=$(tr -d '\0' <"$W/out") err=$(tr -d '\0' <"$W/err")
+	{
+		printf '%s' "[$rc]"
+		printf ' %q' "$@"
+		printf '\n'
+		sed 's/^/  | /' "$W/out" "$W/err" | head -n 40
+	} >>"$CALLS"
+	if ((rc == 124 || rc == 137)); then
+		fail "hangs: $*"
+	fi
+}
+
+# ok CMD…: must succeed.
+ok() {
+	try "$@"
+	((rc == 0)) || fail "$* failed: status $rc: $err"
+}
+
+# refused ERRNO[,ERRNO…] CMD…: must fail, and say so in the words of one of
+# the errnos.
+refused() {
+	local want=$1 e
+	shift
+	try "$@"
+	((rc != 0)) || fail "$* should be refused with $want, but succeeded"
+	for e in ${want//,/ }; do
+		[[ $err != *"${ERRNO_TEXT[$e]}"* ]] || return 0
+	done
+	fail "$* should be refused with $want, said: $err"
+}
+
+# "${ECHO[@]}" PATH TEXT is a command that writes TEXT into PATH by a program
+# that looks at every error, also that of close. The redirect is made by the
+# shell that becomes echo.
+ECHO=(sh -c 'exec /bin/echo "$2" >"$1"' sh)
+
+# ctl BOX COMMAND: must be accepted and end well.
+ctl() { ok "${ECHO[@]}" "$MNT/boxes/$1/ctl" "$2"; }
+
+# ctl_refused ERRNO BOX COMMAND
+ctl_refused() { refused "$1" "${ECHO[@]}" "$MNT/boxes/$2/ctl" "$3"; }
+
+# bg NAME CMD…: runs CMD in the background, under a limit, with the signal
+# dispositions of a foreground job. Its output goes to $W/NAME.out and .err;
+# ${PID[NAME]} is the pid of CMD itself.
+declare -gA PID=() JOB=()
+bg() {
+	local name=$1
+	shift
+	rm -f "$W/$name.pid"
+	timeout -k 2 "${T:-60}" env --default-signal=INT,QUIT,TERM sh -c \
+		'echo $$ >"$0.tmp" && mv "$0.tmp" "$0.pid" && exec "$@"' "$W/$name" "$@" \
+		</dev/null >"$W/$name.out" 2>"$W/$name.err" 3>&- 4>&- &
+	JOB[$name]=$!
+	BG_PIDS+=("$!")
+	await "$name to start" 5 test -s "$W/$name.pid"
+	PID[$name]=$(<"$W/$name.pid")
+	echo "[bg] $name: $*" >>"$CALLS"
+}
+
+# join NAME [SECONDS]: waits for a bg command to end, sets rc, out and err.
+join() {
+	local name=$1 limit=${2:-10}
+	await "$name to end" "$limit" gone "${JOB[$name]}"
+	rc=0
+	wait "${JOB[$name]}" || rc=$?
+	out=$(<"$W/$name.out") err=$(<"$W/$name.err")
+	echo "[$rc] end of $name: $out $err" >>"$CALLS"
+}
+
+# blocked NAME…: the bg commands sleep in a FUSE request.
+blocked() {
+	local name
+	for name; do
+		[[ $(cat "/proc/${PID[$name]}/wchan" 2>/dev/null) == *request_wait_answer* ||
+			$(cat "/proc/${PID[$name]}/wchan" 2>/dev/null) == *fuse* ]] || return 1
+	done
+}
+
+await_blocked() { await "$* to block" 5 blocked "$@"; }
+
+# kill_tree PID: SIGKILL for a bg command, its children first.
+kill_tree() {
+	local pid
+	while read -r pid; do
+		kill_tree "$pid"
+	done < <(cat "/proc/$1/task/"*/children 2>/dev/null | tr ' ' '\n' | grep .)
+	kill -KILL "$1" 2>/dev/null
+}
+
+# --- assertions and waiting --------------------------------------------------
+
+fail() {
+	echo "FAIL: $*" >&2
+	return 1
+}
+
+# assert ACTUAL OP EXPECTED MESSAGE, where OP is =, !=, =~, !~, has (a
+# substring) or one of test's numeric operators.
+assert() {
+	local actual=$1 op=$2 expected=$3 message=${4:-}
+	case $op in
+	=) [[ $actual = "$expected" ]] && return ;;
+	!=) [[ $actual != "$expected" ]] && return ;;
+	=~) [[ $actual =~ $expected ]] && return ;;
+	!~) [[ ! $actual =~ $expected ]] && return ;;
+	has) [[ $actual == *"$expected"* ]] && return ;;
+	-eq | -ne | -lt | -le | -gt | -ge)
+		[[ $actual =~ ^-?[0-9]+$ ]] && test "$actual" "$op" "$expected" && return
+		;;
+	*) fail "assert: unknown operator $op" ;;
+	esac
+	fail "$message: expected '$op' $(printf '%q' "$expected"), got $(printf '%q' "$actual")"
+}
+
+# now: milliseconds of the wall clock.
+now() {
+	local us=${EPOCHREALTIME/[.,]/}
+	echo $((us / 1000))
+}
+
+# await_quietly SECONDS CMD…: polls until CMD succeeds.
+await_quietly() {
+	local end=$(($(now) + $1 * 1000))
+	shift
+	until "$@"; do
+		(($(now) < end)) || return 1
+		sleep 0.02
+	done
+}
+
+# await WHAT SECONDS CMD…: as await_quietly, and fails the test.
+await() {
+	local what=$1 limit=$2
+	shift 2
+	await_quietly "$limit" "$@" || fail "gave up after $limit s: waiting for $what"
+}
+
+# --- the daemon --------------------------------------------------------------
+
+# launch_daemon [ARG…]: starts boxlited, by the words of LAUNCH before it, and
+# does not wait for it.
+launch_daemon() {
+	DAEMON_RC=''
+	echo "[bg] boxlited $*" >>"$CALLS"
+	"${LAUNCH[@]}" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM" --log-level debug "$@" \
+		</dev/null >>"$LOG" 2>&1 3>&- 4>&- &
+	DAEMON=$!
+}
+
+# start_daemon [ARG…]: starts boxlited and waits until its mount answers.
+start_daemon() {
+	launch_daemon "$@"
+	await_quietly 10 daemon_up_or_dead || fail "boxlited is not up after 10 s"
+	daemon_alive || {
+		reap_daemon
+		tail -n 20 "$LOG" >&2
+		fail "boxlited ended with status $DAEMON_RC"
+	}
+}
+
+daemon_up_or_dead() {
+	daemon_alive || return 0
+	[[ $(mount_type) == fuse.boxlite ]] && t cat "$MNT/version" >/dev/null 2>&1
+}
+
+# mount_type: the type of what is mounted at $MNT, looked up without touching it.
+mount_type() {
+	awk -v m="$MNT" '$5 == m {for (i = 7; i <= NF; i++) if ($i == "-") type = $(i + 1)} END {print type}' \
+		/proc/self/mountinfo
+}
+
+mount_count() { awk -v m="$MNT" '$5 == m {n++} END {print n + 0}' /proc/self/mountinfo; }
+
+daemon_alive() { [[ -n ${DAEMON:-} && -z ${DAEMON_RC:-} ]] && ! gone "$DAEMON"; }
+
+reap_daemon() {
+	DAEMON_RC=0
+	wait "$DAEMON" || DAEMON_RC=$?
+	echo "[$DAEMON_RC] end of boxlited" >>"$CALLS"
+}
+
+# await_daemon [SECONDS]: waits for the end of the daemon, sets DAEMON_RC.
+await_daemon() {
+	await "boxlited to end" "${1:-10}" gone "$DAEMON"
+	reap_daemon
+}
+
+# stop_daemon: asks the daemon to end, by the signal STOP_SIGNAL, and waits for it.
+STOP_SIGNAL=TERM
+stop_daemon() {
+	kill -s "$STOP_SIGNAL" "$DAEMON"
+	if ! await_quietly 10 gone "$DAEMON"; then
+		kill -QUIT "$DAEMON"
+		await_quietly 2 gone "$DAEMON"
+		kill_daemon
+		fail "boxlited did not end within 10 s of SIG$STOP_SIGNAL"
+	fi
+	reap_daemon
+}
+
+# kill_daemon: SIGKILL. The dead mount stays, and is no leak of the product.
+kill_daemon() {
+	DAEMON_KILLED=yes
+	kill -KILL "$DAEMON" 2>/dev/null || :
+	await "the killed boxlited to go" 5 gone "$DAEMON"
+	reap_daemon
+}
+
+restart_daemon() {
+	stop_daemon
+	assert "$DAEMON_RC" -eq 0 "exit status of boxlited"
+	start_daemon "$@"
+}
+
+daemon_fds() { find "/proc/$DAEMON/fd" -mindepth 1 2>/dev/null | wc -l; }
+daemon_fds_at_most() { (($(daemon_fds) <= $1)); }
+
+# watch_fds: the test fails when the daemon has more descriptors at its end,
+# all boxes removed, than now. One box has lived and gone before the count is
+# taken, so that what is opened once and for all does not count.
+watch_fds() {
+	box warmup 'command: ["true"]'
+	ctl warmup start
+	rd warmup/wait/stopped
+	ok rmdir "$MNT/boxes/warmup"
+	await "the descriptors to settle" 5 steady_fds
+	FDS_BEFORE=$(daemon_fds)
+}
+
+steady_fds() {
+	local n
+	n=$(daemon_fds)
+	sleep 0.05
+	(($(daemon_fds) == n))
+}
+
+# --- processes ---------------------------------------------------------------
+
+# gone PID: no such process, or nothing of it but what its parent has to reap.
+gone() {
+	local state
+	state=$(sed -n 's/^State:\t\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null)
+	[[ -z $state || $state == [ZX] ]]
+}
+
+# vanished PID: not even a zombie is left.
+vanished() { [[ ! -e /proc/$1 ]]; }
+
+# processes_of PREFIX: pids whose executable's path begins with PREFIX.
+processes_of() {
+	find /proc -mindepth 2 -maxdepth 2 -path '/proc/[0-9]*/exe' -lname "$1*" 2>/dev/null |
+		cut -d/ -f3
+}
+
+live_shims() { processes_of "$SHIM"; }
+no_shims() { [[ -z $(live_shims) ]]; }
+
+# told_pids: what the daemon says the shims are.
+told_pids() { t sh -c 'cat "$1"/*/pid 2>/dev/null' sh "$MNT/boxes" | grep -v '^-1$' || :; }
+
+shims_as_told() {
+	local told live
+	told=$(told_pids | sort)
+	live=$(live_shims | sort)
+	[[ $told == "$live" ]]
+}
+
+zombies_of() {
+	awk '$1 == "State:" {state = $2} $1 == "Pid:" {pid = $2} $1 == "PPid:" {
+		if (state == "Z" && $2 == parent) print pid
+	}' parent="$1" /proc/[0-9]*/status 2>/dev/null || :
+}
+no_zombies_of() { [[ -z $(zombies_of "$1") ]]; }
+
+# pid_namespaces PID…: the pid namespaces these processes are in.
+pid_namespaces() {
+	local pid
+	for pid; do
+		readlink "/proc/$pid/ns/pid" 2>/dev/null || :
+	done | sort -u
+}
+
+# box_pids PID: all processes, zombies too, of the pid namespace of PID.
+box_pids() {
+	local ns
+	ns=$(readlink "/proc/$1/ns/pid") || return 0
+	ns_pids "$ns"
+}
+
+ns_pids() {
+	find /proc -mindepth 3 -maxdepth 3 -path '/proc/[0-9]*/ns/pid' -lname "${1/\[/\\[}" 2>/dev/null |
+		cut -d/ -f3
+}
+
+namespaces_empty() {
+	local ns
+	while read -r ns; do
+		[[ -z $(ns_pids "$ns") ]] || return 1
+	done <"$1"
+}
+
+# --- boxes -------------------------------------------------------------------
+
+# configure BOX: writes standard input as its config; sets rc, out, err.
+configure() { feed sh -c 'cat >"$1"' sh "$MNT/boxes/$1/config.yaml"; }
+
+# box BOX [CONFIG]: makes a box.
+box() {
+	ok mkdir "$MNT/boxes/$1"
+	[[ $# -lt 2 ]] || {
+		configure "$1" <<<"$2"
+		((rc == 0)) || fail "config of $1 refused: $err; $(t cat "$MNT/boxes/$1/last_error")"
+	}
+}
+
+# up BOX CONFIG: makes a box, starts it, waits until it runs.
+up() {
+	box "$@"
+	ctl "$1" start
+	rd "$1/wait/running"
+	assert "$out" = running "wait/running of $1"
+}
+
+SLEEPER='command: [sleep, infinity]'
+
+# script BOX [CONFIG…]: makes a box that runs standard input as a shell script;
+# CONFIG are more lines of its config.
+script() {
+	local name=$1
+	shift
+	box "$name" "$(
+		printf '%s\n' 'command:' '  - /bin/sh' '  - -c' '  - |'
+		sed 's/^/    /'
+		((!$#)) || printf '%s\n' "$@"
+	)"
+}
+
+# run_script BOX [CONFIG…]: as script, runs it to its end; out is its log.
+run_script() {
+	script "$@"
+	ctl "$1" start
+	rd "$1/wait/stopped"
+	rd "$1/log"
+}
+
+# rd PATH…: reads files below boxes/; out is their text.
+rd() { ok cat "${@/#/$MNT/boxes/}"; }
+
+# is BOX FILE TEXT
+is() {
+	rd "$1/$2"
+	assert "$out" = "$3" "$1/$2"
+}
+
+has() {
+	[[ $(t cat "$MNT/boxes/$1/$2") == "$3" ]]
+}
+
+# becomes BOX FILE TEXT: waits until the file reads so.
+becomes() { await "$1/$2 to be $3" "${T:-10}" has "$1" "$2" "$3"; }
+
+log_has() { [[ $(t cat "$MNT/boxes/$1/log") == *"$2"* ]]; }
+
+# logs BOX TEXT: waits until the log has TEXT.
+logs() { await "$1 to log $2" "${T:-10}" log_has "$1" "$2"; }
+
+pid_of() { t cat "$MNT/boxes/$1/pid"; }
+
+remove_boxes() {
+	local name
+	for name in $(t ls "$MNT/boxes"); do
+		t "${ECHO[@]}" "$MNT/boxes/$name/ctl" kill
+		t rmdir "$MNT/boxes/$name"
+	done
+}
+
+# python CODE [ARG…], python_fails…: for what a shell cannot say.
+py() { ok /usr/bin/python3 -c "$@"; }
+
+# json BOX KEY: one value of info.json, as Python writes it; "None" if absent.
+json() {
+	py 'import json, sys
+v = json.load(open(sys.argv[1]))
+for k in sys.argv[2].split("."):
+    v = v.get(k) if isinstance(v, dict) else None
+print(v)' "$MNT/boxes/$1/info.json" "$2"
+}
+
+# as_nobody CMD…: a command line that runs CMD as another user.
+NOBODY=(setpriv --reuid 65534 --regid 65534 --clear-groups)
