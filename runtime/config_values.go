@@ -159,17 +159,17 @@ func ParseSignal(text string) (syscall.Signal, error) {
 
 // realtimeSignal reads RTMIN, RTMIN+n, RTMAX and RTMAX-n.
 func realtimeSignal(name string) (syscall.Signal, bool) {
-	base, sign := 0, 0
+	base, sign, plus := sigRTMin, 1, "+"
 	rest, ok := strings.CutPrefix(name, "RTMIN")
-	if base, sign = sigRTMin, 1; !ok {
+	if !ok {
+		base, sign, plus = sigRTMax, -1, "-"
 		rest, ok = strings.CutPrefix(name, "RTMAX")
-		base, sign = sigRTMax, -1
 	}
 	if !ok || rest == "" {
 		return syscall.Signal(base), ok
 	}
-	digits, ok := strings.CutPrefix(rest, map[int]string{1: "+", -1: "-"}[sign])
-	if !ok || digits == "" || strings.Trim(digits, "0123456789") != "" {
+	digits, ok := strings.CutPrefix(rest, plus)
+	if !ok || strings.Trim(digits, "0123456789") != "" {
 		return 0, false
 	}
 	n, err := strconv.Atoi(digits)

@@ -148,10 +148,6 @@ func (b *Box) recover() {
 	switch {
 	case unsure:
 	case r == nil:
-		if live != nil {
-			// The run's end is on record: only this file was left to remove.
-			note(os.Remove(b.path(shimFile)))
-		}
 	case r.proc == nil:
 		b.ended(r, reaper.Exit{Outcome: reaper.AlreadyGone, Code: -1, At: time.Now()})
 	default:

@@ -315,7 +315,6 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 		v.message = strings.TrimPrefix(v.message+"; "+err.Error(), "ok; ")
 	}
 
-	b.save.Lock()
 	b.mu.Lock()
 	asked := b.snap.Load().Status == StatusStopping
 	if r.killed && rec == nil && e.Code == -1 && r.proc != nil {
@@ -331,21 +330,25 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 			v.message = "ok"
 		}
 	}
-	err = b.saveNow(func(s *stateRecord) {
-		s.Status, s.ExitCode, s.Ended, s.LastRun, s.LastError = v.status, v.code, e.At, r.id, v.message
-		s.Started = b.snap.Load().Started
-		s.CPUUsec = v.cpu.Microseconds()
-	})
-	if err == nil {
-		err = os.Remove(b.path(shimFile))
-		if errors.Is(err, os.ErrNotExist) {
-			err = nil // the run never got so far as to be recorded
+	b.save.Lock()
+	started := b.snap.Load().Started
+	save := func() {
+		if err := b.saveNow(func(s *stateRecord) {
+			s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = v.status, v.code, started, e.At, r.id
+			s.CPUUsec = v.cpu.Microseconds()
+			if rec == nil {
+				s.LastError = oneLine(v.message) // not in the snapshot yet
+			}
+		}); err != nil {
+			b.log("reap").WithError(err).Error("end of the run not written down")
+			v.message = strings.TrimPrefix(v.message+"; state not saved: "+err.Error(), "ok; ")
 		}
 	}
-	if err != nil {
-		// The exit record and shim.json still tell the next daemon.
-		b.log("reap").WithError(err).Error("end of the run not written down")
-		v.message = strings.TrimPrefix(v.message+"; state not saved: "+err.Error(), "ok; ")
+	if rec == nil {
+		// What the kernel said of the shim is known to this daemon alone: it is
+		// written down before anybody is told, so that no later daemon can
+		// contradict it. An exit record speaks for itself.
+		save()
 	}
 	uerr := b.update("reap", func(t *tx) error {
 		t.Status, t.ExitCode, t.LastError, t.PID = v.status, v.code, oneLine(v.message), -1
@@ -355,13 +358,16 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 		}
 		return nil
 	})
-	b.save.Unlock()
 	if uerr != nil {
 		b.log("reap").WithError(uerr).Error("ended, but cannot be said to have")
 	}
-	b.log("reap").WithField("exit_code", v.code).WithField("outcome", e.Outcome).Info("ended")
 	r.code = v.code
 	close(r.done)
+	if rec != nil {
+		save()
+	}
+	b.save.Unlock()
+	b.log("reap").WithField("exit_code", v.code).WithField("outcome", e.Outcome).Info("ended")
 	select {
 	case <-r.began.done:
 	default:

@@ -104,9 +104,15 @@ func (s *store) emptyTrash() error {
 	return errors.Join(errs...)
 }
 
+// writers bounds how many files are written at once: each write waits for the
+// disk in a thread of its own, and a thousand boxes may end at the same moment.
+var writers = make(chan struct{}, 16)
+
 // writeFile replaces a file of dir as a whole: a reader, also one after a power
 // loss, finds the old bytes or the new ones.
 func writeFile(dir, name string, data []byte, mode os.FileMode) error {
+	writers <- struct{}{}
+	defer func() { <-writers }()
 	tmp := filepath.Join(dir, "."+name+".tmp")
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
@@ -143,8 +149,9 @@ type stateRecord struct {
 	Owners    map[string]Owner `json:"owners,omitempty"`
 }
 
-// shimRecord is shim.json: the run that is going on. It is on disk before the
-// shim is let go, so that no daemon can lose a box that runs.
+// shimRecord is shim.json: the run that began last. It is on disk before the shim
+// is let go, so that no daemon can lose a box that runs. It stays when the run has
+// ended: state.json's LastRun says so then.
 type shimRecord struct {
 	Version  int             `json:"version"`
 	Run      string          `json:"run"`

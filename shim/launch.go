@@ -114,7 +114,8 @@ func (h *Handle) launch(opts *LaunchOptions, dir int) error {
 
 	inherit := []uintptr{uintptr(null), uintptr(log), uintptr(log), uintptr(specPipe[0]), uintptr(reportPipe[1]), uintptr(dir), uintptr(listen)}
 	if !opts.Spec.DieWithDaemon {
-		return h.fork(opts, inherit)
+		// Closed in the child, whatever the daemon has there.
+		return h.fork(opts, append(inherit, ^uintptr(0)))
 	}
 	return withFD(opts.Hold, func(hold int) error { return h.fork(opts, append(inherit, uintptr(hold))) })
 }

@@ -126,9 +126,7 @@ func (s *supervisor) start() *StartError {
 	if err := s.watch(pipe[0]); err != nil {
 		return startError(StepLog, what, err)
 	}
-	if !s.spec.DieWithDaemon {
-		unix.Close(fdHold) // somebody's, if it is open at all; see inherited
-	} else {
+	if s.spec.DieWithDaemon {
 		if err := s.watch(fdHold); err != nil {
 			return startError(StepSpec, "the daemon gave no pipe to die with", err)
 		}

@@ -79,9 +79,29 @@ func attach(tree int, m Mount) error {
 	}
 	flags := unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_SYMLINKS
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, m.Target, flags); err != nil {
+		if err == unix.EINVAL {
+			err = mismatch(tree, m.Target)
+		}
 		return err
 	}
 	return unix.Close(tree)
+}
+
+// mismatch finds a better word than EINVAL for a mount that was refused: a
+// directory goes on a directory only, and anything else on no directory.
+func mismatch(tree int, target string) error {
+	var from, to unix.Stat_t
+	if unix.Fstat(tree, &from) != nil || unix.Stat(target, &to) != nil {
+		return unix.EINVAL
+	}
+	fromDir, toDir := from.Mode&unix.S_IFMT == unix.S_IFDIR, to.Mode&unix.S_IFMT == unix.S_IFDIR
+	switch {
+	case fromDir && !toDir:
+		return unix.ENOTDIR
+	case toDir && !fromDir:
+		return unix.EISDIR
+	}
+	return unix.EINVAL
 }
 
 // mask covers the directory at path with an empty read-only tmpfs. A path that

@@ -91,7 +91,6 @@ func spawn(spec *Spec, logFD int) (int, *StartError) {
 	if err != nil {
 		return 0, startError(StepFork, "cannot prepare the command", err)
 	}
-	runtimeBeforeFork()
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
 	if errno != 0 {
@@ -253,6 +252,9 @@ func forkExec(c *child) (pid, errno uintptr) {
 		action sigaction
 		mask   uint64
 	)
+	// Here and not in the caller, as from now on no stack may be checked for its
+	// size, which functions do when they are entered.
+	runtimeBeforeFork()
 	pid, errno = rawVfork(unix.CLONE_VFORK | unix.CLONE_VM | uintptr(unix.SIGCHLD))
 	if errno != 0 || pid != 0 {
 		return

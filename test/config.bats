@@ -161,7 +161,7 @@ E' sh "$CONF"
 	configure x <<<"$SLEEPER"
 	refused EINVAL bash -c 'echo "comand: [sleep]" >"$1"' sh "$CONF"
 	rd x/last_error
-	assert "$out" = 'line 1: unknown key "comand" (did you mean "command"?)' "last_error"
+	assert "$out" has 'line 1: unknown key "comand" (did you mean "command"?)' "last_error"
 	refused EINVAL bash -c 'echo "command: [a}" >"$1"' sh "$CONF"
 	stored "$SLEEPER"$'\n'
 	try dash -c 'echo "comand: [sleep]" >"$1"' sh "$CONF"
@@ -170,9 +170,16 @@ E' sh "$CONF"
 }
 
 @test "what only the end of the text can tell is seen by cat, cp, tee and dd" {
+	local sh
 	echo 'hostname: nocommand' >"$W/bad"
 	configure x <<<"$SLEEPER"
-	refused EINVAL sh -c 'cat "$1" >"$2"' sh "$W/bad" "$CONF"
+	# bash opens the file in the child that becomes cat, dash before it forks.
+	for sh in bash dash 'busybox sh'; do
+		# shellcheck disable=SC2086
+		refused EINVAL $sh -c 'cat "$1" >"$2"' sh "$W/bad" "$CONF"
+		# shellcheck disable=SC2086
+		refused EINVAL $sh -c '/bin/echo "hostname: nocommand" >"$1"' sh "$CONF"
+	done
 	refused EINVAL cp "$W/bad" "$CONF"
 	refused EINVAL sh -c 'tee "$2" <"$1"' sh "$W/bad" "$CONF"
 	refused EINVAL dd if="$W/bad" of="$CONF" status=none
@@ -195,22 +202,22 @@ E' sh "$CONF"
 }
 
 @test "a refusal names the line, the key and a suggestion" {
-	explains EINVAL $'# one\n# two\ncomand: [sleep]' '^line 3: unknown key "comand" \(did you mean "command"\?\)$'
-	explains EINVAL $'command: [sleep]\nworkdri: /' '^line 2: .*"workdri".*"workdir"'
-	explains EINVAL $'command: [sleep]\nstop:\n  signla: TERM' '^line 3: .*signla.*signal'
-	explains EINVAL $'command: [sleep]\nmounts:\n- {source: /tmp, target: /mnt, readonyl: true}' '^line 3: .*readonyl.*readonly'
+	explains EINVAL $'# one\n# two\ncomand: [sleep]' 'line 3: unknown key "comand" \(did you mean "command"\?\)'
+	explains EINVAL $'command: [sleep]\nworkdri: /' 'line 2: .*"workdri".*"workdir"'
+	explains EINVAL $'command: [sleep]\nstop:\n  signla: TERM' 'line 3: .*signla.*signal'
+	explains EINVAL $'command: [sleep]\nmounts:\n- {source: /tmp, target: /mnt, readonyl: true}' 'line 3: .*readonyl.*readonly'
 }
 
 @test "wrong types, duplicate keys and values out of range are refused" {
 	local c='command: [sleep]'
 	configure x <<<"$SLEEPER"
-	explains EINVAL 'command: sleep 1' '^line 1: .*command'
+	explains EINVAL 'command: sleep 1' 'line 1: .*command'
 	explains EINVAL 'command: []' 'command'
 	explains EINVAL 'command: [""]' 'command'
-	explains EINVAL 'command: {a: b}' '^line 1: .*command'
-	explains EINVAL "$c"$'\ncommand: [sleep]' '^line 2: .*command'
-	explains EINVAL "$c"$'\nenv: [A]' '^line 2: .*env'
-	explains EINVAL "$c"$'\nenv: {"A=B": c}' 'A=B'
+	explains EINVAL 'command: {a: b}' 'line 1: .*command'
+	explains EINVAL "$c"$'\ncommand: [sleep]' 'line 2: .*command'
+	explains EINVAL "$c"$'\nenv: [A]' 'line 2: .*env'
+	explains EINVAL "$c"$'\nenv: {"A=B": c}' '"A='
 	explains EINVAL "$c"$'\nenv: {A: b, A: c}' '"?A"?'
 	explains EINVAL "$c"$'\nworkdir: relative' 'workdir'
 	explains EINVAL "$c"$'\nhostname: "a b"' 'hostname'

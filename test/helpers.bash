@@ -171,7 +171,7 @@ collect() {
 		printf '%s' "[$rc]"
 		printf ' %q' "$@"
 		printf '\n'
-		sed 's/^/  | /' "$W/out" "$W/err" | head -n 40
+		sed -n '1,40s/^/  | /p' "$W/out" "$W/err"
 	} >>"$CALLS"
 	if ((rc == 124 || rc == 137)); then
 		fail "hangs: $*"
@@ -470,8 +470,9 @@ namespaces_empty() {
 
 # --- boxes -------------------------------------------------------------------
 
-# configure BOX: writes standard input as its config; sets rc, out, err.
-configure() { feed sh -c 'cat >"$1"' sh "$MNT/boxes/$1/config.yaml"; }
+# configure BOX: writes standard input as its config, by a cat that has opened
+# the file itself; sets rc, out, err.
+configure() { feed sh -c 'exec cat >"$1"' sh "$MNT/boxes/$1/config.yaml"; }
 
 # box BOX [CONFIG]: makes a box.
 box() {
@@ -553,6 +554,7 @@ v = json.load(open(sys.argv[1]))
 for k in sys.argv[2].split("."):
     v = v.get(k) if isinstance(v, dict) else None
 print(v)' "$MNT/boxes/$1/info.json" "$2"
+	echo "$out"
 }
 
 # as_nobody CMD…: a command line that runs CMD as another user.

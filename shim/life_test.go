@@ -1,0 +1,689 @@
+package shim
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestExit(t *testing.T) {
+	for name, c := range map[string]struct {
+		script       string
+		code, signal int
+	}{
+		"0":       {"exit 0", 0, 0},
+		"7":       {"exit 7", 7, 0},
+		"255":     {"exit 255", 255, 0},
+		"SIGKILL": {"kill -KILL $$", 137, 9},
+		"SIGTERM": {"kill -TERM $$", 143, 15},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := sh(t, c.script).mustStart()
+			if ws := b.wait(); !ws.Exited() || ws.ExitStatus() != c.code {
+				t.Errorf("the shim's status: %#x", ws)
+			}
+			r := b.record()
+			if r.Code != c.code || r.Signal != c.signal || r.StoppedBy != StoppedByItself || r.Failed != "" || r.StartedNs != b.h.StartedNs || r.StartedNs == 0 {
+				t.Errorf("record %+v", r)
+			}
+			info, err := os.Stat(filepath.Join(b.path, RecordName))
+			if err != nil || info.Mode() != 0o600 {
+				t.Errorf("%v, %v", info, err)
+			}
+		})
+	}
+}
+
+func TestCPUTimeCountsOrphans(t *testing.T) {
+	// The burner is reaped by the shim, not by the shell.
+	b := sh(t, `(sh -c 'i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; echo burnt' & ) ; while [ "$(ls -d /proc/[0-9]* | wc -l)" -gt 4 ]; do sleep 0.01; done`)
+	b.mustStart()
+	b.awaitLog("burnt")
+	b.wait()
+	if cpu := b.record().CPUUsec; cpu < 20_000 {
+		t.Errorf("%d µs", cpu)
+	}
+}
+
+// TestOrphans has many processes daemonise and end at once. None may stay a
+// zombie, and whoever waits inside the box gets the statuses that are his.
+func TestOrphans(t *testing.T) {
+	b := newBox(t, "/usr/bin/python3", "-c", `
+import os, sys, time
+for round in range(20):
+    for i in range(25):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os._exit(i)
+            os._exit(7)
+    for i in range(25):
+        pid, status = os.wait()
+        assert os.WEXITSTATUS(status) == 7, status
+try:
+    os.wait()
+    sys.exit("a child too many")
+except ChildProcessError:
+    pass
+deadline = time.time() + 10
+while True:
+    pids = [p for p in os.listdir("/proc") if p.isdigit()]
+    if len(pids) == 2: break
+    if time.time() > deadline: sys.exit("left: %s" % pids)
+    time.sleep(0.002)
+print("none left", flush=True)
+sys.exit(33)
+`)
+	b.mustStart()
+	if ws := b.wait(); ws.ExitStatus() != 33 || b.log() != "none left\n" {
+		t.Errorf("exit %d, log %q", ws.ExitStatus(), b.log())
+	}
+}
+
+// TestTheCommandsStatusIsNotLost ends the command in the middle of a storm.
+func TestTheCommandsStatusIsNotLost(t *testing.T) {
+	for i := range 10 {
+		b := newBox(t, "/usr/bin/python3", "-c", fmt.Sprintf(`
+import os
+for i in range(100):
+    if os.fork() == 0:
+        if os.fork() == 0: os._exit(1)
+        os._exit(2)
+os._exit(%d)
+`, 40+i)).mustStart()
+		if ws := b.wait(); ws.ExitStatus() != 40+i || b.record().Code != 40+i {
+			t.Fatalf("exit %d, record %+v", ws.ExitStatus(), b.record())
+		}
+	}
+}
+
+func TestKillTakesAll(t *testing.T) {
+	b := sh(t, `setsid sh -c 'trap "" TERM HUP INT; echo one; sleep 1000' & (setsid sleep 1000 &) ; nohup setsid sleep 1000 & echo two; wait`)
+	b.mustStart()
+	b.awaitLog("one")
+	b.awaitLog("two")
+	if n := len(processesWith(t, b.tag)); n < 4 {
+		t.Fatalf("only %d processes", n)
+	}
+	if err := unix.PidfdSendSignal(b.h.PIDFD, unix.SIGKILL, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	if ws := b.wait(); ws.Signal() != unix.SIGKILL {
+		t.Errorf("status %#x", ws)
+	}
+	// A reaped shim means that all is gone, at once and not soon.
+	if left := processesWith(t, b.tag); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	if _, err := os.Stat(filepath.Join(b.path, RecordName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a record of nobody: %v", err)
+	}
+}
+
+func TestTheEndOfTheCommandEndsTheBox(t *testing.T) {
+	// The descendant floods the log, which must not hold up the end.
+	b := sh(t, `setsid sh -c 'yes flood' & sleep 0.1; exit 3`).mustStart()
+	if ws := b.wait(); ws.ExitStatus() != 3 {
+		t.Errorf("status %#x", ws)
+	}
+	if left := processesWith(t, b.tag); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestState(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	got := b.ask(Request{Op: OpState})
+	want := Reply{State: State{Run: b.spec.Run, Alive: true, PID: got.State.PID, StartedNs: b.h.StartedNs}}
+	if got != want || got.State.PID < 2 {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestSignal(t *testing.T) {
+	b := sh(t, `trap 'echo usr1' USR1; echo ready; while :; do sleep 0.01; done`).mustStart()
+	b.awaitLog("ready")
+	if r := b.ask(Request{Op: OpSignal, Signal: unix.SIGUSR1}); r.Errno != 0 || r.State.Stopping {
+		t.Errorf("%+v", r)
+	}
+	b.awaitLog("usr1")
+	b.ask(Request{Op: OpSignal, Signal: unix.SIGKILL})
+	if b.wait(); b.record().Signal != 9 || b.record().StoppedBy != StoppedByItself {
+		t.Errorf("%+v", b.record())
+	}
+}
+
+func TestStop(t *testing.T) {
+	const stubborn = `trap 'echo got TERM' TERM; echo ready; while :; do sleep 0.01; done`
+	const polite = `trap 'echo bye; exit 5' TERM; trap 'echo int; exit 6' INT; echo ready; while :; do sleep 0.01; done`
+	for name, c := range map[string]struct {
+		script string
+		stop   func(*box)
+		code   int
+		by     string
+		says   string
+	}{
+		"by request":       {polite, func(b *box) { b.ask(Request{Op: OpStop, Grace: patience}) }, 5, StoppedByStop, "bye"},
+		"another signal":   {polite, func(b *box) { b.ask(Request{Op: OpStop, Signal: unix.SIGINT, Grace: patience}) }, 6, StoppedByStop, "int"},
+		"by SIGTERM":       {polite, func(b *box) { unix.PidfdSendSignal(b.h.PIDFD, unix.SIGTERM, nil, 0) }, 5, StoppedByTerm, "bye"},
+		"without a grace":  {polite, func(b *box) { b.ask(Request{Op: OpStop}) }, 137, StoppedByStop, "ready"},
+		"stubborn":         {stubborn, func(b *box) { b.ask(Request{Op: OpStop, Grace: 50 * time.Millisecond}) }, 137, StoppedByStop, "got TERM"},
+		"stubborn SIGTERM": {stubborn, func(b *box) { unix.PidfdSendSignal(b.h.PIDFD, unix.SIGTERM, nil, 0) }, 137, StoppedByTerm, "got TERM"},
+		"shortened": {stubborn, func(b *box) {
+			if r := b.ask(Request{Op: OpStop, Grace: time.Hour}); !r.State.Stopping || !r.State.Alive {
+				b.t.Errorf("%+v", r)
+			}
+			b.ask(Request{Op: OpStop, Grace: 50 * time.Millisecond})
+		}, 137, StoppedByStop, "got TERM"},
+		"not lengthened": {stubborn, func(b *box) {
+			b.ask(Request{Op: OpStop, Grace: 200 * time.Millisecond})
+			b.ask(Request{Op: OpStop, Grace: time.Hour})
+		}, 137, StoppedByStop, "got TERM"},
+		"while paused": {polite, func(b *box) {
+			b.ask(Request{Op: OpPause})
+			b.ask(Request{Op: OpStop, Grace: patience})
+		}, 5, StoppedByStop, "bye"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := sh(t, c.script)
+			b.spec.StopGraceNs = int64(100 * time.Millisecond)
+			if c.by == StoppedByTerm && c.code != 137 {
+				b.spec.StopGraceNs = int64(patience)
+			}
+			b.mustStart()
+			b.awaitLog("ready")
+			c.stop(b)
+			if ws := b.wait(); ws.ExitStatus() != c.code {
+				t.Errorf("status %#x, want %d", ws, c.code)
+			}
+			if r := b.record(); r.Code != c.code || r.StoppedBy != c.by {
+				t.Errorf("record %+v", r)
+			}
+			if n := strings.Count(b.log(), c.says+"\n"); n != 1 {
+				t.Errorf("%q %d times in %q", c.says, n, b.log())
+			}
+		})
+	}
+}
+
+func TestPauseAndResume(t *testing.T) {
+	b := sh(t, `echo ready; while :; do sleep 0.01; echo tick; done`).mustStart()
+	b.awaitLog("tick")
+	for range 3 {
+		if r := b.ask(Request{Op: OpPause}); r.Errno != 0 || !r.State.Paused || !r.State.Alive {
+			t.Fatalf("%+v", r)
+		}
+		// A running process stops when its CPU sees the signal, and the parent of
+		// a stopped vfork stays in D.
+		until(t, "all are stopped", func() bool {
+			for _, pid := range processesWith(t, b.tag) {
+				status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+				if state := field(string(status), "State"); err != nil || state[0] != 'T' && state[0] != 'D' {
+					return false
+				}
+			}
+			return true
+		})
+		// The log holds still as well.
+		if before := b.log(); b.log() != before {
+			t.Error("output of a paused box")
+		}
+		if r := b.ask(Request{Op: OpResume}); r.Errno != 0 || r.State.Paused {
+			t.Fatalf("%+v", r)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		w, err := WatchLog(ctx, b.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Next(ctx); err != nil {
+			t.Errorf("no tick after the resume: %v", err)
+		}
+		cancel()
+		w.Close()
+	}
+}
+
+func TestHoldPipe(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	b := sh(t, `trap '' TERM; setsid sleep 1000 & echo ready; while :; do sleep 0.01; done`)
+	b.hold, b.spec.DieWithDaemon = r, true
+	b.mustStart()
+	b.awaitLog("ready")
+	w.Close()
+	b.wait()
+	if r := b.record(); r.StoppedBy != StoppedByDaemonDied || r.Code != 137 {
+		t.Errorf("record %+v", r)
+	}
+}
+
+func TestLongPath(t *testing.T) {
+	dir := t.TempDir()
+	for len(dir) < 600 {
+		dir = filepath.Join(dir, strings.Repeat("d", 100))
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := newBoxIn(t, dir, "/bin/sh", "-c", "echo hi; exec sleep 1000").mustStart()
+	b.awaitLog("hi")
+	if r := b.ask(Request{Op: OpState}); !r.State.Alive {
+		t.Errorf("%+v", r)
+	}
+	info, err := os.Stat(filepath.Join(dir, SocketName))
+	if err != nil || info.Mode() != fs.ModeSocket|0o600 {
+		t.Errorf("socket: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestNobodyToAsk(t *testing.T) {
+	b := sh(t, "exit 0")
+	if _, err := Ask(context.Background(), b.dir, Request{Op: OpState}); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("before: %v", err)
+	}
+	b.mustStart()
+	b.wait()
+	if _, err := Ask(context.Background(), b.dir, Request{Op: OpState}); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("after: %v", err)
+	}
+}
+
+// TestStuckShim asks a shim that is stopped, which has to end with the context.
+func TestStuckShim(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	if err := unix.PidfdSendSignal(b.h.PIDFD, unix.SIGSTOP, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := Ask(ctx, b.dir, Request{Op: OpState}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// rawConn connects without ever sending anything.
+func rawConn(t *testing.T, b *box) *os.File {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := dial(ctx, b.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestHostileClients(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	// More silent connections than the shim takes, and some that talk rubbish.
+	var silent []*os.File
+	for range maxConns - 4 {
+		silent = append(silent, rawConn(t, b))
+	}
+	for _, packet := range [][]byte{{0}, {wireVersion}, {wireVersion, 99}, make([]byte, 5000)} {
+		c := rawConn(t, b)
+		if _, err := c.Write(packet); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.Read(make([]byte, 10)); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("%v was answered: %d, %v", packet[:min(len(packet), 4)], n, err)
+		}
+		c.Close()
+	}
+	if r := b.ask(Request{Op: OpState}); !r.State.Alive {
+		t.Errorf("%+v", r)
+	}
+	// A watcher that never reads, and one over the limit.
+	for range 20 {
+		silent = append(silent, rawConn(t, b))
+	}
+	c := silent[len(silent)-1]
+	if n, err := c.Read(make([]byte, 10)); !errors.Is(err, io.EOF) {
+		t.Errorf("the last one over the limit: %d, %v", n, err)
+	}
+	for _, c := range silent {
+		c.Close()
+	}
+	if r := b.ask(Request{Op: OpState}); !r.State.Alive {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestSilentClientsAreDropped(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	c := rawConn(t, b)
+	defer c.Close()
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("%d, %v", n, err)
+	}
+}
+
+func TestWatcherThatNeverReads(t *testing.T) {
+	b := newBox(t, "/usr/bin/python3", "-c", "import os\nfor i in range(20000): os.write(1, b'x'*100)")
+	b.mustStart()
+	c := rawConn(t, b)
+	defer c.Close()
+	if _, err := c.Write(appendRequest(nil, Request{Op: OpWatchLog})); err != nil {
+		t.Fatal(err)
+	}
+	b.wait()
+	if got := len(b.log()); got != 2_000_000 {
+		t.Errorf("%d bytes", got)
+	}
+}
+
+func TestOnlyRootIsAnswered(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	for _, p := range []string{b.path, filepath.Dir(b.path)} {
+		if err := os.Chmod(p, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(b.path, SocketName), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/usr/bin/python3", "-c", `
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(sys.argv[1])
+try:
+    s.send(bytes([1, 1] + [0]*12))
+    sys.stdout.write("answer %d" % len(s.recv(1024)))
+except OSError as e:
+    sys.stdout.write("answer 0")
+`, filepath.Join(b.path, SocketName))
+	for uid, want := range map[uint32]bool{65534: false, 0: true} {
+		c := *cmd
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		out, err := c.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answered := string(out) != "answer 0"; answered != want {
+			t.Errorf("uid %d: %s", uid, out)
+		}
+	}
+}
+
+func TestLogIsWhole(t *testing.T) {
+	const size = 5_000_000
+	b := newBox(t, "/usr/bin/python3", "-c", fmt.Sprintf(`
+import random, sys
+random.seed(1)
+sys.stdout.buffer.write(random.randbytes(%d))`, size))
+	b.mustStart()
+	b.wait()
+	sum, err := exec.Command("/usr/bin/python3", "-c", fmt.Sprintf(`
+import random, hashlib
+random.seed(1)
+print(hashlib.sha256(random.randbytes(%d)).hexdigest(), end="")`, size)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "sha256", fmt.Sprintf("%x", sha256.Sum256([]byte(b.log()))), string(sum))
+	info, err := os.Stat(filepath.Join(b.path, LogName(0)))
+	if err != nil || info.Mode() != 0o640 || info.Size() != size {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+func TestStdoutAndStderrKeepTheirOrder(t *testing.T) {
+	b := sh(t, `for i in 1 2 3; do echo out $i; echo err $i >&2; done`)
+	expect(t, "log", b.output(), "out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n")
+}
+
+// TestLogRotation looks at the files all the time while they are written: they
+// never take more than their bound, and always hold the end of the stream.
+func TestLogRotation(t *testing.T) {
+	const lines, max = 60_000, 10_000
+	b := newBox(t, "/usr/bin/seq", "-f", "%06.0f", strconv.Itoa(lines))
+	b.spec.LogMax = max
+	b.mustStart()
+	done := make(chan struct{})
+	var looker sync.WaitGroup
+	looker.Add(1)
+	go func() {
+		defer looker.Done()
+		for {
+			total := int64(0)
+			entries, err := os.ReadDir(b.path)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, e := range entries {
+				if _, ok := ParseLogName(e.Name()); !ok {
+					continue
+				}
+				if info, err := e.Info(); err == nil {
+					if info.Size() > max {
+						t.Errorf("%s has %d bytes", e.Name(), info.Size())
+					}
+					total += info.Size()
+				}
+			}
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	}()
+	b.wait()
+	close(done)
+	looker.Wait()
+	bases, sizes := b.logFiles()
+	if len(bases) != 2 || sizes[0] != max || bases[0]%max != 0 || bases[1]+sizes[1] != lines*7 {
+		t.Errorf("files %v of %v", bases, sizes)
+	}
+	log := b.log()
+	for i := 0; i < len(log); i++ {
+		off := bases[0] + int64(i)
+		want := fmt.Sprintf("%06d\n", off/7+1)[off%7]
+		if log[i] != want {
+			t.Fatalf("byte %d is %q, not %q", off, log[i], want)
+		}
+	}
+}
+
+func TestANewRunGoesOnInTheLog(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 3 {
+		b := newBoxIn(t, dir, "/bin/echo", strings.Repeat(strconv.Itoa(i), 3000-1))
+		b.spec.LogMax = MinLogMax
+		b.output()
+	}
+	b := newBoxIn(t, dir, "/bin/true")
+	bases, sizes := b.logFiles()
+	if len(bases) != 2 || bases[0] != MinLogMax || sizes[0] != MinLogMax || bases[1]+sizes[1] != 9000 {
+		t.Errorf("files %v of %v", bases, sizes)
+	}
+	want := strings.Repeat("0", 2999) + "\n" + strings.Repeat("1", 2999) + "\n" + strings.Repeat("2", 2999) + "\n"
+	expect(t, "log", b.log(), want[bases[0]:])
+}
+
+// tinyDir is a directory on a file system of that many bytes.
+func tinyDir(t *testing.T, size int) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tiny", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func TestFullDisk(t *testing.T) {
+	dir := tinyDir(t, 1<<20)
+	b := newBoxIn(t, dir, "/bin/sh", "-c", `head -c 3000000 /dev/zero; echo alive >/dev/shm/$BOXTAG; while [ -e /dev/shm/$BOXTAG ]; do sleep 0.01; done; sleep 0.3; echo after; exit 4`)
+	flag := "/dev/shm/" + strings.TrimPrefix(b.tag, "BOXTAG=")
+	defer os.Remove(flag)
+	b.mustStart()
+	until(t, "the box is not held up", func() bool { _, err := os.Stat(flag); return err == nil })
+	kept := len(b.log())
+	// Room is made by truncating, as a person does it who needs some.
+	ballast := filepath.Join(dir, LogName(0))
+	if err := os.Truncate(ballast, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(flag); err != nil {
+		t.Fatal(err)
+	}
+	if ws := b.wait(); ws.ExitStatus() != 4 || b.record().Code != 4 {
+		t.Errorf("status %#x", ws)
+	}
+	data, err := os.ReadFile(ballast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tail := strings.TrimLeft(string(data), "\x00")
+	expect(t, "log", tail, fmt.Sprintf("boxlite: %d bytes of log lost: no space left on device\nafter\n", 3_000_000-kept))
+}
+
+func TestFullDiskForTheRecord(t *testing.T) {
+	dir := tinyDir(t, 64<<10)
+	b := newBoxIn(t, dir, "/bin/sh", "-c", "head -c 200000 /dev/zero; exit 6")
+	b.mustStart()
+	if ws := b.wait(); ws.ExitStatus() != 6 {
+		t.Errorf("status %#x", ws)
+	}
+	if _, err := os.Stat(filepath.Join(dir, RecordName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("record: %v", err)
+	}
+}
+
+func TestWatchLogEnds(t *testing.T) {
+	b := sh(t, "exec cat").mustStart()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w, err := WatchLog(ctx, b.dir)
+	if err == nil {
+		defer w.Close()
+		for err == nil {
+			err = w.Next(ctx)
+		}
+	}
+	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("got %v", err)
+	}
+	b = sh(t, "exec sleep 1000").mustStart()
+	if w, err = WatchLog(ctx, b.dir); err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	short, cancelShort := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancelShort()
+	if err := w.Next(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDescriptorsOfTheShim(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	// null, 2 logs, directory, listener, epoll, eventfd, pipe's two ends.
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.h.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != 9 {
+		out, _ := exec.Command("ls", "-l", fmt.Sprintf("/proc/%d/fd", b.h.PID)).Output()
+		t.Errorf("%s", out)
+	}
+}
+
+// TestIdle shows that a shim with nothing to do does nothing.
+func TestIdle(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	b.ask(Request{Op: OpState})
+	switches := func() string {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.h.PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return field(string(data), "voluntary_ctxt_switches")
+	}
+	// One reading to let the answer above end; then there may be none.
+	until(t, "the main thread is quiet", func() bool {
+		before := switches()
+		time.Sleep(200 * time.Millisecond)
+		return switches() == before
+	})
+}
+
+// TestPSS prints what a shim costs and fails over the promise.
+func TestPSS(t *testing.T) {
+	const n = 100
+	var all []*box
+	for range n {
+		all = append(all, sh(t, "exec sleep 1000").mustStart())
+	}
+	total := 0
+	for _, b := range all {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", b.h.PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kib, err := strconv.Atoi(strings.Fields(field(string(data), "Pss"))[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += kib
+	}
+	t.Logf("PSS: %d KiB a shim, %d alive", total/n, n)
+	if total/n >= 800 {
+		t.Errorf("%d KiB", total/n)
+	}
+}
+
+// BenchmarkStartToExit is Launch to the reaped shim, of /bin/true. The stages add
+// up to it.
+func BenchmarkStartToExit(b *testing.B) {
+	bx := newBox(b, "/bin/true")
+	var stages [3]time.Duration
+	for b.Loop() {
+		t0 := time.Now()
+		bx.launch()
+		t1 := time.Now()
+		if err := errors.Join(bx.h.Begin(), bx.h.WaitStarted(context.Background())); err != nil {
+			b.Fatal(err)
+		}
+		t2 := time.Now()
+		bx.wait()
+		t3 := time.Now()
+		for i, d := range []time.Duration{t1.Sub(t0), t2.Sub(t1), t3.Sub(t2)} {
+			stages[i] += d
+		}
+		bx.h.Close()
+		unix.Close(bx.h.PIDFD)
+		bx.reaped = false
+	}
+	bx.h = nil
+	for i, unit := range []string{"launch-µs", "started-µs", "exited-µs"} {
+		b.ReportMetric(float64(stages[i].Microseconds())/float64(b.N), unit)
+	}
+}
