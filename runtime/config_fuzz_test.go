@@ -238,12 +238,16 @@ func TestConfigPrefixOfGeneratedIsNeverRefused(t *testing.T) {
 func TestConfigPrefixVerdictIsFinal(t *testing.T) {
 	refused := 0
 	for _, shape := range configShapes {
+		if strings.Contains(shape, "\r") {
+			continue // as the one with \n
+		}
 		for _, cut := range append(lineEnds(shape), 0) {
 			for _, junk := range []string{"]\n", "}\n", "comand: a\n", "\"\n", "- x\n", "  x: y\n", "a\n", "---\n", "  ? A\n"} {
 				text := []byte(shape[:cut] + junk + shape[cut:])
 				_, whole := ParseConfig("box", text)
-				for _, n := range lineEnds(string(text)) {
-					if n <= cut {
+				const after = 5 // lines: what is wrong shows soon or at the end
+				for i, n := range append(lineEnds(string(text[cut:])), len(text)-cut) {
+					if n += cut; i >= after && n < len(text) {
 						continue
 					}
 					err := CheckConfigPrefix("box", text[:n])

@@ -413,7 +413,7 @@ func TestConfigHostile(t *testing.T) {
 		"dashes": fill("- "), "questions": fill("? "), "quotes": fill(`"`), "open quote": `a: "` + fill("x\n"),
 		"comments": fill("#\n"), "keys": fill("a:\n"), "broken at the end": fill("a: b\n") + "]\n", "long key": fill("k"),
 		"broken in the middle":   fill(`a: ["x", 'y', {z: {}}]` + "\n")[:MaxConfigSize/2] + "\n]\n" + fill("a: b\n")[:MaxConfigSize/3],
-		"broken flow at the end": fill(`a: ["x", 'y', {z: {}}]`+"\n")[:MaxConfigSize/4] + "\n]\n",
+		"broken flow at the end": fill(`a: ["x", 'y', {z: {}}]` + "\n")[:MaxConfigSize/4] + "\n]\n",
 	} {
 		start := time.Now()
 		if _, err := ParseConfig("web", []byte(text)); err == nil {

@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// maxConns bounds the control connections that are open at once.
+	// maxConns bounds the control connections that are open at once, of which
+	// each watcher of the log has one.
 	maxConns = 64
 	// requestTimeoutNs is how long a connection may take to send its request.
 	requestTimeoutNs = 5e9
@@ -48,7 +49,7 @@ func (v *server) accept(epfd int, now int64) {
 			return
 		}
 		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-		if err != nil || cred.Uid != 0 || v.n == maxConns {
+		if err != nil || cred.Uid != 0 || v.n == maxConns && !v.evict() {
 			unix.Close(fd)
 			continue
 		}
@@ -61,6 +62,22 @@ func (v *server) accept(epfd int, now int64) {
 		v.conns[v.n] = conn{fd: fd, deadline: now + requestTimeoutNs}
 		v.n++
 	}
+}
+
+// evict drops the connection that has been silent for longest, so that silent
+// ones never keep the daemon out. It reports whether there was one.
+func (v *server) evict() bool {
+	oldest := -1
+	for i := range v.n {
+		if !v.conns[i].watching && (oldest < 0 || v.conns[i].deadline < v.conns[oldest].deadline) {
+			oldest = i
+		}
+	}
+	if oldest < 0 {
+		return false
+	}
+	v.drop(oldest)
+	return true
 }
 
 // serve takes what came on the connection fd. An event of one that was closed
