@@ -1,6 +1,7 @@
 package fsapi
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -129,7 +130,7 @@ func (h *configHandle) Write(ctx context.Context, data []byte, off int64) (uint3
 	}
 	h.writers[who] = true
 	h.dirty = true
-	if next {
+	if next && bytes.IndexByte(data, '\n') >= 0 {
 		if err := runtime.CheckConfigPrefix(h.box.Name(), h.buf); err != nil {
 			return 0, h.refuse(err)
 		}

@@ -33,7 +33,7 @@ type ConfigInfo struct {
 	Hostname     string            `json:"hostname"`
 	Network      string            `json:"network"`
 	Mounts       []MountInfo       `json:"mounts"`
-	Rlimits      map[string]Rlimit `json:"rlimits"`
+	Rlimits      map[string]any    `json:"rlimits"` // a number, or "unlimited"
 	NoNewPrivs   bool              `json:"no_new_privileges"`
 	ReadonlyRoot bool              `json:"readonly_rootfs"`
 	CapAdd       []string          `json:"capabilities_add"`
@@ -73,7 +73,7 @@ func (b *Box) Info(s *Snapshot) Info {
 	}
 	i.Config = &ConfigInfo{
 		Command: c.Command, EnvNames: make([]string, 0, len(c.Env)), Workdir: c.Workdir, User: c.User, Engine: c.Engine,
-		Hostname: c.Hostname, Network: c.Network, Mounts: make([]MountInfo, 0, len(c.Mounts)), Rlimits: c.Rlimits,
+		Hostname: c.Hostname, Network: c.Network, Mounts: make([]MountInfo, 0, len(c.Mounts)), Rlimits: map[string]any{},
 		NoNewPrivs: c.Security.NoNewPrivileges, ReadonlyRoot: c.Security.ReadonlyRootfs,
 		CapAdd: orEmpty(c.Security.Capabilities.Add), CapDrop: orEmpty(c.Security.Capabilities.Drop),
 		StopSignal: signalName(c.Stop.Signal), StopTimeout: c.Stop.Timeout.String(),
@@ -83,6 +83,12 @@ func (b *Box) Info(s *Snapshot) Info {
 		i.Config.EnvNames = append(i.Config.EnvNames, name)
 	}
 	slices.Sort(i.Config.EnvNames)
+	for name, l := range c.Rlimits {
+		i.Config.Rlimits[name] = l.Soft
+		if l.Soft == RlimitInfinity {
+			i.Config.Rlimits[name] = "unlimited"
+		}
+	}
 	for _, m := range c.Mounts {
 		i.Config.Mounts = append(i.Config.Mounts, MountInfo{Source: m.Source, Target: m.Target, Readonly: m.ReadOnly})
 	}

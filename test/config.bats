@@ -387,10 +387,10 @@ print(struct.unpack("i", fcntl.ioctl(sys.stdin, termios.FIONREAD, b"\0" * 4))[0]
 	up y $'command: [sleep, infinity]\nlabels: {tier: front}'
 	local pid
 	pid=$(pid_of y)
-	assert "$(json y labels.tier)" = front "label"
+	assert "$(json y config.labels.tier)" = front "label"
 	configure y <<<$'command: [sleep, infinity]\nlabels: {tier: back}'
 	assert "$rc" -eq 0 "rewrite"
-	assert "$(json y labels.tier)" = back "label after"
+	assert "$(json y config.labels.tier)" = back "label after"
 	assert "$(json y config_pending)" != True "config_pending"
 	is y pid "$pid"
 }

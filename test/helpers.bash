@@ -416,9 +416,12 @@ gone() {
 vanished() { [[ ! -e /proc/$1 ]]; }
 
 # processes_of PREFIX: pids whose executable's path begins with PREFIX.
-processes_of() {
-	find /proc -mindepth 2 -maxdepth 2 -path '/proc/[0-9]*/exe' -lname "$1*" 2>/dev/null |
-		cut -d/ -f3
+processes_of() { links_in_proc exe "$1*"; }
+
+# links_in_proc NAME PATTERN: pids whose link NAME in /proc points to PATTERN.
+# Processes that end meanwhile are no error.
+links_in_proc() {
+	find /proc/[0-9]*/"$1" -maxdepth 0 -lname "$2" 2>/dev/null | cut -d/ -f3 || :
 }
 
 live_shims() { processes_of "$SHIM"; }
@@ -456,10 +459,7 @@ box_pids() {
 	ns_pids "$ns"
 }
 
-ns_pids() {
-	find /proc -mindepth 3 -maxdepth 3 -path '/proc/[0-9]*/ns/pid' -lname "${1/\[/\\[}" 2>/dev/null |
-		cut -d/ -f3
-}
+ns_pids() { links_in_proc ns/pid "${1/\[/\\[}"; }
 
 namespaces_empty() {
 	local ns

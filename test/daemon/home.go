@@ -1,0 +1,262 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/reaper"
+)
+
+// Bound is how long anything that ought to be quick may take before it counts as
+// hanging.
+const Bound = 20 * time.Second
+
+// Home is where the daemons of one test live, one after the other.
+type Home struct {
+	T testing.TB
+	// Dir holds Mount, State and whatever the test puts beside them. Other users
+	// can get through it.
+	Dir, Mount, State string
+	// Shim is the shim that the next Start gives to the daemon.
+	Shim string
+	// Wrap are the words before the daemon's own on the command line.
+	Wrap []string
+	// Env is added to the daemon's environment.
+	Env []string
+
+	mu     sync.Mutex
+	daemon *Daemon // the last one
+	log    *os.File
+}
+
+// New makes a Home, which is cleaned up and checked for leaks when the test ends.
+func New(t testing.TB) *Home {
+	t.Helper()
+	_, shim := Binaries(t)
+	dir, err := os.MkdirTemp("", prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &Home{T: t, Dir: dir, Mount: filepath.Join(dir, "mnt"), State: filepath.Join(dir, "state"), Shim: shim}
+	t.Cleanup(h.cleanup)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if h.log, err = os.OpenFile(filepath.Join(dir, "log"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// File writes an executable file into the Home's directory and returns its path.
+func (h *Home) File(name, text string) string {
+	h.T.Helper()
+	path := filepath.Join(h.Dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		h.T.Fatal(err)
+	}
+	return path
+}
+
+// Log returns what all daemons of the Home wrote to stderr so far.
+func (h *Home) Log() string {
+	text, err := os.ReadFile(h.log.Name())
+	if err != nil {
+		h.T.Error(err)
+	}
+	return string(text)
+}
+
+// Record is shim.json of a box: its process, as the daemon put it on record.
+type Record struct {
+	Run      string          `json:"run"`
+	Identity reaper.Identity `json:"identity"`
+}
+
+// Records returns the records of all boxes that have one, by name.
+func (h *Home) Records() map[string]Record {
+	h.T.Helper()
+	out := map[string]Record{}
+	paths, err := filepath.Glob(filepath.Join(h.State, "boxes", "*", "shim.json"))
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has just ended
+		}
+		if err != nil {
+			h.T.Error(err)
+			continue
+		}
+		var r Record
+		if json.Unmarshal(text, &r) == nil { // else the test has spoilt it
+			out[filepath.Base(filepath.Dir(path))] = r
+		}
+	}
+	return out
+}
+
+// Await polls until ok holds, and fails the test when it does not within Bound.
+func Await(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	if !await(Bound, ok) {
+		t.Fatalf("gave up waiting for %s", what)
+	}
+}
+
+func await(bound time.Duration, ok func() bool) bool {
+	end := time.Now().Add(bound)
+	for wait := time.Millisecond; !ok(); wait = min(2*wait, 50*time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+		<-time.After(wait)
+	}
+	return true
+}
+
+// cleanup ends what is left and fails the test for what should not be left.
+func (h *Home) cleanup() {
+	h.T.Helper()
+	h.mu.Lock()
+	d := h.daemon
+	h.mu.Unlock()
+	if d != nil && d.Running() {
+		d.Stop()
+	}
+	h.endShims()
+	h.freeMounts(d)
+	text := h.Log()
+	if strings.Contains(text, "WARNING: DATA RACE") {
+		h.T.Error("the daemon has a data race")
+	}
+	if h.T.Failed() && text != "" {
+		h.T.Logf("the daemon said:\n%s", tail(text, 60))
+	}
+	if err := h.log.Close(); err != nil {
+		h.T.Error(err)
+	}
+	left, err := Mounts(h.Dir)
+	if err != nil || len(left) > 0 {
+		h.T.Errorf("%s is not removed: mounts %v, error %v", h.Dir, left, err)
+		return
+	}
+	if err := os.RemoveAll(h.Dir); err != nil {
+		h.T.Error(err)
+	}
+}
+
+// endShims kills the shims that are on record: to outlive the daemon is their
+// right. Any other process that works in the state directory is a leak.
+func (h *Home) endShims() {
+	h.T.Helper()
+	boot, err := reaper.BootID()
+	if err != nil {
+		h.T.Error(err)
+		return
+	}
+	var recorded []int
+	for _, r := range h.Records() {
+		recorded = append(recorded, r.Identity.PID)
+		p, err := reaper.Find(boot, r.Identity)
+		if errors.Is(err, reaper.ErrGone) {
+			continue
+		}
+		if err == nil {
+			err = p.Kill()
+		}
+		if err != nil {
+			h.T.Errorf("shim %d: %v", r.Identity.PID, err)
+		}
+	}
+	for _, pid := range users(h.State) {
+		if !slices.Contains(recorded, pid) && Alive(pid) {
+			h.T.Errorf("leak: process %d %s works in the state directory and is on no record", pid, Comm(pid))
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			h.T.Error(err)
+		}
+	}
+	if !await(5*time.Second, func() bool { return len(users(h.State)) == 0 }) {
+		h.T.Errorf("leak: shims that do not die: %v", users(h.State))
+	}
+	for _, pid := range recorded {
+		reap(pid)
+	}
+}
+
+// reap takes the status of a shim that is a child of this process: that of a
+// runtime in here which was closed before.
+func reap(pid int) {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return // ECHILD: not ours, or reaped already
+		}
+	}
+}
+
+// freeMounts takes away every mount in the Home's directory. One of a daemon that
+// was killed is to be expected; any other is a leak.
+func (h *Home) freeMounts(d *Daemon) {
+	h.T.Helper()
+	left, err := Mounts(h.Dir)
+	if err != nil {
+		h.T.Error(err)
+	}
+	for _, m := range slices.Backward(left) {
+		if d == nil || !d.killed {
+			h.T.Errorf("leak: %s is still mounted at %s", m.Type, m.Path)
+		}
+		if strings.HasPrefix(m.Type, "fuse") {
+			if err := Abort(m.Minor); err != nil {
+				h.T.Error(err)
+			}
+		}
+		if err := unix.Unmount(m.Path, unix.MNT_DETACH); err != nil {
+			h.T.Errorf("unmount %s: %v", m.Path, err)
+		}
+	}
+}
+
+const connections = "/sys/fs/fuse/connections"
+
+// Abort ends a FUSE connection: every request that waits on it fails at once.
+func Abort(minor string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(connections, &st); err != nil {
+		return err
+	}
+	if st.Type != unix.FUSE_SUPER_MAGIC && st.Type != fusectlMagic {
+		if err := unix.Mount("none", connections, "fusectl", 0, ""); err != nil {
+			return fmt.Errorf("mount fusectl: %w", err)
+		}
+	}
+	err := os.WriteFile(filepath.Join(connections, minor, "abort"), []byte("1"), 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nobody holds it open any more
+	}
+	return err
+}
+
+// fusectlMagic is FUSE_CTL_SUPER_MAGIC of fs/fuse/control.c.
+const fusectlMagic = 0x65735543
+
+// tail returns the last n lines of text.
+func tail(text string, n int) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}

@@ -1,0 +1,153 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// gone reports whether a read of /proc failed because the process has ended.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
+}
+
+// Comm returns the name of a process, "" if there is none.
+func Comm(pid int) string {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// State returns the one-letter state of a process as in proc(5), "" if there is
+// none.
+func State(pid int) string { return field(pid, "State:") }
+
+// Alive reports whether a process exists and has not ended.
+func Alive(pid int) bool {
+	s := State(pid)
+	return s != "" && s != "Z" && s != "X"
+}
+
+// field returns the first word of a line of /proc/PID/status.
+func field(pid int, key string) string {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, key); ok {
+			if words := strings.Fields(rest); len(words) > 0 {
+				return words[0]
+			}
+		}
+	}
+	return ""
+}
+
+// InNamespace returns the pids of all processes, zombies too, that are in the pid
+// namespace that ns (as readlink of /proc/PID/ns/pid gives it) names.
+func InNamespace(ns string) []int {
+	var out []int
+	for _, pid := range pids() {
+		if got, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/pid"); err == nil && got == ns {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// Namespace returns the name of the pid namespace of a process.
+func Namespace(pid int) (string, error) {
+	return os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/pid")
+}
+
+func pids() []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		panic("/proc: " + err.Error()) // nothing here works without it
+	}
+	var out []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// Files returns where the descriptors of a process lead to, as /proc shows it.
+func Files(pid int) ([]string, error) {
+	links, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/fd/*")
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, link := range links {
+		to, err := os.Readlink(link)
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, to)
+	}
+	return out, nil
+}
+
+// users returns the processes, but for this one, that hold a file below dir: the
+// shims of a state directory, whatever program plays the shim.
+func users(dir string) []int {
+	var out []int
+	for _, pid := range pids() {
+		if pid == os.Getpid() {
+			continue
+		}
+		files, err := Files(pid)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		for _, f := range files {
+			if strings.HasPrefix(f, dir+"/") {
+				out = append(out, pid)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// MountPoint is a line of mountinfo.
+type MountPoint struct {
+	Path, Type, Minor, Options string
+}
+
+// Mounts returns the mounts at path and below it, by mountinfo: to look at a path
+// could hang.
+func Mounts(path string) ([]MountPoint, error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var out []MountPoint
+	for line := range strings.Lines(string(text)) {
+		front, back, ok := strings.Cut(line, " - ")
+		f, b := strings.Fields(front), strings.Fields(back)
+		if !ok || len(f) < 6 || len(b) < 3 {
+			return nil, fmt.Errorf("mountinfo: %q", line)
+		}
+		if f[4] != path && !strings.HasPrefix(f[4], path+"/") {
+			continue
+		}
+		_, minor, _ := strings.Cut(f[2], ":")
+		out = append(out, MountPoint{Path: f[4], Type: b[0], Minor: minor, Options: b[2]})
+	}
+	return out, nil
+}
