@@ -86,10 +86,11 @@ ends() {
 }
 
 @test "a state directory under the mount is refused" {
-	ends 5 --mount "$MNT" --state "$MNT/state"
-	ends 5 --mount "$MNT" --state "$MNT"
+	ends 2 --mount "$MNT" --state "$MNT/state"
+	assert "$err" has "$MNT/state" "message"
+	ends 2 --mount "$MNT" --state "$MNT"
 	ln -s "$MNT" "$W/link"
-	ends 5 --mount "$MNT" --state "$W/link/state"
+	ends 2 --mount "$MNT" --state "$W/link/state"
 	assert "$(mount_count)" -eq 0 "mounts"
 }
 
@@ -121,8 +122,6 @@ while True:
     if b"READY=1" in m.split(b"\n"):
         r = subprocess.run(["timeout", "2", "cat", sys.argv[2]], capture_output=True)
         print(r.returncode, r.stdout.decode().split()[:1], flush=True)
-    if b"STOPPING=1" in m.split(b"\n"):
-        print("stopping", flush=True)
         break' "$W/notify" "$MNT/version"
 	await "the socket" 5 test -e "$W/notify.bound"
 	NOTIFY_SOCKET=$W/notify launch_daemon
@@ -133,9 +132,7 @@ while True:
 	rd x/wait/stopped
 	rd x/log
 	assert "$out" !~ 'NOTIFY_SOCKET' "environment of the box"
-	stop_daemon
 	join notify 5
-	assert "$out" has stopping "message at the end"
 }
 
 @test "SIGTERM and SIGINT unmount, leave nothing and end with 0" {
@@ -156,8 +153,8 @@ while True:
 	start_daemon
 	up x "$SLEEPER"
 	pid=$(pid_of x)
-	for f in running exit stopped log event; do
-		bg "r-$f" sh -c 'cat "$1"; cat "$1"' sh "$MNT/boxes/x/wait/$f"
+	for f in exit stopped log event; do
+		bg "r-$f" cat "$MNT/boxes/x/wait/$f"
 	done
 	bg all cat "$MNT/wait/event"
 	bg dir bash -c 'cd "$1" && exec sleep 60' sh "$MNT/boxes/x"
