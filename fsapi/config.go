@@ -160,22 +160,26 @@ func (h *configHandle) truncate(size uint64) syscall.Errno {
 	return 0
 }
 
-// Flush commits when the writer closes the file, and gives it the verdict. A
-// forked child that exits flushes what it inherited, too, in the middle of the
-// writing: only the flush of the process that opened the file counts.
+// Flush commits when the writer closes the file, and gives it the verdict.
+//
+// Every process that has the file open flushes it when it exits, also a forked
+// child in the middle of somebody else's writing. The flush that counts is that
+// of the process that opened the file, or of one that has written all there is:
+// dash opens the file itself for `cat a > config.yaml`, and cat writes it.
 func (h *configHandle) Flush(ctx context.Context) syscall.Errno {
 	tid := caller(ctx).PID
+	who := tgid(tid)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	who := tgid(tid)
-	if (who == h.owner || h.writers[who]) && h.dirty && dying(tid) {
+	wrote := h.writers[who]
+	if (who == h.owner || wrote) && h.dirty && dying(tid) {
 		h.abandoned = true
 		return 0
 	}
-	if who != h.owner {
-		return 0
+	if who == h.owner || wrote && len(h.writers) == 1 {
+		return h.commit()
 	}
-	return h.commit()
+	return 0
 }
 
 // Fsync commits for whoever asks: an editor that wants to know before it closes.

@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -245,7 +246,7 @@ func (b *Box) Configure(text []byte) error {
 			t.Status = StatusConfigured
 		}
 		t.Config, t.Text, t.LastError = cfg, text, "ok"
-		t.Pending = t.Status.Active() && b.run != nil && string(b.run.text) != string(text)
+		t.Pending = t.Status.Active() && b.run != nil && !b.run.cfg.runsLike(cfg)
 		t.touched |= FieldConfig | FieldInfo
 		t.event("configured", "")
 		return nil
@@ -260,6 +261,14 @@ func (b *Box) Configure(text []byte) error {
 		}
 	}
 	return nil
+}
+
+// runsLike reports whether a process started with c is what o asks for: they may
+// differ only in what holds at once.
+func (c *Config) runsLike(o *Config) bool {
+	x, y := *c, *o
+	x.Labels, y.Labels = nil, nil
+	return reflect.DeepEqual(x, y)
 }
 
 // RefuseConfig notes why a configuration that was never committed (because a

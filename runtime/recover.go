@@ -130,7 +130,7 @@ func (b *Box) recover() {
 		}
 		b.run, t.run = r, r
 		t.Runs, t.Started = max(t.Runs, r.n), live.Started
-		t.Pending = string(t.Text) != string(r.text)
+		t.Pending = t.Config != nil && !r.cfg.runsLike(t.Config)
 		t.Status = StatusRunning
 		switch {
 		case reply.State.Stopping:

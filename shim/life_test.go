@@ -456,6 +456,82 @@ func TestStdoutAndStderrKeepTheirOrder(t *testing.T) {
 	expect(t, "log", b.output(), "out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n")
 }
 
+// TestTheLastOutputIsKept is a command that wrote and ended after the loop had
+// last looked at the pipe.
+func TestTheLastOutputIsKept(t *testing.T) {
+	path := t.TempDir()
+	dir, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(p[0])
+	defer unix.Close(p[1])
+	if _, err := unix.Write(p[1], []byte("last words")); err != nil {
+		t.Fatal(err)
+	}
+	dirfd := int(dir.Fd())
+	s := supervisor{spec: &Spec{Run: "r"}, dirfd: dirfd, status: 3 << 8, log: logWriter{dirfd: dirfd, pipe: p[0], null: -1, max: MinLogMax, fd: -1}}
+	s.run()
+	if code := s.finish(); code != 3 {
+		t.Errorf("code %d", code)
+	}
+	unix.Close(s.log.fd)
+	expect(t, "log", string(must(os.ReadFile(filepath.Join(path, LogName(0))))), "last words")
+}
+
+// TestDrainIsBounded drains a pipe that others keep full.
+func TestDrainIsBounded(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	const capacity = 1 << 20
+	if _, err := unix.FcntlInt(uintptr(p[1]), unix.F_SETPIPE_SZ, capacity); err != nil {
+		t.Fatal(err)
+	}
+	out := os.NewFile(uintptr(p[1]), "pipe")
+	full := make(chan struct{})
+	var flood sync.WaitGroup
+	flood.Go(func() {
+		block := make([]byte, 64<<10)
+		for written := 0; ; written += len(block) {
+			if written == capacity {
+				close(full)
+			}
+			if _, err := out.Write(block); err != nil {
+				return
+			}
+		}
+	})
+	<-full
+	w := logWriter{dirfd: int(dir.Fd()), pipe: p[0], null: -1, max: MinLogMax, fd: -1}
+	drained := make(chan struct{})
+	go func() { w.drain(0); close(drained) }()
+	select {
+	case <-drained:
+		if n := w.base + w.size; n != capacity {
+			t.Errorf("%d bytes of %d", n, capacity)
+		}
+	case <-time.After(patience):
+		t.Error("it does not end")
+	}
+	unix.Close(p[0])
+	flood.Wait()
+	<-drained
+	out.Close()
+	unix.Close(w.fd)
+}
+
 // TestLogRotation looks at the files all the time while they are written: they
 // never take more than their bound, and always hold the end of the stream.
 func TestLogRotation(t *testing.T) {
@@ -517,12 +593,15 @@ func TestANewRunGoesOnInTheLog(t *testing.T) {
 		b.spec.LogMax = MinLogMax
 		b.output()
 	}
-	b := newBoxIn(t, dir, "/bin/true")
+	// A larger bound is taken up in the newest file, too.
+	b := newBoxIn(t, dir, "/bin/echo", strings.Repeat("3", 2999))
+	b.spec.LogMax = 2 * MinLogMax
+	b.output()
 	bases, sizes := b.logFiles()
-	if len(bases) != 2 || bases[0] != MinLogMax || sizes[0] != MinLogMax || bases[1]+sizes[1] != 9000 {
+	if len(bases) != 2 || bases[0] != MinLogMax || sizes[0] != MinLogMax || bases[1]+sizes[1] != 12_000 {
 		t.Errorf("files %v of %v", bases, sizes)
 	}
-	want := strings.Repeat("0", 2999) + "\n" + strings.Repeat("1", 2999) + "\n" + strings.Repeat("2", 2999) + "\n"
+	want := strings.Repeat("0", 2999) + "\n" + strings.Repeat("1", 2999) + "\n" + strings.Repeat("2", 2999) + "\n" + strings.Repeat("3", 2999) + "\n"
 	expect(t, "log", b.log(), want[bases[0]:])
 }
 
@@ -608,15 +687,11 @@ func TestWatchLogEnds(t *testing.T) {
 
 func TestDescriptorsOfTheShim(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
-	// null, 2 logs, directory, listener, epoll, eventfd, pipe's two ends.
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.h.PID))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(entries) != 9 {
-		out, _ := exec.Command("ls", "-l", fmt.Sprintf("/proc/%d/fd", b.h.PID)).Output()
-		t.Errorf("%s", out)
-	}
+	// null, 2 logs, directory, listener, epoll, eventfd, pipe's two ends; the
+	// report's pipe is closed only after the report.
+	until(t, "9 descriptors", func() bool {
+		return len(must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.h.PID)))) == 9
+	})
 }
 
 // TestIdle shows that a shim with nothing to do does nothing.

@@ -369,13 +369,17 @@ func TestTheShimSeesNothingOfTheDaemon(t *testing.T) {
 
 func TestProcessState(t *testing.T) {
 	// Ignored signals outlive execve: the daemon may have been started by nohup.
-	ignored := exec.Command(os.Args[0])
-	ignored.Env = append(os.Environ(), "SHIM_TEST_HELPER=ignored", "SHIM="+shimPath, "DIR="+t.TempDir())
-	out, err := ignored.CombinedOutput()
+	// And it may have been given descriptors that it knows nothing of.
+	odd := exec.Command(os.Args[0])
+	odd.Env = append(os.Environ(), "SHIM_TEST_HELPER=1", "SHIM="+shimPath, "DIR="+t.TempDir())
+	for range 12 {
+		odd.ExtraFiles = append(odd.ExtraFiles, os.Stdin)
+	}
+	out, err := odd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	want := map[string]string{"SigBlk": "0000000000000000", "SigIgn": "0000000000000000", "SigCgt": "0000000000000000", "SigPnd": "0000000000000000", "Umask": "0022"}
+	want := map[string]string{"SigBlk": "0000000000000000", "SigIgn": "0000000000000000", "SigCgt": "0000000000000000", "SigPnd": "0000000000000000", "Umask": "0022", "fds of the shim": "9", "fds of the box": "3"}
 	for line := range strings.Lines(string(out)) {
 		key, value, _ := strings.Cut(line, ":")
 		if w, ok := want[key]; ok {
@@ -405,7 +409,16 @@ func helper() int {
 		}
 	}
 	h, err := Launch(LaunchOptions{Path: os.Getenv("SHIM"), Dir: dir, Spec: Spec{
-		Run: "r", Argv: []string{"/usr/bin/cat", "/proc/self/status"}, Workdir: "/",
+		Run: "r", Workdir: "/",
+		// The directory that ls reads is the one more.
+		Argv: []string{"/bin/sh", "-c", `cat /proc/self/status
+			for i in $(seq 500); do
+				set -- /proc/1/fd/*
+				test $# = 9 && break # the pipe of the report has been closed
+				sleep 0.01
+			done
+			echo "fds of the shim: $#"
+			set -- $(ls /proc/self/fd); echo "fds of the box: $(($# - 1))"`},
 		Capabilities: allCaps, StopSignal: syscall.SIGTERM, LogMax: 1 << 20,
 	}})
 	if err != nil {

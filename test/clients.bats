@@ -86,7 +86,7 @@ failed" "python"
 @test "perl drives a box" {
 	ok perl -e 'use strict; my $b = "$ARGV[0]/p";
 sub put { my ($f, $t) = @_; open my $h, ">", "$b/$f" or die "$f: $!"; print $h $t; close $h or die "$f: $!\n" }
-sub get { open my $h, "<", "$b/$_[0]" or die $!; local $/; my $t = <$h>; chomp $t; $t }
+sub get { open my $h, "<", "$b/$_[0]" or die $!; local $/; my $t = <$h>; $t =~ s/\n\z//; $t }
 mkdir $b or die $!;
 put("config.yaml", "command: [sh, -c, \"exit 7\"]\n");
 put("ctl", "start\n");
@@ -160,7 +160,7 @@ $MNT/boxes/y/status" "find"
 	ok rsync --inplace "$W/config.yaml" "$MNT/boxes/x/config.yaml"
 	is x config.yaml "$SLEEPER"
 	is x status configured
-	try rsync "$W/config.yaml" "$MNT/boxes/x/config.yaml"
+	try rsync -I "$W/config.yaml" "$MNT/boxes/x/config.yaml"
 	assert "$rc" -ne 0 "status of rsync without --inplace"
 	is x config.yaml "$SLEEPER"
 }

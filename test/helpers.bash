@@ -164,14 +164,17 @@ feed() {
 	collect "$@"
 }
 
+# collect CMD…: sets out and err from the files, logs the call. Forks nothing:
+# it runs thousands of times.
 collect() {
-	# bash strips NUL bytes with a warning; no text of the product has any.
-	out=$(tr -d '\0' <"$W/out") err=$(tr -d '\0' <"$W/err")
+	# bash drops NUL bytes, and warns; the files keep them.
+	{ out=$(<"$W/out") err=$(<"$W/err"); } 2>/dev/null
 	{
-		printf '%s' "[$rc]"
+		printf '[%s]' "$rc"
 		printf ' %q' "$@"
 		printf '\n'
-		sed -n '1,40s/^/  | /p' "$W/out" "$W/err"
+		[[ -z $out ]] || printf '  | %s\n' "${out:0:2000}"
+		[[ -z $err ]] || printf '  ! %s\n' "${err:0:2000}"
 	} >>"$CALLS"
 	if ((rc == 124 || rc == 137)); then
 		fail "hangs: $*"

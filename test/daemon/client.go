@@ -39,13 +39,27 @@ func (h *Home) CallWithin(bound time.Duration, what string, fn func() error) err
 
 // Go runs fn on a thread of its own that takes no signals and ends with it. The
 // channel gives what fn returned.
-func Go(fn func() error) <-chan error {
+func Go(fn func() error) <-chan error { return isolated(nil, 0, fn) }
+
+// Interruptible is Go for a call that SIGUSR1 may interrupt; tid gets the thread
+// to send it to.
+func Interruptible(tid chan<- int, fn func() error) <-chan error {
+	return isolated(tid, unix.SIGUSR1, fn)
+}
+
+func isolated(tid chan<- int, except unix.Signal, fn func() error) <-chan error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread is thrown away
+		if tid != nil {
+			tid <- unix.Gettid()
+		}
 		var all unix.Sigset_t
 		for i := range all.Val {
 			all.Val[i] = ^uint64(0)
+		}
+		if except > 0 {
+			all.Val[0] &^= 1 << (except - 1)
 		}
 		if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, nil); err != nil {
 			done <- err

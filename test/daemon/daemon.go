@@ -71,8 +71,7 @@ func (h *Home) launch(args []string) (*Daemon, bool) {
 		h.T.Fatal(err)
 	}
 	defer func() {
-		// Closing it has removed the socket, unless it was closed before.
-		if err := conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := errors.Join(conn.Close(), os.Remove(socket)); err != nil {
 			h.T.Error(err)
 		}
 	}()

@@ -49,13 +49,14 @@ func New(t testing.TB) *Home {
 		t.Fatal(err)
 	}
 	h := &Home{T: t, Dir: dir, Mount: filepath.Join(dir, "mnt"), State: filepath.Join(dir, "state"), Shim: shim}
+	h.log, err = os.OpenFile(filepath.Join(dir, "log"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(errors.Join(err, os.RemoveAll(dir)))
+	}
 	t.Cleanup(h.cleanup)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if h.log, err = os.OpenFile(filepath.Join(dir, "log"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	return h
 }
 
