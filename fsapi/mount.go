@@ -121,7 +121,10 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 				// Without it a truncating open is followed by a SETATTR that names
 				// no handle.
 				ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC,
-				Logger:            stdlog.New(f.log.WriterLevel(4), "go-fuse: ", 0),
+				// Nothing here is read from a descriptor; its pipes would only be
+				// kept open.
+				DisableSplice: true,
+				Logger:        stdlog.New(f.log.WriterLevel(4), "go-fuse: ", 0),
 			},
 		})
 	}

@@ -101,7 +101,7 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 			done = r.began
 			t.Status, t.Runs, t.Started, t.Pending = StatusStarting, r.n, time.Now(), false
 		}
-		t.LastError = "ok"
+		t.LastError, t.Restarting = "ok", false
 		if stops < 0 {
 			t.event("command", note)
 		}
@@ -133,6 +133,7 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		b.stops++
 		stops = b.stops
 		t.LastError = "ok"
+		t.Restarting = c.Verb == VerbRestart
 		t.event("command", note)
 		if !t.Status.Active() {
 			return nil
@@ -163,20 +164,22 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 	bound := time.Now().Add(KillBound)
 	if !force {
-		<-r.launched
 		over := time.NewTimer(grace + stopMargin)
 		defer over.Stop()
-		if r.proc != nil {
+		select {
+		case <-r.launched:
 			_, err := b.askShim(shim.Request{Op: shim.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace})
 			if err != nil {
 				// It may have ended meanwhile. If not, its grace counts all the same.
 				b.log(op).WithError(err).Debug("shim does not answer")
 			}
-		}
-		select {
-		case <-r.done:
-			return nil
+			select {
+			case <-r.done:
+				return nil
+			case <-over.C:
+			}
 		case <-over.C:
+			// A start that hangs gets no more grace than a command.
 		}
 		b.mu.Lock()
 		r.killed = true
@@ -208,10 +211,12 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 // watch goes on, and the box becomes stopped when its process can end.
 func (b *Box) late(r *run, op string) error {
 	pid, state := -1, "?"
-	if r.proc != nil {
+	b.mu.Lock()
+	if r.proc != nil { // it may be forked only now
 		pid = r.proc.PID()
 		state = reaper.State(pid)
 	}
+	b.mu.Unlock()
 	return b.refuse(b.fail(op, fmt.Errorf("%w: process %d was killed %s ago and is in state %s; the box stays stopping and becomes stopped when it ends", ErrTimedOut, pid, KillBound, state)))
 }
 
@@ -225,19 +230,28 @@ func (b *Box) restart(note string, c Command) (*Completion, error) {
 		return nil, err
 	}
 	done := newCompletion()
-	go func() {
-		done.complete(func() error {
-			if err := stopped.Wait(context.Background()); err != nil {
-				return err
-			}
-			started, err := b.start("", stops)
-			if err != nil {
-				return b.refuse(err)
-			}
-			return started.Wait(context.Background())
-		}())
-	}()
+	go func() { done.complete(b.startAgain(stopped, stops)) }()
 	return done, nil
+}
+
+// startAgain is the second half of a restart.
+func (b *Box) startAgain(stopped *Completion, stops int) error {
+	err := stopped.Wait(context.Background())
+	if err == nil {
+		var started *Completion
+		if started, err = b.start("", stops); err == nil {
+			return started.Wait(context.Background())
+		}
+		err = b.refuse(err)
+	}
+	// Who waits for the box is told that nothing more comes.
+	if uerr := b.update("restart", func(t *tx) error {
+		t.Restarting = t.Restarting && b.stops != stops
+		return nil
+	}); uerr != nil {
+		b.log("restart").WithError(uerr).Error("restart given up, but cannot be said to be")
+	}
+	return err
 }
 
 // ask carries out the commands that the shim does: pause, resume, signal.

@@ -110,7 +110,7 @@ func (b *Box) recover() {
 		status = StatusEmpty
 	}
 	var r *run
-	var reply shim.Reply
+	var reply *shim.Reply
 	unsure := false // whether the run's process lives
 	if live != nil && live.Run != rec.LastRun {
 		r, reply, err = b.adopt(live)
@@ -131,15 +131,11 @@ func (b *Box) recover() {
 		b.run, t.run = r, r
 		t.Runs, t.Started = max(t.Runs, r.n), live.Started
 		t.Pending = t.Config != nil && !r.cfg.runsLike(t.Config)
-		t.Status = StatusRunning
-		switch {
-		case reply.State.Stopping:
-			t.Status = StatusStopping
-		case reply.State.Paused:
-			t.Status = StatusPaused
-		}
 		if r.proc != nil {
 			t.PID = r.proc.PID()
+		}
+		if reply != nil {
+			t.Status = adopted(reply)
 		}
 		return nil
 	}); err != nil {
@@ -151,11 +147,44 @@ func (b *Box) recover() {
 	case r.proc == nil:
 		b.ended(r, reaper.Exit{Outcome: reaper.AlreadyGone, Code: -1, At: time.Now()})
 	default:
-		b.log("recover").Info("adopted")
 		if err := b.rt.watcher.Watch(r.proc, func(e reaper.Exit) { b.rt.background(func() { b.ended(r, e) }) }); err != nil {
 			b.log("recover").WithError(err).Error("adopted, but not under watch")
 		}
+		b.settle(r, reply)
 	}
+}
+
+// settle decides what an adopted box is said to be whose shim gives no answer.
+// It is a zombie that its parent has not reaped, or on its way out, and then its
+// end is seen at once; or it hangs, and then it runs for all that is known.
+func (b *Box) settle(r *run, reply *shim.Reply) {
+	if reply == nil {
+		select {
+		case <-r.done:
+			return
+		case <-time.After(askBound):
+		}
+		if err := b.update("recover", func(t *tx) error {
+			if t.Status == StatusUnknown {
+				t.Status = StatusRunning
+			}
+			return nil
+		}); err != nil {
+			b.log("recover").WithError(err).Error("adopted, but cannot be said to run")
+		}
+	}
+	b.log("recover").Info("adopted")
+}
+
+// adopted is the state of a box whose shim answered.
+func adopted(reply *shim.Reply) Status {
+	switch {
+	case reply.State.Stopping:
+		return StatusStopping
+	case reply.State.Paused:
+		return StatusPaused
+	}
+	return StatusRunning
 }
 
 // ended reports whether the state is one that a run left behind.
@@ -173,8 +202,9 @@ func (r *stateRecord) lastChange() time.Time {
 }
 
 // adopt takes a run that an earlier daemon began under this one's care. The run
-// has no process if its shim is gone; an error means that it can't be known.
-func (b *Box) adopt(live *shimRecord) (*run, shim.Reply, error) {
+// has no process if its shim is gone, and there is no reply if the shim gives
+// none; an error means that nothing can be known of it.
+func (b *Box) adopt(live *shimRecord) (*run, *shim.Reply, error) {
 	cfg, err := ParseConfig(b.name, []byte(live.Config))
 	if err != nil {
 		// Another version's word. The process runs as it was started in any
@@ -188,17 +218,20 @@ func (b *Box) adopt(live *shimRecord) (*run, shim.Reply, error) {
 	close(r.launched)
 	r.proc, err = reaper.Find(b.rt.bootID, live.Identity)
 	if errors.Is(err, reaper.ErrGone) {
-		return r, shim.Reply{}, nil
+		return r, nil, nil
 	}
 	if err != nil {
-		return nil, shim.Reply{}, err
+		return nil, nil, err
 	}
 	reply, err := b.askShim(shim.Request{Op: shim.OpState})
-	if err != nil {
-		// It lives, which its identity proves; what it does will be seen.
-		b.log("recover").WithError(err).Warn("shim does not answer")
+	if err == nil && reply.State.Run != r.id {
+		err = errors.New("it answers for another run")
 	}
-	return r, reply, nil
+	if err != nil {
+		b.log("recover").WithError(err).Warn("shim does not answer")
+		return r, nil, nil
+	}
+	return r, &reply, nil
 }
 
 func (b *Box) openDir() (*os.File, error) { return os.Open(b.dir) }

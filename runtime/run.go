@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
@@ -85,7 +86,7 @@ func (b *Box) launch(r *run) {
 		if err != nil {
 			b.log("start").WithError(err).Error("started, but cannot be said to run")
 		}
-		b.log("start").WithField("took", time.Since(began)).Info("running")
+		b.log("start").WithField("took", time.Since(began).String()).Info("running")
 		r.began.complete(nil)
 		close(r.launched)
 		return
@@ -367,7 +368,12 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 		save()
 	}
 	b.save.Unlock()
-	b.log("reap").WithField("exit_code", v.code).WithField("outcome", e.Outcome).Info("ended")
+	log := b.log("reap").WithFields(logrus.Fields{"exit_code": v.code, "outcome": e.Outcome.String()})
+	if v.status == StatusFailed {
+		log.WithError(errors.New(v.message)).Warn("failed")
+	} else {
+		log.Info("ended")
+	}
 	select {
 	case <-r.began.done:
 	default:

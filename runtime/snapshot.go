@@ -33,6 +33,8 @@ type Snapshot struct {
 	Text   []byte
 	// Pending says that Config was changed since the running process started.
 	Pending bool
+	// Restarting says that a restart was asked for and its start is still to come.
+	Restarting bool
 	// Removed says that the box is gone; nothing else changes any more.
 	Removed bool
 
@@ -76,7 +78,7 @@ func (s *Snapshot) diff(o *Snapshot) Field {
 	set(s.ExitCode != o.ExitCode, FieldExitCode)
 	set(s.LastError != o.LastError, FieldLastError)
 	set(string(s.Text) != string(o.Text) || s.Config != o.Config, FieldConfig)
-	set(s.Pending != o.Pending || s.Removed != o.Removed || s.Runs != o.Runs || s.run != o.run || !s.Started.Equal(o.Started), FieldInfo)
+	set(s.Pending != o.Pending || s.Restarting != o.Restarting || s.Removed != o.Removed || s.Runs != o.Runs || s.run != o.run || !s.Started.Equal(o.Started), FieldInfo)
 	return f
 }
 

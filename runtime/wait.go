@@ -57,7 +57,7 @@ func (b *Box) WaitRunning() Stream {
 			return "", nil, b.fail("wait", fmt.Errorf("%w: %w", ErrCanceled, ErrRemoved))
 		case s.Status == StatusRunning:
 			return string(StatusRunning), nil, nil
-		case s.Status.ended():
+		case s.Status.ended() && !s.Restarting:
 			return "", nil, b.fail("wait", fmt.Errorf("%w: it is %s", ErrCanceled, s.Status))
 		}
 		return "", s.Next(), nil
@@ -85,13 +85,14 @@ func (b *Box) WaitExit() Stream {
 	}}
 }
 
-// WaitStopped gives the exit code of the last run once no process is left.
+// WaitStopped gives the exit code of the last run once no process is left and
+// none is to be started again.
 func (b *Box) WaitStopped() Stream {
 	waited := false
 	return &answer{ask: func() (string, <-chan struct{}, error) {
 		s := b.Snapshot()
 		switch {
-		case s.Status.Active():
+		case s.Status.Active() || s.Restarting && !s.Removed:
 			waited = true
 			return "", s.Next(), nil
 		case s.Removed && !waited:

@@ -31,7 +31,7 @@ func ask(ctx context.Context, dir *os.File, req Request) (*os.File, Reply, error
 	}
 	reply, err := exchange(ctx, conn, req)
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -69,13 +69,13 @@ func dial(ctx context.Context, dir *os.File) (*os.File, error) {
 		if err == nil {
 			return os.NewFile(uintptr(fd), SocketName), nil
 		}
-		if err != unix.EAGAIN && err != unix.EINTR {
-			unix.Close(fd)
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			closeFD(fd)
 			return nil, err
 		}
 		select {
 		case <-ctx.Done():
-			unix.Close(fd)
+			closeFD(fd)
 			return nil, context.Cause(ctx)
 		case <-time.After(wait):
 		}
@@ -96,7 +96,7 @@ func WatchLog(ctx context.Context, dir *os.File) (*LogWatch, error) {
 		return nil, err
 	}
 	if reply.Errno != 0 {
-		conn.Close()
+		_ = conn.Close()
 		return nil, reply.Errno
 	}
 	return &LogWatch{conn: conn}, nil
@@ -118,10 +118,10 @@ func (w *LogWatch) Next(ctx context.Context) error {
 		for {
 			n, err := unix.Read(int(fd), buf[:])
 			switch {
-			case err == unix.EINTR:
-			case err == unix.EAGAIN:
+			case errors.Is(err, unix.EINTR):
+			case errors.Is(err, unix.EAGAIN):
 				return changed
-			case err == unix.ECONNRESET || err == nil && n == 0:
+			case errors.Is(err, unix.ECONNRESET) || err == nil && n == 0:
 				ended = true
 				return true
 			case err != nil:

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"io"
 	"runtime"
 	"testing"
 	"unsafe"
@@ -23,6 +24,9 @@ func inSharedNamespace(t *testing.T) {
 		}
 	}
 }
+
+// closeFile closes a file of which a test needs no more.
+func closeFile(f io.Closer) { _ = f.Close() }
 
 func sigactionForTest(sig unix.Signal, act *struct{ handler, flags, restorer, mask uint64 }) unix.Errno {
 	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(act)), 0, 8, 0, 0)

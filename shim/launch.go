@@ -80,7 +80,7 @@ func (h *Handle) launch(opts *LaunchOptions, dir int) error {
 	open := files[:0]
 	defer func() {
 		for _, fd := range open {
-			unix.Close(fd)
+			closeFD(fd)
 		}
 	}()
 	null, err := retry(func() (int, error) { return unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0) })
@@ -143,7 +143,7 @@ func (h *Handle) fork(opts *LaunchOptions, files []uintptr) error {
 // way of /proc: the path of a socket may have 108 bytes, that of a directory
 // thousands.
 func listenControl(dir int) (int, error) {
-	if err := unix.Unlinkat(dir, SocketName, 0); err != nil && err != unix.ENOENT {
+	if err := unix.Unlinkat(dir, SocketName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return -1, err
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -160,7 +160,7 @@ func listenControl(dir int) (int, error) {
 		err = unix.Listen(fd, 2*maxConns)
 	}
 	if err != nil {
-		unix.Close(fd)
+		closeFD(fd)
 		return -1, err
 	}
 	return fd, nil
@@ -209,10 +209,10 @@ func (h *Handle) WaitStarted(ctx context.Context) error {
 // PIDFD, and it does not end a shim that has got its spec.
 func (h *Handle) Close() {
 	if h.specW != nil {
-		h.specW.Close()
+		_ = h.specW.Close()
 	}
 	if h.reportR != nil {
-		h.reportR.Close()
+		_ = h.reportR.Close()
 	}
 }
 

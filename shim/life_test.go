@@ -165,6 +165,14 @@ func TestSignal(t *testing.T) {
 	}
 }
 
+// term is what a person does with kill(1).
+func (b *box) term() {
+	b.t.Helper()
+	if err := unix.PidfdSendSignal(b.h.PIDFD, unix.SIGTERM, nil, 0); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 func TestStop(t *testing.T) {
 	const stubborn = `trap 'echo got TERM' TERM; echo ready; while :; do sleep 0.01; done`
 	const polite = `trap 'echo bye; exit 5' TERM; trap 'echo int; exit 6' INT; echo ready; while :; do sleep 0.01; done`
@@ -177,10 +185,10 @@ func TestStop(t *testing.T) {
 	}{
 		"by request":       {polite, func(b *box) { b.ask(Request{Op: OpStop, Grace: patience}) }, 5, StoppedByStop, "bye"},
 		"another signal":   {polite, func(b *box) { b.ask(Request{Op: OpStop, Signal: unix.SIGINT, Grace: patience}) }, 6, StoppedByStop, "int"},
-		"by SIGTERM":       {polite, func(b *box) { unix.PidfdSendSignal(b.h.PIDFD, unix.SIGTERM, nil, 0) }, 5, StoppedByTerm, "bye"},
+		"by SIGTERM":       {polite, func(b *box) { b.term() }, 5, StoppedByTerm, "bye"},
 		"without a grace":  {polite, func(b *box) { b.ask(Request{Op: OpStop}) }, 137, StoppedByStop, "ready"},
 		"stubborn":         {stubborn, func(b *box) { b.ask(Request{Op: OpStop, Grace: 50 * time.Millisecond}) }, 137, StoppedByStop, "got TERM"},
-		"stubborn SIGTERM": {stubborn, func(b *box) { unix.PidfdSendSignal(b.h.PIDFD, unix.SIGTERM, nil, 0) }, 137, StoppedByTerm, "got TERM"},
+		"stubborn SIGTERM": {stubborn, func(b *box) { b.term() }, 137, StoppedByTerm, "got TERM"},
 		"shortened": {stubborn, func(b *box) {
 			if r := b.ask(Request{Op: OpStop, Grace: time.Hour}); !r.State.Stopping || !r.State.Alive {
 				b.t.Errorf("%+v", r)
@@ -252,7 +260,7 @@ func TestPauseAndResume(t *testing.T) {
 			t.Errorf("no tick after the resume: %v", err)
 		}
 		cancel()
-		w.Close()
+		_ = w.Close()
 	}
 }
 
@@ -261,12 +269,12 @@ func TestHoldPipe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	defer closeFile(r)
 	b := sh(t, `trap '' TERM; setsid sleep 1000 & echo ready; while :; do sleep 0.01; done`)
 	b.hold, b.spec.DieWithDaemon = r, true
 	b.mustStart()
 	b.awaitLog("ready")
-	w.Close()
+	_ = w.Close()
 	b.wait()
 	if r := b.record(); r.StoppedBy != StoppedByDaemonDied || r.Code != 137 {
 		t.Errorf("record %+v", r)
@@ -344,7 +352,7 @@ func TestHostileClients(t *testing.T) {
 		if n, err := c.Read(make([]byte, 10)); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
 			t.Errorf("%v was answered: %d, %v", packet[:min(len(packet), 4)], n, err)
 		}
-		c.Close()
+		_ = c.Close()
 	}
 	if r := b.ask(Request{Op: OpState}); !r.State.Alive {
 		t.Errorf("%+v", r)
@@ -363,7 +371,7 @@ func TestHostileClients(t *testing.T) {
 		t.Errorf("the last of too many: %v", err)
 	}
 	for _, c := range silent {
-		c.Close()
+		_ = c.Close()
 	}
 	if r := b.ask(Request{Op: OpState}); !r.State.Alive {
 		t.Errorf("%+v", r)
@@ -373,7 +381,7 @@ func TestHostileClients(t *testing.T) {
 func TestSilentClientsAreDropped(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
 	c := rawConn(t, b)
-	defer c.Close()
+	defer closeFile(c)
 	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
@@ -386,7 +394,7 @@ func TestWatcherThatNeverReads(t *testing.T) {
 	b := newBox(t, "/usr/bin/python3", "-c", "import os\nfor i in range(20000): os.write(1, b'x'*100)")
 	b.mustStart()
 	c := rawConn(t, b)
-	defer c.Close()
+	defer closeFile(c)
 	if _, err := c.Write(appendRequest(nil, Request{Op: OpWatchLog})); err != nil {
 		t.Fatal(err)
 	}
@@ -464,13 +472,13 @@ func TestTheLastOutputIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
+	defer closeFile(dir)
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(p[0])
-	defer unix.Close(p[1])
+	defer closeFD(p[0])
+	defer closeFD(p[1])
 	if _, err := unix.Write(p[1], []byte("last words")); err != nil {
 		t.Fatal(err)
 	}
@@ -480,7 +488,7 @@ func TestTheLastOutputIsKept(t *testing.T) {
 	if code := s.finish(); code != 3 {
 		t.Errorf("code %d", code)
 	}
-	unix.Close(s.log.fd)
+	closeFD(s.log.fd)
 	expect(t, "log", string(must(os.ReadFile(filepath.Join(path, LogName(0))))), "last words")
 }
 
@@ -490,7 +498,7 @@ func TestDrainIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
+	defer closeFile(dir)
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
@@ -525,11 +533,11 @@ func TestDrainIsBounded(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("it does not end")
 	}
-	unix.Close(p[0])
+	closeFD(p[0])
 	flood.Wait()
 	<-drained
-	out.Close()
-	unix.Close(w.fd)
+	_ = out.Close()
+	closeFD(w.fd)
 }
 
 // TestLogRotation looks at the files all the time while they are written: they
@@ -624,7 +632,7 @@ func TestFullDisk(t *testing.T) {
 	dir := tinyDir(t, 1<<20)
 	b := newBoxIn(t, dir, "/bin/sh", "-c", `head -c 3000000 /dev/zero; echo alive >/dev/shm/$BOXTAG; while [ -e /dev/shm/$BOXTAG ]; do sleep 0.01; done; sleep 0.3; echo after; exit 4`)
 	flag := "/dev/shm/" + strings.TrimPrefix(b.tag, "BOXTAG=")
-	defer os.Remove(flag)
+	defer func() { _ = os.Remove(flag) }()
 	b.mustStart()
 	until(t, "the box is not held up", func() bool { _, err := os.Stat(flag); return err == nil })
 	kept := len(b.log())
@@ -665,7 +673,7 @@ func TestWatchLogEnds(t *testing.T) {
 	defer cancel()
 	w, err := WatchLog(ctx, b.dir)
 	if err == nil {
-		defer w.Close()
+		defer closeFile(w)
 		for err == nil {
 			err = w.Next(ctx)
 		}
@@ -677,7 +685,7 @@ func TestWatchLogEnds(t *testing.T) {
 	if w, err = WatchLog(ctx, b.dir); err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close()
+	defer closeFile(w)
 	short, cancelShort := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancelShort()
 	if err := w.Next(short); !errors.Is(err, context.DeadlineExceeded) {
@@ -757,7 +765,7 @@ func BenchmarkStartToExit(b *testing.B) {
 			stages[i] += d
 		}
 		bx.h.Close()
-		unix.Close(bx.h.PIDFD)
+		closeFD(bx.h.PIDFD)
 		bx.reaped = false
 	}
 	bx.h = nil

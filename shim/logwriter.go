@@ -3,6 +3,7 @@
 package shim
 
 import (
+	"errors"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -64,7 +65,7 @@ func (w *logWriter) list() ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	var bases []int64
 	var names []string
 	buf := make([]byte, 2048)
@@ -95,11 +96,11 @@ func (w *logWriter) use(base int64) error {
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		unix.Close(fd)
+		closeFD(fd)
 		return err
 	}
 	if w.fd >= 0 {
-		unix.Close(w.fd)
+		closeFD(w.fd)
 	}
 	w.fd, w.base, w.size = fd, base, st.Size
 	return nil
@@ -130,7 +131,7 @@ func (w *logWriter) rotate() error {
 		if b == previous || b == w.base {
 			continue
 		}
-		if err := unix.Unlinkat(w.dirfd, LogName(b), 0); err != nil && err != unix.ENOENT {
+		if err := unix.Unlinkat(w.dirfd, LogName(b), 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}
@@ -184,11 +185,11 @@ func (w *logWriter) move(limit, now int64) (n int64, wrote bool) {
 		return w.discard(limit, now, err), false
 	}
 	n, err = w.transfer(min(limit, room))
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		w.size += n
 		return n, n > 0
-	case unix.EAGAIN:
+	case errors.Is(err, unix.EAGAIN):
 		return 0, false
 	default:
 		return w.discard(limit, now, err), false
@@ -203,7 +204,7 @@ func (w *logWriter) transfer(limit int64) (int64, error) {
 			off := w.size
 			return unix.Splice(w.pipe, nil, w.fd, &off, int(limit), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 		})
-		if err != unix.EINVAL {
+		if !errors.Is(err, unix.EINVAL) {
 			return n, err
 		}
 		w.copying = true
@@ -245,7 +246,7 @@ func (w *logWriter) discard(limit, now int64, why error) int64 {
 	n, err := retry(func() (int64, error) {
 		return unix.Splice(w.pipe, nil, w.null, nil, int(limit), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 	})
-	if err != nil && err != unix.EAGAIN {
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
 		say("cannot discard output: " + err.Error())
 	}
 	if n <= 0 {

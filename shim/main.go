@@ -3,6 +3,7 @@
 package shim
 
 import (
+	"errors"
 	"math"
 	"syscall"
 	"time"
@@ -45,7 +46,7 @@ func inherited() bool {
 		}
 	}
 	// Only there with a Spec that wants it, which is not known yet.
-	if _, err := unix.FcntlInt(fdHold, unix.F_SETFD, unix.FD_CLOEXEC); err != nil && err != unix.EBADF {
+	if _, err := unix.FcntlInt(fdHold, unix.F_SETFD, unix.FD_CLOEXEC); err != nil && !errors.Is(err, unix.EBADF) {
 		return false
 	}
 	return unix.CloseRange(fdHold+1, math.MaxUint32, 0) == nil
@@ -57,7 +58,7 @@ func boxInit() int {
 	// What needs no spec is done while the daemon still writes down the pid.
 	failed := s.prepare()
 	spec, err := readSpec()
-	if err == errNoSpec {
+	if errors.Is(err, errNoSpec) {
 		return failedCode
 	}
 	if err != nil {
@@ -196,7 +197,7 @@ func readFull(b []byte) error {
 // learns it from the control socket, or from the exit record.
 func report(startedNs int64, failed *StartError) {
 	write(fdReport, appendReport(nil, startedNs, failed))
-	unix.Close(fdReport)
+	closeFD(fdReport)
 }
 
 // say writes a line to shim.log, which is the last place there is: when that

@@ -21,8 +21,9 @@ const (
 	// Spec.StopSignal when that is 0), and everything is killed after Grace. A
 	// further OpStop sends no signal again, and can only shorten the grace.
 	OpStop
-	// OpPause stops, and OpResume continues, all processes of the box.
+	// OpPause stops all processes of the box: EBUSY once a stop has begun.
 	OpPause
+	// OpResume continues all processes of a paused box.
 	OpResume
 	// OpWatchLog turns the connection into one that gets a packet after each
 	// change of the log, until the shim ends. Use WatchLog.

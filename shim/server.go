@@ -3,6 +3,7 @@
 package shim
 
 import (
+	"errors"
 	"math"
 
 	"golang.org/x/sys/unix"
@@ -39,24 +40,24 @@ func (v *server) accept(epfd int, now int64) {
 			fd, _, err := unix.Accept4(fdListen, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			return fd, err
 		})
-		if err == unix.ECONNABORTED {
+		if errors.Is(err, unix.ECONNABORTED) {
 			continue
 		}
 		if err != nil {
-			if err != unix.EAGAIN {
+			if !errors.Is(err, unix.EAGAIN) {
 				say("cannot accept a connection: " + err.Error())
 			}
 			return
 		}
 		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 		if err != nil || cred.Uid != 0 || v.n == maxConns && !v.evict() {
-			unix.Close(fd)
+			closeFD(fd)
 			continue
 		}
 		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
 		if err := unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 			say("cannot watch a connection: " + err.Error())
-			unix.Close(fd)
+			closeFD(fd)
 			continue
 		}
 		v.conns[v.n] = conn{fd: fd, deadline: now + requestTimeoutNs}
@@ -96,7 +97,7 @@ func (v *server) serve(s *supervisor, fd int, now int64) {
 // answer reports whether the connection is to be kept.
 func (v *server) answer(s *supervisor, c *conn, now int64) bool {
 	n, err := retry(func() (int, error) { return unix.Read(c.fd, v.packet[:]) })
-	if err == unix.EAGAIN {
+	if errors.Is(err, unix.EAGAIN) {
 		return true
 	}
 	if err != nil || n == 0 || c.watching {
@@ -146,7 +147,7 @@ func (v *server) logChanged() {
 		}
 		v.packet[0] = wireVersion
 		err := unix.Send(v.conns[i].fd, v.packet[:1], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		if err != nil && err != unix.EAGAIN && err != unix.EINTR && err != unix.ENOBUFS {
+		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
 			v.drop(i)
 		}
 	}
@@ -175,7 +176,7 @@ func (v *server) expire(now int64) {
 // drop closes a connection; the last one takes its place in the table. Closing
 // takes it out of the epoll set too, as nobody else has the descriptor.
 func (v *server) drop(i int) {
-	unix.Close(v.conns[i].fd)
+	closeFD(v.conns[i].fd)
 	v.n--
 	v.conns[i] = v.conns[v.n]
 }

@@ -3,6 +3,7 @@
 package shim
 
 import (
+	"errors"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -79,7 +80,7 @@ func attach(tree int, m Mount) error {
 	}
 	flags := unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_SYMLINKS
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, m.Target, flags); err != nil {
-		if err == unix.EINVAL {
+		if errors.Is(err, unix.EINVAL) {
 			err = mismatch(tree, m.Target)
 		}
 		return err
@@ -128,10 +129,10 @@ func mismatch(tree int, target string) error {
 func mask(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if err == unix.ENOENT {
+		if errors.Is(err, unix.ENOENT) {
 			return nil
 		}
-		if err == unix.EINVAL { // nothing is mounted there any more
+		if errors.Is(err, unix.EINVAL) { // nothing is mounted there any more
 			break
 		}
 		if err != nil {
@@ -170,7 +171,7 @@ func loopbackUp() error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	ifr, err := unix.NewIfreq("lo")
 	if err != nil {
 		return err
@@ -182,12 +183,16 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
 }
 
+// closeFD closes a descriptor whose close can lose nothing: it was not written
+// to, or has been synced, or nobody could be told.
+func closeFD(fd int) { _ = unix.Close(fd) }
+
 // retry makes a system call again when a signal cut it short. The runtime of Go
 // sends itself some at any time.
 func retry[T any](call func() (T, error)) (T, error) {
 	for {
 		v, err := call()
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return v, err
 		}
 	}
@@ -247,8 +252,8 @@ func inWorkdir(spec *Spec, path string) string {
 func checkExecutable(name, path string) *StartError {
 	var st unix.Stat_t
 	err := unix.Stat(path, &st)
-	if err == unix.ENOENT || err == unix.ENOTDIR {
-		return &StartError{Step: StepLookup, Errno: err.(unix.Errno), Detail: `command "` + name + `" not found`}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return &StartError{Step: StepLookup, Errno: toErrno(err), Detail: `command "` + name + `" not found`}
 	}
 	if err != nil {
 		return startError(StepExec, "cannot run "+name, err)

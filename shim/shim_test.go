@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,30 +29,38 @@ const (
 	path     = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-var shimPath string
-
 func TestMain(m *testing.M) {
 	if os.Getenv("SHIM_TEST_HELPER") != "" {
 		os.Exit(helper())
 	}
+	code := m.Run()
+	if buildDir != "" {
+		if err := os.RemoveAll(buildDir); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(code)
+}
+
+var buildDir string
+
+// shimProgram builds the shim for the first test that wants it. A fuzzer's
+// workers never do.
+var shimProgram = sync.OnceValue(func() string {
 	dir, err := os.MkdirTemp("", "shim-test")
 	if err != nil {
 		panic(err)
 	}
+	buildDir = dir
 	// Not the name it is installed under, so that comm cannot come from there.
-	shimPath = filepath.Join(dir, "shim-under-test")
-	build := exec.Command("go", "build", "-trimpath", "-o", shimPath, "github.com/boxlitefs/boxlite/cmd/boxlite-shim")
+	program := filepath.Join(dir, "shim-under-test")
+	build := exec.Command("go", "build", "-trimpath", "-o", program, "github.com/boxlitefs/boxlite/cmd/boxlite-shim")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "%s%v\n", out, err)
-		os.Exit(1)
+		panic(fmt.Sprintf("%s%v", out, err))
 	}
-	code := m.Run()
-	if err := os.RemoveAll(dir); err != nil {
-		panic(err)
-	}
-	os.Exit(code)
-}
+	return program
+})
 
 // box is a box under test.
 type box struct {
@@ -101,9 +110,9 @@ func newBoxIn(t testing.TB, dir string, argv ...string) *box {
 				b.wait()
 			}
 			b.h.Close()
-			unix.Close(b.h.PIDFD)
+			closeFD(b.h.PIDFD)
 		}
-		f.Close()
+		_ = f.Close()
 		if left := processesWith(t, b.tag); len(left) > 0 {
 			t.Errorf("processes left behind: %v", left)
 		}
@@ -145,7 +154,7 @@ func processesWith(t testing.TB, env string) (pids []int) {
 
 func (b *box) launch() {
 	b.t.Helper()
-	h, err := Launch(LaunchOptions{Path: shimPath, Dir: b.dir, Spec: b.spec, Hold: b.hold})
+	h, err := Launch(LaunchOptions{Path: shimProgram(), Dir: b.dir, Spec: b.spec, Hold: b.hold})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -186,8 +195,8 @@ func (b *box) wait() unix.WaitStatus {
 			continue
 		}
 		if err != nil || n == 0 {
-			unix.Kill(b.h.PID, unix.SIGKILL)
-			unix.Wait4(b.h.PID, nil, 0, nil)
+			_ = unix.Kill(b.h.PID, unix.SIGKILL)
+			_, _ = unix.Wait4(b.h.PID, nil, 0, nil)
 			b.reaped = true
 			b.t.Fatalf("the shim did not end (%v)", err)
 		}
@@ -267,7 +276,7 @@ func (b *box) awaitLog(text string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	defer w.Close()
+	defer closeFile(w)
 	for !strings.Contains(b.log(), text) {
 		if err := w.Next(ctx); err != nil {
 			b.t.Fatalf("waiting for %q: %v; log: %q", text, err, b.log())
@@ -326,7 +335,7 @@ func TestTheBoxSeesItsDescriptorsOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(leak)
+	defer closeFD(leak)
 	if _, err := unix.FcntlInt(uintptr(leak), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
@@ -335,9 +344,9 @@ func TestTheBoxSeesItsDescriptorsOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close()
+	defer closeFile(w)
 	b.hold, b.spec.DieWithDaemon = r, true // the shim then has the most of them
-	defer r.Close()
+	defer closeFile(r)
 	out := b.output()
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	// The shell's glob has the directory it reads open as 3 in itself.
@@ -371,7 +380,7 @@ func TestProcessState(t *testing.T) {
 	// Ignored signals outlive execve: the daemon may have been started by nohup.
 	// And it may have been given descriptors that it knows nothing of.
 	odd := exec.Command(os.Args[0])
-	odd.Env = append(os.Environ(), "SHIM_TEST_HELPER=1", "SHIM="+shimPath, "DIR="+t.TempDir())
+	odd.Env = append(os.Environ(), "SHIM_TEST_HELPER=1", "SHIM="+shimProgram(), "DIR="+t.TempDir())
 	for range 12 {
 		odd.ExtraFiles = append(odd.ExtraFiles, os.Stdin)
 	}
@@ -379,7 +388,7 @@ func TestProcessState(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	want := map[string]string{"SigBlk": "0000000000000000", "SigIgn": "0000000000000000", "SigCgt": "0000000000000000", "SigPnd": "0000000000000000", "Umask": "0022", "fds of the shim": "9", "fds of the box": "3"}
+	want := map[string]string{"SigBlk": "0000000000000000", "SigIgn": "0000000000000000", "SigCgt": "0000000000000000", "SigPnd": "0000000000000000", "Umask": "0022", "fds of the shim": "10", "fds of the box": "3"}
 	for line := range strings.Lines(string(out)) {
 		key, value, _ := strings.Cut(line, ":")
 		if w, ok := want[key]; ok {
@@ -414,7 +423,7 @@ func helper() int {
 		Argv: []string{"/bin/sh", "-c", `cat /proc/self/status
 			for i in $(seq 500); do
 				set -- /proc/1/fd/*
-				test $# = 9 && break # the pipe of the report has been closed
+				test $# = 10 && break # the pipe of the report has been closed
 				sleep 0.01
 			done
 			echo "fds of the shim: $#"
@@ -433,7 +442,9 @@ func helper() int {
 	if err != nil {
 		return fail(err)
 	}
-	os.Stdout.Write(log)
+	if _, err := os.Stdout.Write(log); err != nil {
+		return fail(err)
+	}
 	return 0
 }
 
@@ -519,11 +530,11 @@ func TestLaunchFailures(t *testing.T) {
 		t.Errorf("got %#v", err)
 	}
 	b.spec.Argv = nil
-	if _, err := Launch(LaunchOptions{Path: shimPath, Dir: b.dir, Spec: b.spec}); !errors.As(err, &se) || se.Step != StepSpec {
+	if _, err := Launch(LaunchOptions{Path: shimProgram(), Dir: b.dir, Spec: b.spec}); !errors.As(err, &se) || se.Step != StepSpec {
 		t.Errorf("got %#v", err)
 	}
 	b.spec.Argv = []string{strings.Repeat("x", maxSpec)}
-	if _, err := Launch(LaunchOptions{Path: shimPath, Dir: b.dir, Spec: b.spec}); !errors.Is(err, unix.E2BIG) {
+	if _, err := Launch(LaunchOptions{Path: shimProgram(), Dir: b.dir, Spec: b.spec}); !errors.Is(err, unix.E2BIG) {
 		t.Errorf("got %#v", err)
 	}
 }
@@ -797,6 +808,38 @@ func TestMaskHolds(t *testing.T) {
 				unmount()
 				look(fmt.Sprint("after unmount ", i))
 			}
+		})
+	}
+}
+
+// TestMaskAsksNoFUSEServer masks the mount of a server that is dead, and of one
+// that never answers, where any request would wait for ever.
+func TestMaskAsksNoFUSEServer(t *testing.T) {
+	for _, dead := range []bool{true, false} {
+		t.Run(fmt.Sprint("dead ", dead), func(t *testing.T) {
+			inSharedNamespace(t)
+			place := t.TempDir()
+			fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := os.NewFile(uintptr(fd), "/dev/fuse")
+			defer closeFile(server)
+			if err := unix.Mount("boxlite", place, "fuse.boxlite", unix.MS_NOSUID|unix.MS_NODEV,
+				fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", fd)); err != nil {
+				t.Fatal(err)
+			}
+			// First, so that a request which waits all the same ends with the test.
+			defer func() { _ = unix.Unmount(place, unix.MNT_DETACH) }()
+			if dead {
+				_ = server.Close()
+				if _, err := os.Stat(place); !errors.Is(err, unix.ENOTCONN) {
+					t.Fatalf("the mount is not dead: %v", err)
+				}
+			}
+			b := newBox(t, "/bin/ls", "-A", place)
+			b.spec.Mask = []string{place}
+			expect(t, "ls", b.output(), "")
 		})
 	}
 }

@@ -4,6 +4,7 @@ package shim
 
 import (
 	"encoding/binary"
+	"errors"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +21,8 @@ import (
 
 // signalFD is the eventfd, and signalWeight what a signal adds to it.
 var (
-	signalFD     int32
-	signalWeight = [65]uint64{unix.SIGCHLD: 1, unix.SIGTERM: 1 << 32}
+	signalFD     int32                                                //nolint:unused // assembly uses it
+	signalWeight = [65]uint64{unix.SIGCHLD: 1, unix.SIGTERM: 1 << 32} //nolint:unused // assembly uses it
 )
 
 // signalEntries gives the addresses of the handler and of its return.
@@ -66,7 +67,7 @@ func signalEvents() (int, error) {
 func takeSignals(fd int) (child, term bool) {
 	var buf [8]byte
 	if _, err := retry(func() (int, error) { return unix.Read(fd, buf[:]) }); err != nil {
-		if err != unix.EAGAIN {
+		if !errors.Is(err, unix.EAGAIN) {
 			fatal("cannot read signals", err)
 		}
 		return false, false

@@ -384,7 +384,7 @@ func forkExec(c *child) (pid, errno uintptr) {
 	// EINVAL, which is all that this call can fail with.
 	c.step = childSignals
 	for i = 1; i <= 64; i++ {
-		syscall.RawSyscall6(unix.SYS_RT_SIGACTION, i, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+		_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, i, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 	}
 	if _, _, e := syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&mask)), 0, 8, 0, 0); e != 0 {
 		c.errno = uintptr(e)
@@ -399,6 +399,6 @@ func forkExec(c *child) (pid, errno uintptr) {
 
 failed:
 	for {
-		syscall.RawSyscall(unix.SYS_EXIT, 125, 0, 0)
+		_, _, _ = syscall.RawSyscall(unix.SYS_EXIT, 125, 0, 0)
 	}
 }

@@ -29,25 +29,29 @@ type Spec struct {
 	// Mounts are bind mounts, made in order.
 	Mounts []Mount
 	// Mask lists directories that the box must not see (the control filesystem,
-	// the state directory): each is covered with an empty read-only tmpfs.
+	// the state directory), by absolute paths without symbolic links: each is
+	// covered with an empty read-only tmpfs, and never looked into. One that does
+	// not exist is passed over.
 	Mask []string
 	// ReadonlyRoot makes every mount of the box read-only but /dev, /proc and
-	// the Mounts that do not say so themselves.
+	// those Mounts that are not ReadOnly themselves.
 	ReadonlyRoot bool
-	// Rlimits are set on the command only.
+	// Rlimits are set on the command only. Without one for nofile it gets the
+	// kernel's default soft limit of 1,024.
 	Rlimits []Rlimit
 	// NoNewPrivs sets PR_SET_NO_NEW_PRIVS on the command.
 	NoNewPrivs bool
 	// Capabilities is the set (bit N is capability N) that the command keeps:
 	// its bounding set, and what root has. CapAmbient is the part of it that a
-	// command of another user gets as ambient capabilities.
+	// command of another user gets as ambient capabilities. What the shim itself
+	// does not have cannot be given, and is left out.
 	Capabilities, CapAmbient uint64
 	// StopSignal is sent to the command by a stop, and StopGraceNs is the time
 	// in nanoseconds that a SIGTERM of the shim itself leaves it before SIGKILL.
 	StopSignal  syscall.Signal
 	StopGraceNs int64
 	// LogMax bounds one log file in bytes; when it is full a new one is begun
-	// and all but the one before it are removed. See LogName.
+	// and all but the one before it are removed. At least MinLogMax. See LogName.
 	LogMax int64
 	// DieWithDaemon ends the box when the daemon's end of the hold pipe closes.
 	DieWithDaemon bool

@@ -3,6 +3,7 @@
 package shim
 
 import (
+	"errors"
 	"math"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +49,7 @@ func (s *supervisor) run() {
 			timeout = s.timeout(monotonic())
 		}
 		n, err := unix.EpollWait(s.epfd, events[:], timeout)
-		if err != nil && err != unix.EINTR {
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			fatal("epoll_wait", err)
 		}
 		now := monotonic()
@@ -182,7 +183,7 @@ func (s *supervisor) daemonDied() {
 // so. What is forked meanwhile dies with the shim.
 func (s *supervisor) killAll() {
 	s.killAt = 0
-	if err := unix.Kill(-1, unix.SIGKILL); err != nil && err != unix.ESRCH {
+	if err := unix.Kill(-1, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		say("cannot kill the box: " + err.Error())
 	}
 }
@@ -269,7 +270,8 @@ func toErrno(err error) unix.Errno {
 	if err == nil {
 		return 0
 	}
-	if errno, ok := err.(unix.Errno); ok {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
 		return errno
 	}
 	return unix.EIO

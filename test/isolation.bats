@@ -174,7 +174,7 @@ caps() { sed -n "s/^Cap$1:\t//p" <<<"$out"; }
 @test "a box sees neither the control filesystem nor the state directory" {
 	box other "$SLEEPER"
 	run_script x <<<"find $MNT $STATE -mindepth 1 2>&1; cat $MNT/version $STATE/boxes/other/config.yaml 2>/dev/null; touch $STATE/new $MNT/new 2>/dev/null; echo done"
-	assert "$out" = done "what the box sees"
+	assert "$out" = 'done' "what the box sees"
 	[[ ! -e $STATE/new ]] || fail "the box wrote to the state directory"
 }
 

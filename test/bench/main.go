@@ -64,13 +64,23 @@ type bench struct {
 	step     atomic.Pointer[string]
 }
 
+func init() {
+	// A signal ends the request that its thread waits in, with EINTR. The kernel gives a process's
+	// signals (SIGCHLD above all) to its main thread, if that takes them: no client may run there.
+	runtime.LockOSThread()
+}
+
 func main() {
 	os.Exit(run())
 }
 
 func run() int {
+	dir, err := workplace()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		return exitUsage
+	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	dir := flags.String("dir", "", "directory with the built programs in bin; it is removed at the end")
 	rounds := flags.Int("rounds", 0, "interleaved rounds of each measurement (default: as many as it needs)")
 	flags.Usage = func() {
 		fmt.Fprintf(os.Stderr, "usage: scripts/bench [--rounds N] [NAME…]\n\nnames (default: all):\n")
@@ -80,25 +90,31 @@ func run() int {
 		fmt.Fprintf(os.Stderr, "\n")
 		flags.PrintDefaults()
 	}
-	if err := flags.Parse(os.Args[1:]); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
+	if usageErr := flags.Parse(os.Args[1:]); usageErr != nil {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+			return exitFailed
+		}
+		if errors.Is(usageErr, flag.ErrHelp) {
 			return exitOK
 		}
 		return exitUsage
 	}
 	chosen, err := choose(flags.Args())
-	switch {
-	case err != nil:
-	case *dir == "":
-		err = errors.New("no --dir: start it with scripts/bench")
-	case *rounds < 0:
+	if err == nil && *rounds < 0 {
 		err = fmt.Errorf("--rounds %d: must not be negative", *rounds)
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		fmt.Fprintf(os.Stderr, "bench: %v\n", errors.Join(err, os.RemoveAll(dir)))
 		return exitUsage
 	}
 
+	// scripts/bench switches off the runtime's preemption signals, for the same reason; what
+	// the bench starts shall run as it always does.
+	if err := os.Unsetenv("GODEBUG"); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		return exitFailed
+	}
 	// Whatever is orphaned below becomes a child of this process, so that the end of the run can
 	// find it, and never a foreign process.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -108,7 +124,7 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 
-	b := &bench{dir: *dir, rounds: *rounds}
+	b := &bench{dir: dir, rounds: *rounds}
 	b.say("starting")
 	err = b.watched(ctx, chosen)
 	err = errors.Join(err, b.cleanUp())
@@ -122,6 +138,20 @@ func run() int {
 		return exitFailed
 	}
 	return exitOK
+}
+
+// workplace returns the directory that scripts/bench has made for this run, with this program in
+// its bin. The end of the run removes it, so it must be no other.
+func workplace() (string, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(filepath.Dir(program))
+	if filepath.Base(filepath.Dir(program)) != "bin" || !strings.HasPrefix(filepath.Base(dir), "boxlite-bench.") {
+		return "", errors.New("start it with scripts/bench")
+	}
+	return dir, nil
 }
 
 // choose returns the benchmarks of these names, in the order of the table; no name means all.
