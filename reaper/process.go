@@ -59,7 +59,8 @@ type Exit struct {
 
 // Process is one process under watch. Its pidfd is closed once it has ended.
 type Process struct {
-	id Identity
+	id    Identity
+	child bool // of this process
 
 	mu  sync.Mutex // guards fd against use after close
 	fd  int
@@ -76,7 +77,7 @@ func NewChild(bootID string, pid, pidfd int) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Process{id: id, fd: pidfd, done: make(chan struct{})}, nil
+	return &Process{id: id, child: true, fd: pidfd, done: make(chan struct{})}, nil
 }
 
 // Find opens the process with the given identity, or returns ErrGone. A zombie

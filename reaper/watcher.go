@@ -39,8 +39,8 @@ func NewWatcher() (*Watcher, error) {
 	return w, nil
 }
 
-// Watch begins the watch over p and calls end, once, from a goroutine of its
-// own, when p has ended. It must be called once for each process, at once after
+// Watch begins the watch over p and calls end, once, when p has ended; end must
+// not block. It must be called once for each process, at once after
 // NewChild or Find.
 func (w *Watcher) Watch(p *Process, end func(Exit)) error {
 	p.end = end
@@ -109,9 +109,11 @@ func (w *Watcher) loop() {
 		}
 		w.mu.Unlock()
 		for _, p := range ended {
-			// In a goroutine, since collect may wait for another parent to
-			// reap, and since the callback writes to disk.
-			go p.finish()
+			if p.child {
+				p.finish()
+			} else {
+				go p.finish() // it may wait for another parent to reap
+			}
 		}
 	}
 }

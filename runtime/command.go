@@ -200,10 +200,15 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 	if err := r.proc.Kill(); err != nil {
 		return b.refuse(b.fail(op, err))
 	}
-	if e := r.proc.Reap(context.Background(), bound); !e.Outcome.Gone() {
+	select {
+	case <-r.done:
+		return nil
+	case <-time.After(time.Until(bound)):
+	}
+	if !r.proc.Reap(context.Background(), bound).Outcome.Gone() {
 		return b.late(r, op)
 	}
-	<-r.done
+	<-r.done // reaped in time: only its writing down takes longer
 	return nil
 }
 

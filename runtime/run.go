@@ -86,9 +86,10 @@ func (b *Box) launch(r *run) {
 		if err != nil {
 			b.log("start").WithError(err).Error("started, but cannot be said to run")
 		}
-		b.log("start").WithField("took", time.Since(began).String()).Info("running")
+		took := time.Since(began)
 		r.began.complete(nil)
 		close(r.launched)
+		b.log("start").WithField("took", took.String()).Info("running")
 		return
 	}
 	if err == nil {
@@ -209,11 +210,7 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := boundingSet()
-	if err != nil {
-		return nil, err
-	}
-	s.Capabilities, s.CapAmbient = c.Security.Capabilities.Mask(all, uid == 0)
+	s.Capabilities, s.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, uid == 0)
 	return s, nil
 }
 
@@ -331,26 +328,18 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 			v.message = "ok"
 		}
 	}
-	b.save.Lock()
-	started := b.snap.Load().Started
-	save := func() {
-		if err := b.saveNow(func(s *stateRecord) {
-			s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = v.status, v.code, started, e.At, r.id
-			s.CPUUsec = v.cpu.Microseconds()
-			if rec == nil {
-				s.LastError = oneLine(v.message) // not in the snapshot yet
-			}
-		}); err != nil {
-			b.log("reap").WithError(err).Error("end of the run not written down")
-			v.message = strings.TrimPrefix(v.message+"; state not saved: "+err.Error(), "ok; ")
+	if rec == nil && v.code >= 0 && !v.supervisor {
+		// What the kernel said of the shim is known to this daemon alone. It is
+		// put on record before anybody is told, so that no later daemon
+		// contradicts it, but not synced: state.json will be, and a power loss in
+		// between takes the whole machine's boxes with it.
+		own := shim.ExitRecord{Run: r.id, Code: v.code, Signal: int(e.Signal), EndedNs: e.At.UnixNano()}
+		if err := replaceFile(b.dir, shim.RecordName, own.AppendJSON(nil), 0o600, false); err != nil {
+			b.log("reap").WithError(err).Error("end of the run not put on record")
 		}
 	}
-	if rec == nil {
-		// What the kernel said of the shim is known to this daemon alone: it is
-		// written down before anybody is told, so that no later daemon can
-		// contradict it. An exit record speaks for itself.
-		save()
-	}
+	b.save.Lock()
+	started := b.snap.Load().Started
 	uerr := b.update("reap", func(t *tx) error {
 		t.Status, t.ExitCode, t.LastError, t.PID = v.status, v.code, oneLine(v.message), -1
 		t.Ended, t.CPU, t.Pending = e.At, v.cpu, false
@@ -364,8 +353,12 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	}
 	r.code = v.code
 	close(r.done)
-	if rec != nil {
-		save()
+	// The next run may have begun: what is written is how this one ended.
+	if err := b.saveNow(func(s *stateRecord) {
+		s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = v.status, v.code, started, e.At, r.id
+		s.CPUUsec = v.cpu.Microseconds()
+	}); err != nil {
+		b.log("reap").WithError(err).Error("end of the run not written down")
 	}
 	b.save.Unlock()
 	log := b.log("reap").WithFields(logrus.Fields{"exit_code": v.code, "outcome": e.Outcome.String()})

@@ -44,11 +44,13 @@ type Options struct {
 
 // Runtime holds all boxes of one state directory.
 type Runtime struct {
-	opt     Options
-	log     *logrus.Entry
-	store   *store
-	bootID  string
-	watcher *reaper.Watcher
+	opt    Options
+	log    *logrus.Entry
+	store  *store
+	bootID string
+	// bounding is the set of capabilities that boxes can have at all.
+	bounding uint64
+	watcher  *reaper.Watcher
 	// holdR is the read end of a pipe whose write end only this process has:
 	// boxes with detach: false learn by it that the daemon is gone.
 	holdR, holdW *os.File
@@ -80,6 +82,9 @@ func Open(opt Options) (*Runtime, error) {
 	rt.setLastError("ok")
 	var err error
 	if rt.bootID, err = reaper.BootID(); err != nil {
+		return nil, err
+	}
+	if rt.bounding, err = boundingSet(); err != nil {
 		return nil, err
 	}
 	if rt.store, err = openStore(opt.State); err != nil {

@@ -111,6 +111,12 @@ var writers = make(chan struct{}, 16)
 // writeFile replaces a file of dir as a whole: a reader, also one after a power
 // loss, finds the old bytes or the new ones.
 func writeFile(dir, name string, data []byte, mode os.FileMode) error {
+	return replaceFile(dir, name, data, mode, true)
+}
+
+// replaceFile is writeFile without the promise about power when durable is
+// false: it outlives the daemon, and costs no wait for the disk.
+func replaceFile(dir, name string, data []byte, mode os.FileMode, durable bool) error {
 	writers <- struct{}{}
 	defer func() { <-writers }()
 	tmp := filepath.Join(dir, "."+name+".tmp")
@@ -119,7 +125,7 @@ func writeFile(dir, name string, data []byte, mode os.FileMode) error {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil {
+	if err == nil && durable {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {

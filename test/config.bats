@@ -174,9 +174,10 @@ E' sh "$CONF"
 	echo 'hostname: nocommand' >"$W/bad"
 	configure x <<<"$SLEEPER"
 	# bash opens the file in the child that becomes cat, dash before it forks.
+	# busybox has a cat of its own, which does not look at close.
 	for sh in bash dash 'busybox sh'; do
 		# shellcheck disable=SC2086
-		refused EINVAL $sh -c 'cat "$1" >"$2"' sh "$W/bad" "$CONF"
+		refused EINVAL $sh -c '/bin/cat "$1" >"$2"' sh "$W/bad" "$CONF"
 		# shellcheck disable=SC2086
 		refused EINVAL $sh -c '/bin/echo "hostname: nocommand" >"$1"' sh "$CONF"
 	done

@@ -219,21 +219,12 @@ func killedMeanwhile(t *testing.T, s subject) {
 }
 
 func adoptedStates(t *testing.T, s subject) {
-	upReady(t, s, "stopping", stubborn)
+	upReady(t, s, "stopping", script("trap 'echo asked' TERM; echo ready; while :; do sleep 0.02; done"))
 	up(t, s, "paused", sleeper)
 	up(t, s, "other", sleeper)
-	stopping := start(t, s, "stopping", "stop 1h")
+	start(t, s, "stopping", "stop 1h")
 	is(t, s, "stopping", "status", "stopping")
-	daemon.Await(t, "the shim to know of the stop", func() bool {
-		// The command's pending or ignored signals tell nothing of it; the log
-		// of the daemon does not either. Its own copy of the grace is told by a
-		// reopened daemon only, so the question is put until the answer is yes.
-		s.crash()
-		s.open()
-		text, _ := s.read("stopping", "status")
-		return text == "stopping"
-	})
-	<-stopping
+	awaitLog(t, s, "stopping", "asked")
 	do(t, s, "paused", "pause")
 	reopened(t, s, func(end func()) {
 		end()
