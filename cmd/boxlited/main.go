@@ -129,24 +129,38 @@ func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// resolve makes a path absolute and resolves the links in as much of it as
-// exists. The last component is not looked at: it may be a dead or hung mount.
+// resolve makes a path absolute and resolves the links in it, whether or not it
+// exists. It only ever asks whether a component is a link: the last may be a dead
+// or hung mount, which that question does not touch.
 func resolve(path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
-	rest := filepath.Base(path)
-	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
-		real, err := filepath.EvalSymlinks(dir)
-		if err == nil {
-			return filepath.Join(real, rest), nil
+	links := 0
+	var walk func(string) (string, error)
+	walk = func(path string) (string, error) {
+		if path == "/" {
+			return path, nil
 		}
-		if !errors.Is(err, os.ErrNotExist) {
+		dir, err := walk(filepath.Dir(path))
+		if err != nil {
 			return "", err
 		}
-		rest = filepath.Join(filepath.Base(dir), rest)
+		path = filepath.Join(dir, filepath.Base(path))
+		target, err := os.Readlink(path)
+		if err != nil {
+			return path, nil // no link; whether it is fit for use is seen when it is used
+		}
+		if links++; links > 40 { // as many as the kernel follows
+			return "", fmt.Errorf("%s: %w", path, syscall.ELOOP)
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(dir, target)
+		}
+		return walk(filepath.Clean(target))
 	}
+	return walk(path)
 }
 
 // findShim returns the absolute path of the shim's binary.
@@ -206,9 +220,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 		return exitMount, errors.Join(err, closeRuntime(rt))
 	}
 	// The kernel has had its answer to INIT by now: the mount answers.
-	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
-		log.WithError(err).WithField("op", "sd_notify").Warn("service manager not told")
-	}
+	notify(log, daemon.SdNotifyReady)
 	log.WithFields(logrus.Fields{"op": "ready", "mount": opt.mount, "state_dir": opt.state, "boxes": len(rt.Boxes())}).Info(version)
 	rt.Autostart()
 
@@ -227,6 +239,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 				continue
 			}
 			log.WithFields(logrus.Fields{"op": "shutdown", "signal": s.String()}).Info("shutting down")
+			notify(log, daemon.SdNotifyStopping)
 			ctl.Close()
 			err := errors.Join(mount.Unmount(), closeRuntime(rt))
 			if err != nil {
@@ -234,6 +247,13 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 			}
 			return exitOK, nil
 		}
+	}
+}
+
+// notify tells the service manager, if there is one.
+func notify(log *logrus.Entry, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.WithError(err).WithField("op", "sd_notify").Warn("service manager not told")
 	}
 }
 

@@ -2,7 +2,7 @@ package functional
 
 import (
 	"os"
-	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -16,7 +16,7 @@ var faultCases = []testCase{
 	{"a shim that exits at once", shimExits},
 	{"a shim that says nothing", shimHangs},
 	{"a shim that is frozen", shimFrozen},
-	{"a shim that ends without a record", shimWithoutRecord},
+	{"a start that hangs does not hold up the daemon's end", hungStartAtEnd},
 }
 
 // fake gives the daemon a shim that is a shell script for the box "odd" and the
@@ -24,8 +24,9 @@ var faultCases = []testCase{
 func fake(t *testing.T, s subject, odd string) {
 	t.Helper()
 	h := s.home()
+	_, real := daemon.Binaries(t)
 	s.shut()
-	h.Shim = h.File("shim", "#!/bin/sh\nif [ \"$1\" = odd ]; then\n"+odd+"\nfi\nexec "+h.Shim+" \"$@\"\n")
+	h.Shim = h.File("shim", "#!/bin/sh\nif [ \"$1\" = odd ]; then\n"+odd+"\nfi\nexec "+real+" \"$@\"\n")
 	s.open()
 }
 
@@ -125,13 +126,21 @@ func shimFrozen(t *testing.T, s subject) {
 	if took := time.Since(began); took > 4*time.Second {
 		t.Errorf("stop took %s", took)
 	}
-	daemon.Await(t, "the frozen shim to be gone", func() bool { return !daemon.Alive(pid) && len(daemon.InNamespace(ns)) == 0 })
+	ended(t, pid, ns)
 	is(t, s, "x", "status", "stopped", "exit_code", "137", "pid", "-1")
 }
 
-func shimWithoutRecord(t *testing.T, s subject) {
-	up(t, s, "x", script("read -r line < "+filepath.Join(s.home().Dir, "gate")+"; exit 6"))
-	gate := filepath.Join(s.home().Dir, "gate")
-	_ = gate
-	do(t, s, "x", "kill")
+func hungStartAtEnd(t *testing.T, s subject) {
+	fake(t, s, "exec sleep infinity")
+	box(t, s, "odd", sleeper)
+	up(t, s, "other", sleeper)
+	pid := pidOf(t, s, "other")
+	start(t, s, "odd", "start")
+	daemon.Await(t, "a pid", func() bool { return read(t, s, "odd", "pid") != "-1" })
+	s.shut() // fails the test if it is not in order and in time
+	s.open()
+	is(t, s, "other", "status", "running", "pid", strconv.Itoa(pid))
+	do(t, s, "odd", "kill")
+	is(t, s, "odd", "pid", "-1")
+	do(t, s, "other", "kill")
 }
