@@ -111,6 +111,17 @@ func Find(bootID string, id Identity) (*Process, error) {
 	return &Process{id: id, fd: fd, done: make(chan struct{})}, nil
 }
 
+// Abandon kills a child that could not be put under watch, waits for its end and
+// closes its pidfd. It is for a child that does not run anything yet, whose end
+// therefore is a matter of no time.
+func Abandon(pidfd int) error {
+	err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	if err == nil {
+		err = waitid(pidfd, 0, new(siginfo), nil)
+	}
+	return errors.Join(err, unix.Close(pidfd))
+}
+
 // Identity returns what names the process for good.
 func (p *Process) Identity() Identity { return p.id }
 
@@ -155,7 +166,7 @@ func (p *Process) collect() Exit {
 	e := Exit{Outcome: Reaped, Code: -1, At: time.Now()}
 	var info siginfo
 	var ru unix.Rusage
-	err := waitid(p.fd, &info, &ru)
+	err := waitid(p.fd, unix.WNOHANG, &info, &ru)
 	switch {
 	case err == nil && info.pid == 0:
 		// A tracer holds the zombie back: it has ended, its status comes to
@@ -231,9 +242,9 @@ type siginfo struct {
 	_                  [100]byte
 }
 
-func waitid(pidfd int, info *siginfo, ru *unix.Rusage) error {
+func waitid(pidfd, options int, info *siginfo, ru *unix.Rusage) error {
 	for {
-		_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, uintptr(pidfd), uintptr(unsafe.Pointer(info)), unix.WEXITED|unix.WNOHANG, uintptr(unsafe.Pointer(ru)), 0)
+		_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, uintptr(pidfd), uintptr(unsafe.Pointer(info)), uintptr(unix.WEXITED|options), uintptr(unsafe.Pointer(ru)), 0)
 		switch errno {
 		case 0:
 			return nil

@@ -245,3 +245,11 @@ func TestWatcherLetsProcessesLive(t *testing.T) {
 	_, err = syscall.Wait4(p.PID(), nil, 0, nil)
 	must(t, err)
 }
+
+func TestAbandonedChildIsGone(t *testing.T) {
+	p := child(t, "sleep", "1000")
+	must(t, Abandon(p.fd))
+	if !gone(p.PID()) {
+		t.Fatalf("process %d is in state %s", p.PID(), State(p.PID()))
+	}
+}

@@ -165,14 +165,10 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 }
 
 // abandon ends a shim that could not be put under watch. It was not let go, so
-// it ends by itself when its handle closes; it is a child, so it is waited for.
+// nothing ran.
 func (b *Box) abandon(h *shim.Handle, err error) error {
 	h.Close()
-	err = errors.Join(err, syscall.Kill(h.PID, syscall.SIGKILL))
-	if _, werr := syscall.Wait4(h.PID, nil, 0, nil); werr != nil {
-		err = errors.Join(err, werr)
-	}
-	return err
+	return errors.Join(err, reaper.Abandon(h.PIDFD))
 }
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -178,11 +178,11 @@ func (c *containers) stop() error {
 }
 
 func (one *container) stop() error {
-	defer one.log.Close() //nolint:errcheck // it is not read
+	defer one.log.Close() // it is not read
 	if one.conn == nil {
 		return nil
 	}
-	defer one.conn.Close() //nolint:errcheck // the shim closes it too
+	defer one.conn.Close() // the shim closes it too
 	id := protoString(nil, 1, one.id)
 	// KillRequest: id, signal, all. WaitRequest and DeleteRequest: id. ShutdownRequest: id, now.
 	for _, step := range []struct {

@@ -57,12 +57,12 @@ func (b *bench) startDaemon(ctx context.Context) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer ready.Close() //nolint:errcheck // nothing was written
+	defer ready.Close() // nothing was written
 	log, err := os.Create(filepath.Join(dir, "boxlited.log"))
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close() //nolint:errcheck // the daemon writes it, through its own descriptor
+	defer log.Close() // the daemon writes it, through its own descriptor
 
 	d.cmd = exec.Command(d.bin, "--mount", d.mount, "--state", filepath.Join(dir, "state"), "--shim", d.shim)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
@@ -76,7 +76,7 @@ func (b *bench) startDaemon(ctx context.Context) (*daemon, error) {
 		d.exit = d.cmd.Wait()
 		close(d.exited)
 		// Wakes the wait for readiness.
-		ready.Close() //nolint:errcheck // it may be closed already
+		_ = ready.Close() // it may be closed already
 	}()
 	d.stop = sync.OnceValue(d.end)
 	b.onEnd(d.stop)
@@ -84,7 +84,7 @@ func (b *bench) startDaemon(ctx context.Context) (*daemon, error) {
 	if err := ready.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return nil, err
 	}
-	cancel := context.AfterFunc(ctx, func() { ready.Close() }) //nolint:errcheck // it may be closed already
+	cancel := context.AfterFunc(ctx, func() { _ = ready.Close() }) // it may be closed already
 	defer cancel()
 	message := make([]byte, 4096)
 	for {

@@ -322,7 +322,7 @@ func readMounts() ([]mount, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() //nolint:errcheck // nothing was written
+	defer file.Close() // nothing was written
 	var mounts []mount
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
