@@ -57,13 +57,26 @@ type boxFile struct {
 	mode uint32
 }
 
-// owned is the owner and mode of the file, or of what it was chowned to.
-func (f *boxFile) owned(a attr) attr {
-	a.mode, a.nlink = f.mode, 1
-	if o, ok := f.box.Snapshot().Owner(f.name); ok {
+// ownedBy gives the attributes of a box's file (or directory) by the owner that
+// it was given, if it was. b is nil for what is the daemon's own.
+func ownedBy(b *runtime.Box, name string, a attr) (attr, syscall.Errno) {
+	if b == nil {
+		return a, 0
+	}
+	s := b.Snapshot()
+	if s.Removed {
+		return attr{}, syscall.ENODEV
+	}
+	if o, ok := s.Owner(name); ok {
 		a.uid, a.gid, a.mode = o.UID, o.GID, o.Mode
 	}
-	return a
+	return a, 0
+}
+
+// owned is ownedBy for a file of the list.
+func (f *boxFile) owned(a attr) (attr, syscall.Errno) {
+	a.mode, a.nlink = f.mode, 1
+	return ownedBy(f.box, f.name, a)
 }
 
 // removed gives the errno of a box that is gone.
@@ -74,14 +87,18 @@ func (f *boxFile) removed() syscall.Errno {
 	return 0
 }
 
-// chown carries out the part of a Setattr that delegates a file.
+// chown answers a Setattr that may delegate a file of a box. What is the daemon's
+// own (b is nil) stays so, and sizes can't be set.
 func chown(b *runtime.Box, name string, n node, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if b == nil || in.Valid&fuse.FATTR_SIZE != 0 {
+		return touchOnly(n, in, out)
+	}
 	a, errno := n.stat()
 	if errno != 0 {
 		return errno
 	}
-	o := runtime.Owner{UID: a.uid, GID: a.gid, Mode: a.mode}
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+		o := runtime.Owner{UID: a.uid, GID: a.gid, Mode: a.mode}
 		if uid, ok := in.GetUID(); ok {
 			o.UID = uid
 		}
@@ -95,7 +112,7 @@ func chown(b *runtime.Box, name string, n node, in *fuse.SetAttrIn, out *fuse.At
 			return toErrno(err)
 		}
 	}
-	return getattr(n, out)
+	return answerSetattr(n, out)
 }
 
 // boxDir is the directory of one box.
@@ -126,22 +143,14 @@ func (d *boxDir) wait() node {
 	w := &fixedDir{dir: dir{fs: d.fs}, box: d.box, attr: attr{mode: 0o755, nlink: 2, mtime: s.Created, timeout: long}}
 	for i, f := range waitFiles {
 		w.entries = append(w.entries, entry{f.name, boxIno(d.box, 2+len(boxFiles)+i), fuse.S_IFREG, func() node {
-			return &waitFile{fs: d.fs, box: d.box, mtime: s.Created, open: func() runtime.Stream { return f.open(d.box) }}
+			return &waitFile{fs: d.fs, box: d.box, name: "wait/" + f.name, mtime: s.Created, open: func() runtime.Stream { return f.open(d.box) }}
 		}})
 	}
 	return w
 }
 
 func (d *boxDir) stat() (attr, syscall.Errno) {
-	s := d.box.Snapshot()
-	if s.Removed {
-		return attr{}, syscall.ENODEV
-	}
-	a := attr{mode: 0o755, nlink: 3, mtime: s.Created, timeout: long}
-	if o, ok := s.Owner(""); ok {
-		a.uid, a.gid, a.mode = o.UID, o.GID, o.Mode
-	}
-	return a, 0
+	return ownedBy(d.box, "", attr{mode: 0o755, nlink: 3, mtime: d.box.Snapshot().Created, timeout: long})
 }
 
 // Getattr shows the directory as it is.

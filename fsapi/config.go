@@ -56,7 +56,7 @@ func (c *configFile) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAtt
 			return errno
 		}
 	}
-	return getattr(c, out)
+	return answerSetattr(c, out)
 }
 
 // Open gives the committed text to a reader; a writer begins with it, or with
@@ -69,9 +69,11 @@ func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
 		return &textHandle{box: c.box, text: s.Text}, readFlags, 0
 	}
-	h := &configHandle{textHandle: textHandle{box: c.box, text: s.Text}, append: flags&syscall.O_APPEND != 0, owner: tgid(caller(ctx).PID)}
+	h := &configHandle{box: c.box, append: flags&syscall.O_APPEND != 0, owner: tgid(caller(ctx).PID)}
 	if flags&syscall.O_TRUNC == 0 {
 		h.buf = append(h.buf, s.Text...)
+	} else {
+		h.emptied = len(s.Text) > 0
 	}
 	return h, fuse.FOPEN_DIRECT_IO, 0
 }
@@ -79,15 +81,18 @@ func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 // configHandle is a configuration being written. What is written stays in the
 // handle, so that writers do not see each other, until it is committed whole.
 type configHandle struct {
-	textHandle
+	box    *runtime.Box
 	append bool
 	owner  int // process that opened it, 0 if unknown
 
 	mu      sync.Mutex
 	buf     []byte
+	emptied bool         // opened to replace a text, and nothing written since
 	writers map[int]bool // processes that wrote
 	dirty   bool         // there is something to commit
-	refused syscall.Errno
+	// committed: what buf held was committed through this handle.
+	committed bool
+	refused   syscall.Errno
 	// abandoned: a writer was killed half-way, so that what is there is not
 	// what anybody meant.
 	abandoned bool
@@ -100,6 +105,20 @@ var (
 	_ fs.FileFsyncer  = (*configHandle)(nil)
 	_ fs.FileReleaser = (*configHandle)(nil)
 )
+
+// Read gives what is being written.
+func (h *configHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.box.Snapshot().Removed {
+		return nil, syscall.ENODEV
+	}
+	n := 0
+	if off < int64(len(h.buf)) {
+		n = copy(dest, h.buf[off:])
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
 
 // Write takes a piece of the text. What no further text could mend is refused
 // here already, since the builtin echo and printf of shells do not look at close.
@@ -129,7 +148,7 @@ func (h *configHandle) Write(ctx context.Context, data []byte, off int64) (uint3
 		h.writers = map[int]bool{}
 	}
 	h.writers[who] = true
-	h.dirty = true
+	h.dirty, h.emptied = true, false
 	if next && bytes.IndexByte(data, '\n') >= 0 {
 		if err := runtime.CheckConfigPrefix(h.box.Name(), h.buf); err != nil {
 			return 0, h.refuse(err)
@@ -151,12 +170,14 @@ func (h *configHandle) truncate(size uint64) syscall.Errno {
 	if size > runtime.MaxConfigSize {
 		return h.refuse(runtime.ErrConfigTooBig)
 	}
+	// A flush follows every truncation that a program makes before it writes. To
+	// a text that was committed through this very handle it is a change.
+	h.dirty = h.dirty || h.committed && size != uint64(len(h.buf))
 	if size <= uint64(len(h.buf)) {
 		h.buf = h.buf[:size]
 	} else {
 		h.buf = append(h.buf, make([]byte, size-uint64(len(h.buf)))...)
 	}
-	// Nothing to commit by itself: what is meant comes with the next write.
 	return 0
 }
 
@@ -194,6 +215,11 @@ func (h *configHandle) Fsync(context.Context, uint32) syscall.Errno {
 func (h *configHandle) Release(context.Context) syscall.Errno {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.emptied {
+		// An empty configuration is none. It can't be told earlier from the
+		// close of a shell's spare descriptor, before the text is written.
+		return toErrno(h.box.RefuseConfig(fmt.Errorf("%w: nothing was written; the configuration stays as it was", runtime.ErrInvalid)))
+	}
 	return h.commit()
 }
 
@@ -208,6 +234,6 @@ func (h *configHandle) commit() syscall.Errno {
 		h.dirty = false
 		return toErrno(h.box.RefuseConfig(fmt.Errorf("%w: its writer was killed before it had closed the file; nothing was changed", runtime.ErrInvalid)))
 	}
-	h.dirty = false
+	h.dirty, h.committed = false, true
 	return toErrno(h.box.Configure(append([]byte(nil), h.buf...)))
 }

@@ -31,11 +31,7 @@ var (
 )
 
 func (c *ctlFile) stat() (attr, syscall.Errno) {
-	s := c.box.Snapshot()
-	if s.Removed {
-		return attr{}, syscall.ENODEV
-	}
-	return c.owned(attr{mtime: s.Created, timeout: long}), 0
+	return c.owned(attr{mtime: c.box.Snapshot().Created, timeout: long})
 }
 
 // Getattr shows an empty file.
@@ -45,6 +41,7 @@ func (c *ctlFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut)
 
 // Setattr delegates the file; a new size is accepted and means nothing.
 func (c *ctlFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	in.Valid &^= fuse.FATTR_SIZE
 	return chown(c.box, c.name, c, in, out)
 }
 
@@ -63,7 +60,11 @@ func (c *ctlFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, 
 type order struct {
 	by      runtime.By
 	command runtime.Command
+	begun   *runtime.Completion // nil if it has to wait for its turn
 }
+
+// maxQueue is how many commands may wait behind one.
+const maxQueue = 1024
 
 // ctlHandle carries out the commands that are written through one open, in
 // order.
@@ -96,9 +97,13 @@ func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, sy
 	if err != nil {
 		return 0, toErrno(h.box.RefuseCommand(err))
 	}
+	by := caller(ctx)
+	if p := tgid(by.PID); p != 0 {
+		by.PID = p // FUSE names the thread
+	}
 	orders := make([]order, 0, len(commands))
 	for _, c := range commands {
-		orders = append(orders, order{caller(ctx), c})
+		orders = append(orders, order{by: by, command: c})
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -108,18 +113,38 @@ func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, sy
 		default:
 			// What came before through this open is not done: the state that a
 			// command will meet isn't known yet.
-			h.queue = append(h.queue, orders...)
-			return uint32(len(data)), 0
+			return h.enqueue(orders, len(data))
 		}
 	}
-	first, err := h.box.Do(orders[0].by, orders[0].command)
+	first, err := h.box.Do(by, orders[0].command)
 	if err != nil {
 		return 0, toErrno(err)
 	}
+	h.err = nil // of what was closed, or will be, before this
 	h.queue = orders[1:]
 	h.idle = make(chan struct{})
 	go h.carryOut(first)
 	return uint32(len(data)), 0
+}
+
+// enqueue puts orders behind those that are under way. A kill is never stuck
+// behind a stop: it begins at once, and what waits before it is not begun at all.
+// mu is held.
+func (h *ctlHandle) enqueue(orders []order, n int) (uint32, syscall.Errno) {
+	if orders[0].command.Verb == runtime.VerbKill {
+		done, err := h.box.Do(orders[0].by, orders[0].command)
+		if err != nil {
+			return 0, toErrno(err)
+		}
+		orders[0].begun = done
+		h.queue = nil
+	}
+	if len(h.queue)+len(orders) > maxQueue {
+		_ = h.box.RefuseCommand(fmt.Errorf("%d commands wait already", len(h.queue)))
+		return 0, syscall.E2BIG
+	}
+	h.queue = append(h.queue, orders...)
+	return uint32(n), 0
 }
 
 // carryOut waits for one command after the other. What stands behind one that
@@ -131,7 +156,10 @@ func (h *ctlHandle) carryOut(work *runtime.Completion) {
 		if !more {
 			return
 		}
-		if work, err = h.box.Do(next.by, next.command); err == nil {
+		if work = next.begun; work == nil {
+			work, err = h.box.Do(next.by, next.command)
+		}
+		if err == nil {
 			err = work.Wait(context.Background())
 		}
 	}

@@ -22,7 +22,6 @@ var errnos = []struct {
 	{runtime.ErrName, syscall.EINVAL},
 	{runtime.ErrInvalid, syscall.EINVAL},
 	{runtime.ErrExist, syscall.EEXIST},
-	{runtime.ErrNotExist, syscall.ENOENT},
 	{runtime.ErrRemoved, syscall.ENODEV},
 	{runtime.ErrBusy, syscall.EBUSY},
 	{runtime.ErrNotConfigured, syscall.ENODATA},

@@ -45,20 +45,10 @@ var (
 	_ fs.NodeOpener    = (*textFile)(nil)
 )
 
-func (t *textFile) file() boxFile { return boxFile{fs: t.fs, box: t.box, name: t.name, mode: t.mode} }
-
 func (t *textFile) stat() (attr, syscall.Errno) {
-	if t.box != nil && t.box.Snapshot().Removed {
-		return attr{}, syscall.ENODEV
-	}
 	text, a := t.render()
-	a.size = int64(len(text))
-	if t.box == nil {
-		a.mode, a.nlink = t.mode, 1
-		return a, 0
-	}
-	f := t.file()
-	return f.owned(a), 0
+	a.size, a.mode, a.nlink = int64(len(text)), t.mode, 1
+	return ownedBy(t.box, t.name, a)
 }
 
 // Getattr shows the size and time that an open would find.
@@ -68,9 +58,6 @@ func (t *textFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut
 
 // Setattr delegates a box's file.
 func (t *textFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	if t.box == nil || in.Valid&fuse.FATTR_SIZE != 0 {
-		return touchOnly(t, in, out)
-	}
 	return chown(t.box, t.name, t, in, out)
 }
 
@@ -119,11 +106,8 @@ var (
 )
 
 func (l *logFile) stat() (attr, syscall.Errno) {
-	if errno := l.removed(); errno != 0 {
-		return attr{}, errno
-	}
 	size, mtime := l.box.LogSize()
-	return l.owned(attr{size: size, mtime: mtime}), 0
+	return l.owned(attr{size: size, mtime: mtime})
 }
 
 // Getattr shows the size: how much was ever written.
@@ -133,9 +117,6 @@ func (l *logFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut)
 
 // Setattr delegates the log.
 func (l *logFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	if in.Valid&fuse.FATTR_SIZE != 0 {
-		return syscall.EPERM
-	}
 	return chown(l.box, l.name, l, in, out)
 }
 
@@ -147,21 +128,15 @@ func (l *logFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, 
 	if l.removed() != 0 {
 		return nil, 0, syscall.ENOENT
 	}
-	return &logHandle{box: l.box, log: l.box.OpenLog()}, readFlags, 0
+	return &logHandle{log: l.box.OpenLog()}, readFlags, 0
 }
 
-type logHandle struct {
-	box *runtime.Box
-	log *runtime.LogReader
-}
+type logHandle struct{ log *runtime.LogReader }
 
 var _ fs.FileReader = (*logHandle)(nil)
 
 // Read gives what the box wrote.
 func (h *logHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	if h.box.Snapshot().Removed {
-		return nil, syscall.ENODEV
-	}
 	n, err := h.log.ReadAt(dest, off)
 	if n == 0 && err != nil {
 		if errors.Is(err, io.EOF) {
@@ -177,6 +152,7 @@ type waitFile struct {
 	fs.Inode
 	fs    *FS
 	box   *runtime.Box // nil for the daemon's own
+	name  string
 	mtime time.Time
 	open  func() runtime.Stream
 }
@@ -189,10 +165,7 @@ var (
 )
 
 func (w *waitFile) stat() (attr, syscall.Errno) {
-	if w.box != nil && w.box.Snapshot().Removed {
-		return attr{}, syscall.ENODEV
-	}
-	return attr{mode: 0o444, nlink: 1, mtime: w.mtime, timeout: long}, 0
+	return ownedBy(w.box, w.name, attr{mode: 0o444, nlink: 1, mtime: w.mtime, timeout: long})
 }
 
 // Getattr shows an empty file: how much there will be is not known.
@@ -200,9 +173,9 @@ func (w *waitFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut
 	return getattr(w, out)
 }
 
-// Setattr accepts new times only.
+// Setattr delegates a box's file.
 func (w *waitFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	return touchOnly(w, in, out)
+	return chown(w.box, w.name, w, in, out)
 }
 
 // Open binds what is waited for to this moment.

@@ -2,6 +2,7 @@ package fsapi
 
 import (
 	"context"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,6 +27,9 @@ type FS struct {
 	boxes   *boxesDir
 	// closing wakes every waiting reader when the daemon shuts down.
 	closing chan struct{}
+	// serving says that the tree has its root: before, there is nothing that the
+	// kernel could have cached.
+	serving atomic.Bool
 }
 
 // New returns the filesystem, which is not yet mounted. version is what the file
@@ -99,8 +103,8 @@ func getattr(n node, out *fuse.AttrOut) syscall.Errno {
 	return 0
 }
 
-// enter answers a lookup of child. A file's attributes are not cached from it:
-// they may change before the kernel knows the inode, and a change could not be
+// enter answers a lookup of child. Its attributes are not cached from that: they
+// may change before the kernel knows the inode, and a change could not be
 // announced. From the first Getattr on they are.
 func enter(ctx context.Context, parent *fs.Inode, child node, ino uint64, kind uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	a, errno := child.stat()
@@ -109,7 +113,9 @@ func enter(ctx context.Context, parent *fs.Inode, child node, ino uint64, kind u
 	}
 	a.fill(&out.Attr, ino, kind)
 	out.SetEntryTimeout(long)
-	if kind == fuse.S_IFDIR {
+	if _, ok := child.(*boxDir); ok {
+		// But a box's directory changes only by chown, which goes through the
+		// kernel, and `ls -l boxes` looks up a thousand of them.
 		out.SetAttrTimeout(a.timeout)
 	}
 	return parent.NewInode(ctx, child, fs.StableAttr{Mode: kind, Ino: ino}), 0
@@ -153,7 +159,15 @@ func touchOnly(n node, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_SIZE) != 0 {
 		return syscall.EPERM
 	}
-	return getattr(n, out)
+	return answerSetattr(n, out)
+}
+
+// answerSetattr shows a node after a Setattr. The attributes are not cached from
+// that: kernels before 6.15 or so do not see that a change has overtaken them.
+func answerSetattr(n node, out *fuse.AttrOut) syscall.Errno {
+	errno := getattr(n, out)
+	out.SetTimeout(0)
+	return errno
 }
 
 // invalidate makes the kernel forget the attributes of an inode it may know. It
@@ -177,15 +191,20 @@ func caller(ctx context.Context) runtime.By {
 
 // BoxChanged makes the kernel forget what it holds of the files that changed.
 func (f *FS) BoxChanged(b *runtime.Box, fields runtime.Field) {
+	if !f.serving.Load() {
+		return
+	}
 	d := f.boxes.GetChild(b.Name())
 	if d == nil || d.StableAttr().Ino != boxIno(b, 0) {
 		return
 	}
 	if fields&runtime.FieldOwner != 0 {
-		// Any of them, and the wait directory's too.
 		invalidate(d)
 		for _, c := range d.Children() {
 			invalidate(c)
+			for _, w := range c.Children() {
+				invalidate(w)
+			}
 		}
 		return
 	}
@@ -200,7 +219,7 @@ func (f *FS) BoxChanged(b *runtime.Box, fields runtime.Field) {
 // asked for needs nothing: the kernel saw it.
 func (f *FS) BoxRemoved(b *runtime.Box, asked bool) {
 	f.boxes.touch()
-	if asked {
+	if asked || !f.serving.Load() {
 		return
 	}
 	invalidate(f.boxes.EmbeddedInode())
@@ -209,6 +228,9 @@ func (f *FS) BoxRemoved(b *runtime.Box, asked bool) {
 
 // Changed makes the kernel forget the sizes of the daemon's own files.
 func (f *FS) Changed() {
+	if !f.serving.Load() {
+		return
+	}
 	invalidate(f.root.GetChild("events"))
 	invalidate(f.root.GetChild("last_error"))
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/runtime"
@@ -35,6 +36,7 @@ type Mount struct {
 	path   string
 	device string // major:minor, as mountinfo shows it
 	server *fuse.Server
+	below  int // the directory that is mounted on, locked; open for good
 }
 
 // ClearMountPoint makes path ready for a mount: it creates the directory if need
@@ -93,6 +95,17 @@ func probe(path string) error {
 // hang instead of getting ENOTCONN.
 func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 	f.rt = rt
+	// Two daemons may both have found the mount point clear.
+	below, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("mount point: %w", err)
+	}
+	if err := unix.Flock(below, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: another boxlited is mounting %s", ErrMountBusy, path), unix.Close(below))
+	}
+	if found, err := mountedAt(path); err != nil || found != nil {
+		return nil, errors.Join(fmt.Errorf("%w: another boxlited has mounted %s", ErrMountBusy, path), err, unix.Close(below))
+	}
 	fd, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/fuse: %w (is the fuse module there?)", err)
@@ -102,7 +115,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 	if err := unix.Mount("boxlite", path, fsType, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount %s: %w", path, err), syscall.Close(fd))
 	}
-	m := &Mount{path: path}
+	m := &Mount{path: path, below: below}
 	found, err := mountedAt(path)
 	if err == nil && found == nil {
 		err = errors.New("it does not show in mountinfo")
@@ -124,7 +137,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 				// Nothing here is read from a descriptor; its pipes would only be
 				// kept open.
 				DisableSplice: true,
-				Logger:        stdlog.New(f.log.WriterLevel(4), "go-fuse: ", 0),
+				Logger:        stdlog.New(f.log.WriterLevel(logrus.InfoLevel), "go-fuse: ", 0),
 			},
 		})
 	}

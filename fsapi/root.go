@@ -93,6 +93,13 @@ func (d *rootDir) stat() (attr, syscall.Errno) {
 	return attr{mode: 0o755, nlink: 4, mtime: d.fs.began, timeout: long}, 0
 }
 
+// OnAdd makes boxes/ known before the first request: boxes change, and remove
+// themselves, also when nobody has looked there yet.
+func (d *rootDir) OnAdd(ctx context.Context) {
+	d.AddChild("boxes", d.NewPersistentInode(ctx, d.fs.boxes, fs.StableAttr{Mode: fuse.S_IFDIR, Ino: inoBoxes}), true)
+	d.fs.serving.Store(true)
+}
+
 // Getattr shows the directory as it is.
 func (d *rootDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	return getattr(d, out)
@@ -127,21 +134,16 @@ type fixedDir struct {
 	entries []entry
 }
 
-func (d *fixedDir) stat() (attr, syscall.Errno) {
-	if d.box != nil && d.box.Snapshot().Removed {
-		return attr{}, syscall.ENODEV
-	}
-	return d.attr, 0
-}
+func (d *fixedDir) stat() (attr, syscall.Errno) { return ownedBy(d.box, "wait", d.attr) }
 
 // Getattr shows the directory as it is.
 func (d *fixedDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	return getattr(d, out)
 }
 
-// Setattr accepts new times only.
+// Setattr delegates a box's directory.
 func (d *fixedDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	return touchOnly(d, in, out)
+	return chown(d.box, "wait", d, in, out)
 }
 
 // Lookup finds a fixed name.

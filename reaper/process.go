@@ -80,9 +80,21 @@ func NewChild(bootID string, pid, pidfd int) (*Process, error) {
 	return &Process{id: id, child: true, fd: pidfd, done: make(chan struct{})}, nil
 }
 
-// Find opens the process with the given identity, or returns ErrGone. A zombie
-// counts as gone only when this process is not its parent; a child is returned
-// and reaped by the watcher.
+// Identify returns the identity of the process that has the pid now, or ErrGone.
+func Identify(bootID string, pid int) (Identity, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return Identity{}, ErrGone
+	}
+	if err != nil {
+		return Identity{}, fmt.Errorf("pidfd_open %d: %w", pid, err)
+	}
+	id, err := identify(bootID, pid, fd)
+	return id, errors.Join(err, unix.Close(fd))
+}
+
+// Find opens the process with the given identity, or returns ErrGone. One that
+// has ended and not been reaped is found: its end is seen at once by the watcher.
 func Find(bootID string, id Identity) (*Process, error) {
 	if id.BootID != bootID || id.PID <= 0 {
 		return nil, ErrGone
@@ -111,15 +123,39 @@ func Find(bootID string, id Identity) (*Process, error) {
 	return &Process{id: id, fd: fd, done: make(chan struct{})}, nil
 }
 
+// abandonBound is how long the end of an abandoned child is waited for.
+const abandonBound = 2 * time.Second
+
 // Abandon kills a child that could not be put under watch, waits for its end and
 // closes its pidfd. It is for a child that does not run anything yet, whose end
 // therefore is a matter of no time.
 func Abandon(pidfd int) error {
 	err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 	if err == nil {
-		err = waitid(pidfd, 0, new(siginfo), nil)
+		err = awaitEnd(pidfd, unix.POLLIN, abandonBound)
+	}
+	if err == nil {
+		err = waitid(pidfd, new(siginfo), nil)
 	}
 	return errors.Join(err, unix.Close(pidfd))
+}
+
+// awaitEnd waits until poll(2) tells events of a pidfd (or POLLHUP, which says
+// that it was reaped), or gives ETIMEDOUT.
+func awaitEnd(pidfd int, events int16, bound time.Duration) error {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: events}}
+	for end := time.Now().Add(bound); ; {
+		n, err := unix.Poll(fds, max(0, int(time.Until(end).Milliseconds())))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case n == 0:
+			return unix.ETIMEDOUT
+		default:
+			return nil
+		}
+	}
 }
 
 // Identity returns what names the process for good.
@@ -166,7 +202,7 @@ func (p *Process) collect() Exit {
 	e := Exit{Outcome: Reaped, Code: -1, At: time.Now()}
 	var info siginfo
 	var ru unix.Rusage
-	err := waitid(p.fd, unix.WNOHANG, &info, &ru)
+	err := waitid(p.fd, &info, &ru)
 	switch {
 	case err == nil && info.pid == 0:
 		// A tracer holds the zombie back: it has ended, its status comes to
@@ -201,13 +237,8 @@ const witnessBound = 200 * time.Millisecond
 // witness asks the kernel how a process ended that another parent reaps (Linux
 // 6.15 and later). ok is false where the kernel can't tell.
 func (p *Process) witness() (code int, sig unix.Signal, ok bool) {
-	// POLLHUP on a pidfd means reaped; it is always reported.
-	fds := []unix.PollFd{{Fd: int32(p.fd)}}
-	for end := time.Now().Add(witnessBound); ; {
-		_, err := unix.Poll(fds, max(0, int(time.Until(end).Milliseconds())))
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
+	if err := awaitEnd(p.fd, 0, witnessBound); err != nil {
+		return 0, 0, false
 	}
 	info := pidfdInfo{mask: pidfdInfoExit}
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(p.fd), pidfdGetInfo, uintptr(unsafe.Pointer(&info))); errno != 0 || info.mask&pidfdInfoExit == 0 {
@@ -242,9 +273,9 @@ type siginfo struct {
 	_                  [100]byte
 }
 
-func waitid(pidfd, options int, info *siginfo, ru *unix.Rusage) error {
+func waitid(pidfd int, info *siginfo, ru *unix.Rusage) error {
 	for {
-		_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, uintptr(pidfd), uintptr(unsafe.Pointer(info)), uintptr(unix.WEXITED|options), uintptr(unsafe.Pointer(ru)), 0)
+		_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, uintptr(pidfd), uintptr(unsafe.Pointer(info)), unix.WEXITED|unix.WNOHANG, uintptr(unsafe.Pointer(ru)), 0)
 		switch errno {
 		case 0:
 			return nil

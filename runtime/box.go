@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
-	"path/filepath"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -31,6 +30,10 @@ type Box struct {
 	run     *run       // the last run, going on or ended; nil before the first
 	stops   int        // stop and kill commands so far: a restart that is overtaken gives way
 	record  stateRecord
+	// holders are those who still read in the directory after a removal.
+	holders sync.WaitGroup
+
+	look sync.Mutex // one look at an unknown box at a time; see reconsider
 
 	// config orders commits of config.yaml, and save orders writes of
 	// state.json. Both are held across disk I/O and never taken under mu.
@@ -141,20 +144,19 @@ func (b *Box) update(op string, fn func(t *tx) error) error {
 		b.publish(&s, now)
 	}
 	for _, e := range t.events {
-		b.rt.emit(b, e.Name, e.Detail)
+		b.rt.record(b, e, false)
 	}
 	b.mu.Unlock()
 	if f != 0 {
-		b.announce(f)
+		if b.rt.opt.Observer != nil {
+			b.rt.opt.Observer.BoxChanged(b, f)
+		}
+		if len(t.events) > 0 {
+			b.rt.announce()
+		}
 		close(old.next)
 	}
 	return nil
-}
-
-func (b *Box) announce(f Field) {
-	if b.rt.opt.Observer != nil {
-		b.rt.opt.Observer.BoxChanged(b, f)
-	}
 }
 
 // refuse notes in last_error why a command or a configuration was refused, and
@@ -184,7 +186,7 @@ func (b *Box) saveSoon() {
 		b.save.Lock()
 		defer b.save.Unlock()
 		b.saveQueued.Store(false)
-		if err := b.saveNow(nil); err != nil {
+		if err := b.saveNow(whole, nil); err != nil {
 			b.log("save").WithError(err).Error("state not written")
 		}
 	})
@@ -192,18 +194,24 @@ func (b *Box) saveSoon() {
 
 // saveNow writes state.json with the box's present state, changed by edit unless
 // that is nil. The caller holds save.
-func (b *Box) saveNow(edit func(*stateRecord)) error {
-	b.mu.Lock()
-	if b.removed {
-		b.mu.Unlock()
+func (b *Box) saveNow(c care, edit func(*stateRecord)) error {
+	dir, err := b.pin()
+	if errors.Is(err, ErrRemoved) {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	b.mu.Lock()
 	s := b.snap.Load()
 	r := b.record
 	r.Created, r.Runs, r.Owners = s.Created, s.Runs, s.owners
 	if !s.Status.Active() {
 		// While a run goes on, what is known of the last one stays.
 		r.Status, r.ExitCode, r.Started, r.Ended = s.Status, s.ExitCode, s.Started, s.Ended
+	} else {
+		r.Remove = false
 	}
 	r.LastError = s.LastError
 	if edit != nil {
@@ -215,7 +223,7 @@ func (b *Box) saveNow(edit func(*stateRecord)) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(b.dir, stateFile, append(data, '\n'), 0o600)
+	return replaceFile(dir, stateFile, append(data, '\n'), c)
 }
 
 // Configure commits text as the box's configuration. It returns a *ConfigError
@@ -227,13 +235,14 @@ func (b *Box) Configure(text []byte) error {
 	}
 	b.config.Lock()
 	defer b.config.Unlock()
-	b.mu.Lock()
-	removed := b.removed
-	b.mu.Unlock()
-	if removed {
-		return b.fail("config", ErrRemoved)
+	dir, err := b.pin()
+	if err == nil {
+		err = errors.Join(replaceFile(dir, configFile, text, durable), dir.Close())
 	}
-	if err := writeFile(b.dir, configFile, text, 0o600); err != nil {
+	if errors.Is(err, ErrRemoved) {
+		return err
+	}
+	if err != nil {
 		return b.refuse(b.fail("config", err))
 	}
 	first := false
@@ -256,11 +265,15 @@ func (b *Box) Configure(text []byte) error {
 	}
 	b.saveSoon()
 	if first && cfg.Autostart {
-		if _, err := b.Do(By{PID: os.Getpid()}, Command{Verb: VerbStart}); err != nil {
-			b.log("autostart").WithError(err).Warn("autostart refused")
-		}
+		b.autostart()
 	}
 	return nil
+}
+
+func (b *Box) autostart() {
+	if _, err := b.Do(By{PID: os.Getpid()}, Command{Verb: VerbStart}); err != nil {
+		b.log("autostart").WithError(err).Warn("autostart refused")
+	}
 }
 
 // runsLike reports whether a process started with c is what o asks for: they may
@@ -301,10 +314,18 @@ func (b *Box) SetOwner(name string, o Owner) error {
 		t.touched |= FieldOwner
 		return nil
 	})
-	if err == nil {
-		b.saveSoon()
+	if err != nil {
+		return err
 	}
-	return err
+	// At once for the next daemon, and soon for the next boot: a client holds a
+	// kernel lock meanwhile.
+	b.save.Lock()
+	defer b.save.Unlock()
+	if err := b.saveNow(loose, nil); err != nil {
+		return b.fail("chown", err)
+	}
+	b.saveSoon()
+	return nil
 }
 
 // Remove removes the box: with a process it is refused with ErrBusy. Its
@@ -326,6 +347,9 @@ func (b *Box) remove(asked bool) error {
 	}
 	if s.Status.Active() {
 		b.mu.Unlock()
+		if s.Status == StatusUnknown {
+			return b.fail("remove", b.lookAgain())
+		}
 		return b.fail("remove", fmt.Errorf("%w: it is %s (kill it first)", ErrBusy, s.Status))
 	}
 	trash, err := b.rt.store.discard(b.name, b.serial)
@@ -334,24 +358,26 @@ func (b *Box) remove(asked bool) error {
 		return b.fail("remove", err)
 	}
 	b.removed = true
-	b.rt.forget(b)
 	gone := *s
 	gone.Removed = true
 	b.publish(&gone, time.Now())
-	b.rt.emit(b, "removed", "")
+	// Only now may another box get the name.
+	b.rt.forget(b)
+	b.rt.record(b, Event{Name: "removed"}, true)
 	b.mu.Unlock()
+	b.rt.announce()
 	if b.rt.opt.Observer != nil {
 		b.rt.opt.Observer.BoxRemoved(b, asked)
 	}
 	close(s.next)
 	b.rt.background(func() {
-		// A commit or a save that was under way ends first, so that it cannot
-		// write into what is being deleted.
+		// A commit or a save that was under way ends first, and whoever still
+		// reads the log of a box that removed itself.
 		b.config.Lock()
 		defer b.config.Unlock()
 		b.save.Lock()
 		defer b.save.Unlock()
-		if trash == "" {
+		if trash == "" || !b.released() {
 			return
 		}
 		if err := os.RemoveAll(trash); err != nil {
@@ -359,6 +385,19 @@ func (b *Box) remove(asked bool) error {
 		}
 	})
 	return nil
+}
+
+// released waits until nobody reads in the directory any more; it returns false
+// if the daemon shuts down before.
+func (b *Box) released() bool {
+	free := make(chan struct{})
+	go func() { b.holders.Wait(); close(free) }()
+	select {
+	case <-free:
+		return true
+	case <-b.rt.closing:
+		return false
+	}
 }
 
 // Completion is the work of one accepted command.
@@ -391,5 +430,29 @@ func (c *Completion) Wait(ctx context.Context) error {
 	}
 }
 
-// path returns the path of a file in the box's directory.
-func (b *Box) path(name string) string { return filepath.Join(b.dir, name) }
+// pin opens the box's directory while that is certainly this box's. What is read
+// and written through it never meets a later box of the same name.
+func (b *Box) pin() (*os.Root, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.removed {
+		return nil, b.fail("open", ErrRemoved)
+	}
+	return os.OpenRoot(b.dir)
+}
+
+// hold is pin for a reader that may go on reading after the box was removed; it
+// calls holders.Done when it has closed the directory.
+func (b *Box) hold() (*os.Root, error) {
+	dir, err := b.pin()
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.removed {
+		return nil, errors.Join(b.fail("open", ErrRemoved), dir.Close())
+	}
+	b.holders.Add(1)
+	return dir, nil
+}

@@ -48,6 +48,8 @@ const (
 	KillBound = 2 * time.Second
 	// askBound is how long a shim has for an answer. It answers from memory.
 	askBound = time.Second
+	// maxGrace is the longest grace: a year is as good as for ever.
+	maxGrace = 365 * 24 * time.Hour
 	// stopMargin is what a stop adds to the grace before it doubts that the
 	// shim keeps time.
 	stopMargin = 500 * time.Millisecond
@@ -56,6 +58,10 @@ const (
 // Do accepts or refuses a command at once, and returns the work it started. What
 // is accepted goes on whether or not anybody waits for it.
 func (b *Box) Do(by By, c Command) (*Completion, error) {
+	if b.rt.isClosing() {
+		return nil, b.fail(string(c.Verb), ErrClosed)
+	}
+	failed := b.Snapshot().LastError != "ok"
 	var done *Completion
 	var err error
 	note := fmt.Sprintf("by=%d:%d %s", by.UID, by.PID, c.Verb)
@@ -74,6 +80,9 @@ func (b *Box) Do(by By, c Command) (*Completion, error) {
 	if err != nil {
 		return nil, b.refuse(err)
 	}
+	if failed {
+		b.saveSoon() // that it is over
+	}
 	return done, nil
 }
 
@@ -91,8 +100,10 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 		case t.Status == StatusRunning || t.Status == StatusPaused:
 		case t.Status == StatusStarting:
 			done = b.run.began
-		case t.Status == StatusStopping || t.Status == StatusUnknown:
-			return fmt.Errorf("%w: it is %s (wait/stopped tells when it has ended)", ErrBusy, t.Status)
+		case t.Status == StatusUnknown:
+			return b.lookAgain()
+		case t.Status == StatusStopping:
+			return fmt.Errorf("%w: it is stopping (wait/stopped tells when it has)", ErrBusy)
 		case t.Config == nil:
 			return ErrNotConfigured
 		default:
@@ -128,7 +139,7 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 			return ErrRemoved
 		}
 		if t.Status == StatusUnknown {
-			return fmt.Errorf("%w: its process could not be looked at", ErrBusy)
+			return b.lookAgain()
 		}
 		b.stops++
 		stops = b.stops
@@ -163,12 +174,13 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 // ErrTimedOut when that could not be had in time. Force only skips the grace.
 func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 	bound := time.Now().Add(KillBound)
+	grace = min(grace, maxGrace)
 	if !force {
 		over := time.NewTimer(grace + stopMargin)
 		defer over.Stop()
 		select {
 		case <-r.launched:
-			_, err := b.askShim(shim.Request{Op: shim.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace})
+			_, err := b.askShim(r, shim.Request{Op: shim.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace})
 			if err != nil {
 				// It may have ended meanwhile. If not, its grace counts all the same.
 				b.log(op).WithError(err).Debug("shim does not answer")
@@ -216,12 +228,10 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 // watch goes on, and the box becomes stopped when its process can end.
 func (b *Box) late(r *run, op string) error {
 	pid, state := -1, "?"
-	b.mu.Lock()
-	if r.proc != nil { // it may be forked only now
-		pid = r.proc.PID()
+	if s := b.Snapshot(); s.run == r && s.PID > 0 {
+		pid = s.PID
 		state = reaper.State(pid)
 	}
-	b.mu.Unlock()
 	return b.refuse(b.fail(op, fmt.Errorf("%w: process %d was killed %s ago and is in state %s; the box stays stopping and becomes stopped when it ends", ErrTimedOut, pid, KillBound, state)))
 }
 
@@ -268,6 +278,8 @@ func (b *Box) ask(note string, c Command) (*Completion, error) {
 			return ErrRemoved
 		case !t.Status.Active():
 			return ErrNoProcess
+		case t.Status == StatusUnknown:
+			return b.lookAgain()
 		case t.Status != StatusRunning && t.Status != StatusPaused:
 			if c.Verb == VerbSignal && t.Status == StatusStopping {
 				break // a process that is asked to end can take a signal
@@ -291,45 +303,50 @@ func (b *Box) ask(note string, c Command) (*Completion, error) {
 }
 
 func (b *Box) asked(r *run, c Command) error {
-	req, from, to := shim.Request{Op: shim.OpSignal, Signal: c.Signal}, StatusUnknown, StatusUnknown
+	req := shim.Request{Op: shim.OpSignal, Signal: c.Signal}
 	switch c.Verb {
 	case VerbPause:
-		req, from, to = shim.Request{Op: shim.OpPause}, StatusRunning, StatusPaused
+		req.Op = shim.OpPause
 	case VerbResume:
-		req, from, to = shim.Request{Op: shim.OpResume}, StatusPaused, StatusRunning
+		req.Op = shim.OpResume
 	}
-	reply, err := b.askShim(req)
-	if err == nil && reply.Errno != 0 {
-		err = reply.Errno
+	r.asking.Lock()
+	defer r.asking.Unlock()
+	reply, err := b.askShim(r, req)
+	if errors.Is(err, syscall.ESRCH) {
+		err = ErrNoProcess
 	}
 	if err != nil {
-		if errors.Is(err, syscall.ESRCH) {
-			err = ErrNoProcess
-		}
 		return b.refuse(b.fail(string(c.Verb), err))
-	}
-	if c.Verb == VerbSignal {
-		return nil
 	}
 	return b.update(string(c.Verb), func(t *tx) error {
 		// Whatever came between (an end, a stop) stands.
-		if b.run == r && t.Status == from {
-			t.Status = to
+		if b.run != r || t.Status != StatusRunning && t.Status != StatusPaused {
+			return nil
 		}
+		t.Status = adopted(&reply)
 		return nil
 	})
 }
 
-// askShim puts one request to the box's shim.
-func (b *Box) askShim(req shim.Request) (shim.Reply, error) {
-	dir, err := b.openDir()
+// askShim puts one request to the shim of a run; nil is whichever answers. What
+// the shim could not do is the error.
+func (b *Box) askShim(r *run, req shim.Request) (shim.Reply, error) {
+	dir, err := os.Open(b.dir)
 	if err != nil {
 		return shim.Reply{}, err
 	}
 	defer dir.Close()
+	if r != nil {
+		req.Run = r.id
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), askBound)
 	defer cancel()
-	return shim.Ask(ctx, dir, req)
+	reply, err := shim.Ask(ctx, dir, req)
+	if err == nil && reply.Errno != 0 {
+		err = reply.Errno
+	}
+	return reply, err
 }
 
 // shutdown ends the box if it must not outlive the daemon.
@@ -337,10 +354,10 @@ func (b *Box) shutdown(ctx context.Context) {
 	b.mu.Lock()
 	r, active := b.run, b.snap.Load().Status.Active()
 	b.mu.Unlock()
-	if !active || r.cfg.Detach {
+	if !active || r == nil || r.cfg.Detach {
 		return
 	}
-	done, err := b.Do(By{PID: os.Getpid()}, Command{Verb: VerbKill})
+	done, _, err := b.stop(fmt.Sprintf("by=0:%d kill", os.Getpid()), Command{Verb: VerbKill})
 	if err == nil {
 		err = done.Wait(ctx)
 	}

@@ -11,8 +11,6 @@ var (
 	ErrName = errors.New("a name is 1 to 64 letters, digits, '_', '.' or '-' and begins with a letter or digit")
 	// ErrExist: a box of that name exists.
 	ErrExist = errors.New("it exists already")
-	// ErrNotExist: no box has that name.
-	ErrNotExist = errors.New("no such box")
 	// ErrRemoved: the box was removed while it was still held.
 	ErrRemoved = errors.New("the box was removed")
 	// ErrBusy: the box has a process, or is between two states.

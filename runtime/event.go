@@ -49,12 +49,15 @@ type events struct {
 	max  int
 	// added counts all events ever put in; a cursor is a position in that count.
 	added uint64
+	over  bool          // no event can come any more
 	more  chan struct{} // closed and replaced at each event; nil while nobody waits
 }
 
-func (v *events) add(e Event) {
+// add puts an event into the ring; the last one ends it.
+func (v *events) add(e Event, last bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.over = last
 	if len(v.ring) < v.max {
 		v.ring = append(v.ring, e)
 	} else {
@@ -68,7 +71,7 @@ func (v *events) add(e Event) {
 	}
 }
 
-// all returns the kept events, oldest first, and the time of the newest.
+// all returns the kept events, oldest first.
 func (v *events) all() []Event {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -90,7 +93,8 @@ func (v *events) cursor() *Cursor {
 }
 
 // Next returns the events since the last call and how many were lost because
-// the reader fell behind; without any, a channel that is closed at the next one.
+// the reader fell behind; without any, a channel that is closed at the next one,
+// or none if there will be no next one.
 func (c *Cursor) Next() (got []Event, lost uint64, more <-chan struct{}) {
 	v := c.v
 	v.mu.Lock()
@@ -103,7 +107,7 @@ func (c *Cursor) Next() (got []Event, lost uint64, more <-chan struct{}) {
 	for ; c.next < v.added; c.next++ {
 		got = append(got, v.ring[(v.head+int(c.next-kept))%len(v.ring)])
 	}
-	if len(got) == 0 && lost == 0 {
+	if len(got) == 0 && lost == 0 && !v.over {
 		if v.more == nil {
 			v.more = make(chan struct{})
 		}

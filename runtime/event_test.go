@@ -1,6 +1,8 @@
 package runtime
 
 import (
+	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +30,7 @@ func TestEventLineIsMadeForRead(t *testing.T) {
 func TestRingKeepsTheNewest(t *testing.T) {
 	v := events{max: 4}
 	for i := 1; i <= 10; i++ {
-		v.add(Event{Seq: uint64(i)})
+		v.add(Event{Seq: uint64(i)}, false)
 		all := v.all()
 		if len(all) != min(i, 4) || all[len(all)-1].Seq != uint64(i) || all[0].Seq != uint64(max(1, i-3)) {
 			t.Fatalf("after %d: %v", i, all)
@@ -38,27 +40,27 @@ func TestRingKeepsTheNewest(t *testing.T) {
 
 func TestCursorSeesAllFromItsMomentOn(t *testing.T) {
 	v := events{max: 4}
-	v.add(Event{Seq: 1})
+	v.add(Event{Seq: 1}, false)
 	c := v.cursor()
 	got, lost, more := c.Next()
 	if len(got) != 0 || lost != 0 || more == nil {
 		t.Fatalf("before anything: %v %d %v", got, lost, more)
 	}
-	v.add(Event{Seq: 2})
+	v.add(Event{Seq: 2}, false)
 	select {
 	case <-more:
 	default:
 		t.Fatal("not woken")
 	}
 	for i := 3; i <= 5; i++ {
-		v.add(Event{Seq: uint64(i)})
+		v.add(Event{Seq: uint64(i)}, false)
 	}
 	got, lost, _ = c.Next()
 	if len(got) != 4 || got[0].Seq != 2 || got[3].Seq != 5 || lost != 0 {
 		t.Fatalf("got %v, lost %d", got, lost)
 	}
 	for i := 6; i <= 12; i++ {
-		v.add(Event{Seq: uint64(i)})
+		v.add(Event{Seq: uint64(i)}, false)
 	}
 	got, lost, _ = c.Next()
 	if lost != 3 || len(got) != 4 || got[0].Seq != 9 {
@@ -78,5 +80,18 @@ func TestSlowReaderIsToldWhatItLost(t *testing.T) {
 	must(t, err)
 	if first, _, _ := strings.Cut(string(buf[:n]), "\n"); first != "- - - lost count=5" {
 		t.Fatalf("first line %q", first)
+	}
+}
+
+func TestLastEventIsGivenAndThenTheEnd(t *testing.T) {
+	v := events{max: 4}
+	s := &eventStream{cursor: v.cursor()}
+	v.add(Event{Seq: 1, Name: "removed"}, true)
+	buf := make([]byte, 256)
+	if n, _, err := s.Poll(buf); err != nil || !strings.Contains(string(buf[:n]), "removed") {
+		t.Fatalf("got %q, %v", buf[:n], err)
+	}
+	if n, more, err := s.Poll(buf); n != 0 || more != nil || !errors.Is(err, io.EOF) {
+		t.Fatalf("then %d, %v, %v", n, more, err)
 	}
 }

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -20,17 +21,14 @@ type logPart struct {
 	name       string
 }
 
-// logParts lists what is kept of the log, oldest first.
-func (b *Box) logParts() ([]logPart, error) {
-	dir, err := b.openDir()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrRemoved
-	}
+// logParts lists what is kept of a log in a box's directory, oldest first.
+func logParts(dir *os.Root) ([]logPart, error) {
+	d, err := dir.Open(".")
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +38,7 @@ func (b *Box) logParts() ([]logPart, error) {
 		if !ok {
 			continue
 		}
-		fi, err := os.Stat(b.path(name))
+		fi, err := dir.Stat(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // dropped by a rotation just now
 		}
@@ -49,7 +47,7 @@ func (b *Box) logParts() ([]logPart, error) {
 		}
 		parts = append(parts, logPart{base, fi.Size(), fi.ModTime(), name})
 	}
-	slices.SortFunc(parts, func(x, y logPart) int { return int(min(max(x.base-y.base, -1), 1)) })
+	slices.SortFunc(parts, func(x, y logPart) int { return cmp.Compare(x.base, y.base) })
 	return parts, nil
 }
 
@@ -58,7 +56,12 @@ func (b *Box) logParts() ([]logPart, error) {
 // one long file, so that `tail -f` never sees a truncation. It also returns when
 // the log was last written to.
 func (b *Box) LogSize() (size int64, mtime time.Time) {
-	parts, err := b.logParts()
+	var parts []logPart
+	dir, err := b.pin()
+	if err == nil {
+		parts, err = logParts(dir)
+		_ = dir.Close() // it was only read
+	}
 	if err != nil || len(parts) == 0 {
 		return 0, b.Snapshot().Created
 	}
@@ -68,14 +71,16 @@ func (b *Box) LogSize() (size int64, mtime time.Time) {
 
 // LogReader reads a box's log by offset.
 type LogReader struct {
-	b  *Box
-	mu sync.Mutex
+	// dir gives the box's directory, to be closed after a read.
+	dir func() (*os.Root, error)
+	mu  sync.Mutex
 	// shift is how far this reader was moved on past bytes that were dropped.
 	shift int64
 }
 
-// OpenLog returns a reader of the whole log.
-func (b *Box) OpenLog() *LogReader { return &LogReader{b: b} }
+// OpenLog returns a reader of the whole log, which gives ErrRemoved when the box
+// is gone.
+func (b *Box) OpenLog() *LogReader { return &LogReader{dir: b.pin} }
 
 // ReadAt reads at the offset in all that was ever written. A reader whose offset
 // was dropped goes on at the oldest byte kept, and reads on from there without a
@@ -85,17 +90,24 @@ func (r *LogReader) ReadAt(p []byte, off int64) (int, error) {
 	defer r.mu.Unlock()
 	for {
 		n, err := r.read(p, off)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // a rotation dropped the file between listing and opening: list anew
+		if !errors.Is(err, errRotated) {
+			return n, err
 		}
-		return n, err
 	}
 }
 
+// errRotated says that a rotation dropped a file between listing and opening it.
+var errRotated = errors.New("rotated away")
+
 func (r *LogReader) read(p []byte, off int64) (n int, err error) {
-	parts, err := r.b.logParts()
+	dir, err := r.dir()
 	if err != nil {
-		return 0, r.b.fail("log", err)
+		return 0, err
+	}
+	defer dir.Close()
+	parts, err := logParts(dir)
+	if err != nil {
+		return 0, err
 	}
 	if len(parts) > 0 && off+r.shift < parts[0].base {
 		r.shift = parts[0].base - off
@@ -105,10 +117,13 @@ func (r *LogReader) read(p []byte, off int64) (n int, err error) {
 		if at < part.base || at >= part.base+part.size || n == len(p) {
 			continue
 		}
-		f, err := os.Open(r.b.path(part.name))
+		f, err := dir.Open(part.name)
 		if err != nil {
 			if n > 0 {
 				break
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				err = errRotated
 			}
 			return 0, err
 		}
@@ -117,7 +132,7 @@ func (r *LogReader) read(p []byte, off int64) (n int, err error) {
 		n += m
 		at += int64(m)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return n, r.b.fail("log", err)
+			return n, err
 		}
 	}
 	if n == 0 {
@@ -195,7 +210,7 @@ func (r *run) feedLog(ctx context.Context, b *Box) error {
 	case <-ctx.Done():
 		return nil
 	}
-	dir, err := b.openDir()
+	dir, err := os.Open(b.dir)
 	if err != nil {
 		return err
 	}
@@ -217,9 +232,13 @@ func (r *run) feedLog(ctx context.Context, b *Box) error {
 	}
 }
 
-// logStream gives the log from the moment of open on, until the run ends.
+// logStream gives the log from the moment of open on, until the run ends. It
+// keeps the box's directory, so that the last of a box that removes itself can
+// still be read.
 type logStream struct {
+	b    *Box
 	r    *LogReader
+	dir  *os.Root
 	at   int64
 	run  *run // nil if none goes on
 	once sync.Once
@@ -229,11 +248,18 @@ type logStream struct {
 // WaitLog gives the box's log from now on, until the run that goes on has ended;
 // without one it is at its end.
 func (b *Box) WaitLog() Stream {
-	s := &logStream{r: b.OpenLog()}
-	if r, going := b.Snapshot().Run(); going {
-		s.run = r.r
-		s.run.join(b)
+	s := &logStream{b: b}
+	r, going := b.Snapshot().Run()
+	if !going {
+		return s
 	}
+	dir, err := b.hold()
+	if err != nil {
+		return s // it was removed just now, and the run had ended before
+	}
+	s.dir, s.run = dir, r.r
+	s.r = &LogReader{dir: func() (*os.Root, error) { return dir.OpenRoot(".") }}
+	s.run.join(b)
 	s.at, _ = b.LogSize()
 	return s
 }
@@ -264,6 +290,8 @@ func (s *logStream) Close() {
 	s.once.Do(func() {
 		if s.run != nil {
 			s.run.leave()
+			_ = s.dir.Close() // it was only read
+			s.b.holders.Done()
 		}
 	})
 }

@@ -40,12 +40,14 @@ func (rt *Runtime) recover() error {
 			continue
 		}
 		b := newBox(rt, e.Name())
+		rt.mu.Lock() // a box that was recovered may be removing itself
+		rt.boxes[b.name] = b
+		rt.mu.Unlock()
 		slots <- struct{}{}
 		wg.Go(func() {
 			b.recover()
 			<-slots
 		})
-		rt.boxes[b.name] = b
 	}
 	wg.Wait()
 	return nil
@@ -59,9 +61,7 @@ func (rt *Runtime) Autostart() {
 		if s.Config == nil || !s.Config.Autostart || s.Status.Active() {
 			continue
 		}
-		if _, err := b.Do(By{PID: os.Getpid()}, Command{Verb: VerbStart}); err != nil {
-			b.log("autostart").WithError(err).Warn("autostart refused")
-		}
+		b.autostart()
 	}
 }
 
@@ -71,7 +71,6 @@ func (b *Box) recover() {
 	note := func(err error) {
 		if err != nil {
 			complaints = append(complaints, err)
-			b.rt.log.WithFields(logrus.Fields{"op": "recover", "box": b.name}).WithError(err).Warn("recovery")
 		}
 	}
 	state, err := load(b.dir, stateFile, decodeState)
@@ -87,7 +86,7 @@ func (b *Box) recover() {
 		Runs: rec.Runs, Created: rec.Created, Started: rec.Started, Ended: rec.Ended, owners: rec.Owners,
 		CPU: time.Duration(rec.CPUUsec) * time.Microsecond,
 	}
-	text, err := os.ReadFile(b.path(configFile))
+	text, err := os.ReadFile(filepath.Join(b.dir, configFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	} else if err == nil {
@@ -100,50 +99,67 @@ func (b *Box) recover() {
 	note(err)
 	b.publish(s, rec.lastChange())
 
-	live, err := load(b.dir, shimFile, decodeShim)
-	note(err)
-	status := rec.Status
-	if state == nil || !rec.Status.ended() {
-		status = StatusConfigured
-	}
-	if s.Config == nil && !status.ended() {
-		status = StatusEmpty
+	b.reconsider(complaints)
+}
+
+// reconsider finds out what became of the last run of a box whose status is
+// unknown, and says so. Where that can't be had, it stays unknown: nothing may be
+// concluded from not knowing, and lookAgain comes back here.
+func (b *Box) reconsider(complaints []error) {
+	b.look.Lock()
+	defer b.look.Unlock()
+	if s := b.Snapshot(); s.Status != StatusUnknown || s.run != nil {
+		return
 	}
 	var r *run
 	var reply *shim.Reply
-	unsure := false // whether the run's process lives
-	if live != nil && live.Run != rec.LastRun {
-		r, reply, err = b.adopt(live)
-		unsure = err != nil
-		note(err)
+	live, err := load(b.dir, shimFile, decodeShim)
+	known := true
+	if err != nil {
+		complaints = append(complaints, err)
+		known = errors.As(err, new(*unusable))
+		if known {
+			live = b.findShim()
+		}
+	}
+	if live != nil && live.Run != b.record.LastRun {
+		if r, reply, err = b.adopt(live); err != nil {
+			complaints = append(complaints, err)
+			known = false
+		}
+	}
+	for _, err := range complaints {
+		b.log("recover").WithError(err).Warn("recovery")
 	}
 	if err := b.update("recover", func(t *tx) error {
 		if len(complaints) > 0 {
 			t.LastError = oneLine("recovery: " + errors.Join(complaints...).Error())
 		}
-		if unsure {
-			return nil // nothing may be concluded, and nothing touched
-		}
-		if r == nil {
-			t.Status = status
-			return nil
-		}
-		b.run, t.run = r, r
-		t.Runs, t.Started = max(t.Runs, r.n), live.Started
-		t.Pending = t.Config != nil && !r.cfg.runsLike(t.Config)
-		if r.proc != nil {
-			t.PID = r.proc.PID()
-		}
-		if reply != nil {
-			t.Status = adopted(reply)
+		switch {
+		case !known:
+		case r == nil:
+			t.Status = b.record.rest(t.Config)
+		default:
+			b.run, t.run = r, r
+			t.Runs, t.Started = max(t.Runs, r.n), live.Started
+			t.Pending = t.Config != nil && !r.cfg.runsLike(t.Config)
+			if r.proc != nil {
+				t.PID = r.proc.PID()
+			}
+			if reply != nil {
+				t.Status = adopted(reply)
+			}
 		}
 		return nil
 	}); err != nil {
 		b.log("recover").WithError(err).Error("recovered, but cannot be said to be")
 	}
 	switch {
-	case unsure:
+	case !known:
 	case r == nil:
+		if b.record.Remove {
+			b.removeItself() // the daemon died before it got to that
+		}
 	case r.proc == nil:
 		b.ended(r, reaper.Exit{Outcome: reaper.AlreadyGone, Code: -1, At: time.Now()})
 	default:
@@ -152,6 +168,47 @@ func (b *Box) recover() {
 		}
 		b.settle(r, reply)
 	}
+}
+
+// lookAgain is the refusal of a command to a box whose status is unknown. It
+// cannot wait for the shim, but the next command finds it looked at.
+func (b *Box) lookAgain() error {
+	b.rt.background(func() { b.reconsider(nil) })
+	return fmt.Errorf("%w: it is not known whether its process lives; that is being looked at again, so repeat the command", ErrBusy)
+}
+
+// rest is the state of a box of which no run goes on.
+func (r *stateRecord) rest(c *Config) Status {
+	switch {
+	case r.Status.ended():
+		return r.Status
+	case c == nil:
+		return StatusEmpty
+	}
+	return StatusConfigured
+}
+
+// findShim looks for the shim of a run whose record is lost: one that answers on
+// the box's socket lives, whatever the disk says. The kernel vouches for its pid.
+func (b *Box) findShim() *shimRecord {
+	reply, err := b.askShim(nil, shim.Request{Op: shim.OpState})
+	if err != nil {
+		return nil // as dead
+	}
+	id, err := reaper.Identify(b.rt.bootID, reply.Peer)
+	if err != nil {
+		b.log("recover").WithError(err).Warn("a shim answered, and is gone")
+		return nil
+	}
+	s := b.Snapshot()
+	live := &shimRecord{
+		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id,
+		Started: time.Unix(0, reply.State.StartedNs), Config: string(s.Text),
+	}
+	if err := b.putOnRecord(live); err != nil {
+		b.log("recover").WithError(err).Error("the record of a living run cannot be renewed")
+	}
+	return live
 }
 
 // settle decides what an adopted box is said to be whose shim gives no answer.
@@ -223,15 +280,10 @@ func (b *Box) adopt(live *shimRecord) (*run, *shim.Reply, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	reply, err := b.askShim(shim.Request{Op: shim.OpState})
-	if err == nil && reply.State.Run != r.id {
-		err = errors.New("it answers for another run")
-	}
+	reply, err := b.askShim(r, shim.Request{Op: shim.OpState})
 	if err != nil {
 		b.log("recover").WithError(err).Warn("shim does not answer")
 		return r, nil, nil
 	}
 	return r, &reply, nil
 }
-
-func (b *Box) openDir() (*os.File, error) { return os.Open(b.dir) }

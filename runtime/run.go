@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -35,7 +36,10 @@ type run struct {
 	failure  error           // why it does not; valid once launched is closed
 	began    *Completion     // of the start command
 
-	feed   logFeed
+	feed logFeed
+	// asking makes one step of a request to the shim and of saying what came of
+	// it: else the last of two may be done first.
+	asking sync.Mutex
 	killed bool // under mu: it must not be let go any more
 
 	done chan struct{} // closed when the end of the run was published
@@ -116,7 +120,12 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.Open(b.dir)
+	root, err := b.pin()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	dir, err := root.Open(".")
 	if err != nil {
 		return nil, err
 	}
@@ -144,12 +153,9 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		h.Close()
 		return nil, err
 	}
-	rec, err := json.Marshal(shimRecord{
+	err = b.putOnRecord(&shimRecord{
 		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text),
 	})
-	if err == nil {
-		err = writeFile(b.dir, shimFile, append(rec, '\n'), 0o600)
-	}
 	if err != nil {
 		h.Close()
 		return nil, fmt.Errorf("the run cannot be put on record: %w", err)
@@ -162,6 +168,19 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		return nil, nil
 	}
 	return h, nil
+}
+
+// putOnRecord writes shim.json.
+func (b *Box) putOnRecord(live *shimRecord) error {
+	text, err := json.Marshal(live)
+	if err != nil {
+		return err
+	}
+	dir, err := b.pin()
+	if err != nil {
+		return err
+	}
+	return errors.Join(replaceFile(dir, shimFile, append(text, '\n'), whole), dir.Close())
 }
 
 // abandon ends a shim that could not be put under watch. It was not let go, so
@@ -297,7 +316,7 @@ func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err
 }
 
 // ended is called once a run, when its shim is proven gone. It finds out how the
-// run ended, writes that down, and only then says so.
+// run ended, puts that on record, and only then says so.
 func (b *Box) ended(r *run, e reaper.Exit) {
 	<-r.launched
 	rec, err := load(b.dir, shim.RecordName, decodeExit)
@@ -305,10 +324,6 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 		rec = nil // of an earlier run
 	}
 	v := judge(r, rec, e)
-	if err != nil {
-		v.message = strings.TrimPrefix(v.message+"; "+err.Error(), "ok; ")
-	}
-
 	b.mu.Lock()
 	asked := b.snap.Load().Status == StatusStopping
 	if r.killed && rec == nil && e.Code == -1 && r.proc != nil {
@@ -324,21 +339,25 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 			v.message = "ok"
 		}
 	}
+	if err != nil {
+		v.message = strings.TrimPrefix(v.message+"; "+err.Error(), "ok; ")
+	}
 	if rec == nil && v.code >= 0 && !v.supervisor {
 		// What the kernel said of the shim is known to this daemon alone. It is
 		// put on record before anybody is told, so that no later daemon
 		// contradicts it, but not synced: state.json will be, and a power loss in
 		// between takes the whole machine's boxes with it.
-		own := shim.ExitRecord{Run: r.id, Code: v.code, Signal: int(e.Signal), EndedNs: e.At.UnixNano()}
-		if err := replaceFile(b.dir, shim.RecordName, own.AppendJSON(nil), 0o600, false); err != nil {
+		if err := b.testify(shim.ExitRecord{Run: r.id, Code: v.code, Signal: int(e.Signal), EndedNs: e.At.UnixNano()}); err != nil {
 			b.log("reap").WithError(err).Error("end of the run not put on record")
 		}
 	}
 	b.save.Lock()
 	started := b.snap.Load().Started
+	remove := false
 	uerr := b.update("reap", func(t *tx) error {
 		t.Status, t.ExitCode, t.LastError, t.PID = v.status, v.code, oneLine(v.message), -1
 		t.Ended, t.CPU, t.Pending = e.At, v.cpu, false
+		remove = r.cfg.RemoveOnExit && v.status == StatusStopped && !t.Restarting
 		if r.proc != nil {
 			t.event("reaped", fmt.Sprintf("pid=%d outcome=%s", r.proc.PID(), e.Outcome))
 		}
@@ -349,10 +368,15 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	}
 	r.code = v.code
 	close(r.done)
+	select {
+	case <-r.began.done:
+	default:
+		r.began.complete(b.fail("start", fmt.Errorf("%w: %w", ErrStart, r.failure)))
+	}
 	// The next run may have begun: what is written is how this one ended.
-	if err := b.saveNow(func(s *stateRecord) {
+	if err := b.saveNow(whole, func(s *stateRecord) {
 		s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = v.status, v.code, started, e.At, r.id
-		s.CPUUsec = v.cpu.Microseconds()
+		s.CPUUsec, s.Remove = v.cpu.Microseconds(), remove
 	}); err != nil {
 		b.log("reap").WithError(err).Error("end of the run not written down")
 	}
@@ -363,15 +387,25 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	} else {
 		log.Info("ended")
 	}
-	select {
-	case <-r.began.done:
-	default:
-		r.began.complete(b.fail("start", fmt.Errorf("%w: %w", ErrStart, r.failure)))
+	if remove {
+		b.removeItself()
 	}
-	if r.cfg.RemoveOnExit && v.status == StatusStopped {
-		if err := b.remove(false); err != nil && !errors.Is(err, ErrRemoved) {
-			b.log("remove_on_exit").WithError(err).Warn("not removed")
-		}
+}
+
+// testify writes the exit record that a shim could not write.
+func (b *Box) testify(rec shim.ExitRecord) error {
+	dir, err := b.pin()
+	if err != nil {
+		return err
+	}
+	return errors.Join(replaceFile(dir, shim.RecordName, rec.AppendJSON(nil), loose), dir.Close())
+}
+
+// removeItself carries out remove_on_exit. A start that came first wins.
+func (b *Box) removeItself() {
+	err := b.remove(false)
+	if err != nil && !errors.Is(err, ErrRemoved) && !errors.Is(err, ErrBusy) {
+		b.log("remove_on_exit").WithError(err).Error("not removed")
 	}
 }
 

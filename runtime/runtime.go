@@ -17,7 +17,7 @@ import (
 
 // Observer is told what changed, so that a facade can drop what its clients
 // have cached. Its calls come after the change was published and before anybody
-// who waits for it is woken; they must not block and must not call back.
+// who waits for it is woken, with no lock held; they must not block.
 type Observer interface {
 	// BoxChanged says which fields of a box differ now.
 	BoxChanged(b *Box, f Field)
@@ -132,6 +132,9 @@ func (rt *Runtime) Create(name string) (*Box, error) {
 	if !ValidName(name) {
 		return nil, &Error{Box: name, Op: "create", Err: ErrName}
 	}
+	if rt.isClosing() {
+		return nil, &Error{Box: name, Op: "create", Err: ErrClosed}
+	}
 	b := newBox(rt, name)
 	now := time.Now()
 	b.publish(&Snapshot{Status: StatusEmpty, Health: HealthNone, PID: -1, ExitCode: -1, LastError: "ok", Created: now}, now)
@@ -159,6 +162,15 @@ func (rt *Runtime) Create(name string) (*Box, error) {
 	}
 	rt.emit(b, "created", "")
 	return b, nil
+}
+
+func (rt *Runtime) isClosing() bool {
+	select {
+	case <-rt.closing:
+		return true
+	default:
+		return false
+	}
 }
 
 // forget takes a box out of the map.
@@ -221,9 +233,7 @@ func (rt *Runtime) LastError() (string, time.Time) {
 // Refuse notes a request that was refused and has no box to say it in.
 func (rt *Runtime) Refuse(err error) {
 	rt.setLastError(oneLine(err.Error()))
-	if rt.opt.Observer != nil {
-		rt.opt.Observer.Changed()
-	}
+	rt.announce()
 }
 
 func (rt *Runtime) setLastError(s string) {
@@ -231,20 +241,32 @@ func (rt *Runtime) setLastError(s string) {
 	rt.errorTime.Store(time.Now().UnixNano())
 }
 
-// emit records an event; b is nil for the daemon's own.
+// emit records an event of the daemon's own, or of a box that is not changed by
+// update, and announces it.
 func (rt *Runtime) emit(b *Box, name, detail string) {
-	e := Event{Box: "-", Name: name, Detail: oneLine(detail)}
+	rt.record(b, Event{Name: name, Detail: detail}, false)
+	rt.announce()
+}
+
+// record puts an event into the daemon's ring and the box's, in one order; b is
+// nil for the daemon's own. With last, no more come from the box.
+func (rt *Runtime) record(b *Box, e Event, last bool) {
+	e.Box, e.Detail = "-", oneLine(e.Detail)
 	if b != nil {
 		e.Box = b.name
 	}
 	rt.seq.Lock()
+	defer rt.seq.Unlock()
 	rt.seqNo++
 	e.Seq, e.Time = rt.seqNo, time.Now()
-	rt.events.add(e)
+	rt.events.add(e, false)
 	if b != nil {
-		b.events.add(e)
+		b.events.add(e, last)
 	}
-	rt.seq.Unlock()
+}
+
+// announce tells the observer that the daemon's own files changed.
+func (rt *Runtime) announce() {
 	if rt.opt.Observer != nil {
 		rt.opt.Observer.Changed()
 	}

@@ -28,7 +28,7 @@ const (
 // store is the state directory on disk.
 type store struct {
 	dir  string
-	lock *os.File
+	lock *os.File // held for as long as the daemon lives
 }
 
 // LockedError says that another daemon uses the state directory.
@@ -108,36 +108,48 @@ func (s *store) emptyTrash() error {
 // disk in a thread of its own, and a thousand boxes may end at the same moment.
 var writers = make(chan struct{}, 16)
 
-// writeFile replaces a file of dir as a whole: a reader, also one after a power
-// loss, finds the old bytes or the new ones.
-func writeFile(dir, name string, data []byte, mode os.FileMode) error {
-	return replaceFile(dir, name, data, mode, true)
-}
+// care says how much a written file has to survive.
+type care int
 
-// replaceFile is writeFile without the promise about power when durable is
-// false: it outlives the daemon, and costs no wait for the disk.
-func replaceFile(dir, name string, data []byte, mode os.FileMode, durable bool) error {
+const (
+	// loose: the end of the daemon, at no wait for the disk.
+	loose care = iota
+	// whole: also a power loss, after which the old bytes or the new are found.
+	whole
+	// durable: a power loss, after which the new bytes are found.
+	durable
+)
+
+// replaceFile replaces a file of a directory in one step.
+func replaceFile(dir *os.Root, name string, data []byte, c care) error {
 	writers <- struct{}{}
 	defer func() { <-writers }()
-	tmp := filepath.Join(dir, "."+name+".tmp")
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	tmp := "." + name + ".tmp"
+	f, err := dir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil && durable {
+	if err == nil && c >= whole {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(tmp, filepath.Join(dir, name))
+		err = dir.Rename(tmp, name)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(tmp))
+		return errors.Join(err, dir.Remove(tmp))
 	}
-	return nil
+	if c < durable {
+		return nil
+	}
+	d, err := dir.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // stateRecord is state.json: what a box is known by besides its configuration.
@@ -153,6 +165,8 @@ type stateRecord struct {
 	Ended     time.Time        `json:"ended,omitzero"`
 	CPUUsec   int64            `json:"cpu_usec,omitempty"`
 	Owners    map[string]Owner `json:"owners,omitempty"`
+	// Remove says that the box is to be removed because its run has ended.
+	Remove bool `json:"remove,omitempty"`
 }
 
 // shimRecord is shim.json: the run that began last. It is on disk before the shim
@@ -226,9 +240,22 @@ func decodeExit(b []byte) (*shim.ExitRecord, error) {
 	return r, nil
 }
 
+// unusable is the error of a record that was read and makes no sense, and is
+// kept aside. What a read itself fails of says nothing about the record.
+type unusable struct {
+	name, aside string
+	err         error
+}
+
+func (u *unusable) Error() string {
+	return fmt.Sprintf("%s was unusable (%v) and is kept as %s", u.name, u.err, u.aside)
+}
+
+func (u *unusable) Unwrap() error { return u.err }
+
 // load reads and decodes a record of a box. A file that is not there gives
 // (nil, nil). One that cannot be used is kept aside as NAME.bad for a person to
-// look at, and the error says so.
+// look at, and the error, an *unusable, says so.
 func load[T any](dir, name string, decode func([]byte) (*T, error)) (*T, error) {
 	b, err := os.ReadFile(filepath.Join(dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -245,7 +272,7 @@ func load[T any](dir, name string, decode func([]byte) (*T, error)) (*T, error) 
 	if rerr := os.Rename(filepath.Join(dir, name), aside); rerr != nil {
 		return nil, fmt.Errorf("%s is unusable (%w) and cannot be kept aside: %w", name, err, rerr)
 	}
-	return nil, fmt.Errorf("%s was unusable (%w) and is kept as %s", name, err, aside)
+	return nil, &unusable{name, aside, err}
 }
 
 // oneLine makes any text fit a file that holds one line.

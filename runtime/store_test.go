@@ -53,18 +53,23 @@ func TestBrokenRecordIsKeptAside(t *testing.T) {
 	}
 }
 
-func TestWriteFileLeavesTheOldOnFailure(t *testing.T) {
-	dir := t.TempDir()
-	must(t, writeFile(dir, "f", []byte("old"), 0o600))
-	// A directory where the temporary file should go: it cannot be opened.
-	must(t, os.Mkdir(filepath.Join(dir, ".f.tmp"), 0o700))
-	if err := writeFile(dir, "f", []byte("new"), 0o600); err == nil {
-		t.Fatal("no error")
-	}
-	got, err := os.ReadFile(filepath.Join(dir, "f"))
+func TestReplaceFileLeavesTheOldOnFailure(t *testing.T) {
+	dir, err := os.OpenRoot(t.TempDir())
 	must(t, err)
-	if string(got) != "old" {
-		t.Fatalf("got %q", got)
+	defer dir.Close()
+	for _, c := range []care{loose, whole, durable} {
+		must(t, replaceFile(dir, "f", []byte("old"), c))
+		// A directory where the temporary file should go: it cannot be opened.
+		must(t, dir.Mkdir(".f.tmp", 0o700))
+		if err := replaceFile(dir, "f", []byte("new"), c); err == nil {
+			t.Fatal("no error")
+		}
+		got, err := dir.ReadFile("f")
+		must(t, err)
+		if string(got) != "old" {
+			t.Fatalf("got %q", got)
+		}
+		must(t, dir.Remove(".f.tmp"))
 	}
 }
 

@@ -67,7 +67,8 @@ func (b *Box) WaitRunning() Stream {
 // WaitExit gives the exit code of the run that goes on now, once that has ended,
 // whatever the box does then; without one, the exit code of the last.
 func (b *Box) WaitExit() Stream {
-	r, going := b.Snapshot().Run()
+	opened := b.Snapshot()
+	r, going := opened.Run()
 	return &answer{ask: func() (string, <-chan struct{}, error) {
 		if going {
 			select {
@@ -78,10 +79,15 @@ func (b *Box) WaitExit() Stream {
 			}
 		}
 		s := b.Snapshot()
-		if s.Removed {
+		switch {
+		case s.Removed:
 			return "", nil, b.fail("wait", ErrRemoved)
+		case s.Status == StatusUnknown:
+			return "", s.Next(), nil
+		case opened.Status == StatusUnknown:
+			opened = s
 		}
-		return strconv.Itoa(s.ExitCode), nil, nil
+		return strconv.Itoa(opened.ExitCode), nil, nil
 	}}
 }
 
@@ -106,7 +112,6 @@ func (b *Box) WaitStopped() Stream {
 // eventStream gives events as they come.
 type eventStream struct {
 	cursor *Cursor
-	gone   func() bool // whether no event can come any more
 
 	mu   sync.Mutex
 	rest []byte
@@ -117,11 +122,11 @@ func (e *eventStream) Poll(p []byte) (int, <-chan struct{}, error) {
 	defer e.mu.Unlock()
 	if len(e.rest) == 0 {
 		got, lost, more := e.cursor.Next()
-		if more != nil {
-			if e.gone() {
-				return 0, nil, io.EOF
-			}
+		switch {
+		case more != nil:
 			return 0, more, nil
+		case len(got) == 0 && lost == 0:
+			return 0, nil, io.EOF
 		}
 		if lost > 0 {
 			e.rest = fmt.Appendf(e.rest[:0], "- - - lost count=%d\n", lost)
@@ -139,10 +144,10 @@ func (e *eventStream) Close() {}
 
 // WaitEvent gives the events of all boxes from now on.
 func (rt *Runtime) WaitEvent() Stream {
-	return &eventStream{cursor: rt.Follow(), gone: func() bool { return false }}
+	return &eventStream{cursor: rt.Follow()}
 }
 
 // WaitEvent gives the box's events from now on, and ends after its removal.
 func (b *Box) WaitEvent() Stream {
-	return &eventStream{cursor: b.Follow(), gone: func() bool { return b.Snapshot().Removed }}
+	return &eventStream{cursor: b.Follow()}
 }

@@ -46,14 +46,46 @@ func exchange(ctx context.Context, conn *os.File, req Request) (Reply, error) {
 		return Reply{}, err
 	}
 	buf := make([]byte, maxMessage)
-	n, err := conn.Read(buf)
-	if errors.Is(err, io.EOF) {
-		return Reply{}, io.ErrUnexpectedEOF
-	}
+	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return Reply{}, err
 	}
-	return decodeReply(buf[:n])
+	var n, oobn int
+	var rerr error
+	if err := raw.Read(func(fd uintptr) bool {
+		n, oobn, _, _, rerr = unix.Recvmsg(int(fd), buf, oob, 0)
+		return !errors.Is(rerr, unix.EAGAIN) && !errors.Is(rerr, unix.EINTR)
+	}); err != nil {
+		return Reply{}, err
+	}
+	if rerr != nil {
+		return Reply{}, rerr
+	}
+	if n == 0 {
+		return Reply{}, io.ErrUnexpectedEOF
+	}
+	reply, err := decodeReply(buf[:n])
+	if err != nil {
+		return Reply{}, err
+	}
+	reply.Peer, err = sender(oob[:oobn])
+	return reply, err
+}
+
+// sender returns the pid of the process that sent a packet, which the kernel
+// adds to what a socket with SO_PASSCRED receives.
+func sender(oob []byte) (int, error) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return 0, err
+	}
+	for i := range messages {
+		if cred, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
+			return int(cred.Pid), nil
+		}
+	}
+	return 0, errors.New("the kernel does not say who answered")
 }
 
 // dial connects to a shim. A unix socket is connected at once or not at all;
@@ -62,6 +94,10 @@ func exchange(ctx context.Context, conn *os.File, req Request) (Reply, error) {
 func dial(ctx context.Context, dir *os.File) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		closeFD(fd)
 		return nil, err
 	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {

@@ -80,7 +80,7 @@ func FuzzSpec(f *testing.F) {
 
 func TestMessageRoundTrip(t *testing.T) {
 	for op := OpState; op < opEnd; op++ {
-		want := Request{Op: op, Signal: 15, Grace: time.Second}
+		want := Request{Op: op, Run: "r", Signal: 15, Grace: time.Second}
 		got, err := decodeRequest(appendRequest(nil, want))
 		if err != nil || got != want {
 			t.Errorf("got %+v, %v; want %+v", got, err, want)

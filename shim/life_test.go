@@ -146,7 +146,7 @@ func TestTheEndOfTheCommandEndsTheBox(t *testing.T) {
 func TestState(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
 	got := b.ask(Request{Op: OpState})
-	want := Reply{State: State{Run: b.spec.Run, Alive: true, PID: got.State.PID, StartedNs: b.h.StartedNs}}
+	want := Reply{State: State{Run: b.spec.Run, Alive: true, PID: got.State.PID, StartedNs: b.h.StartedNs}, Peer: b.h.PID}
 	if got != want || got.State.PID < 2 {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -155,6 +155,9 @@ func TestState(t *testing.T) {
 func TestSignal(t *testing.T) {
 	b := sh(t, `trap 'echo usr1' USR1; echo ready; while :; do sleep 0.01; done`).mustStart()
 	b.awaitLog("ready")
+	if r := b.ask(Request{Op: OpStop, Run: "another"}); r.Errno != unix.ESTALE || r.State.Run != b.spec.Run {
+		t.Errorf("to a request for another run: %+v", r)
+	}
 	if r := b.ask(Request{Op: OpSignal, Signal: unix.SIGUSR1}); r.Errno != 0 || r.State.Stopping {
 		t.Errorf("%+v", r)
 	}
@@ -419,7 +422,7 @@ import socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.connect(sys.argv[1])
 try:
-    s.send(bytes([1, 1] + [0]*12))
+    s.send(bytes([1, 1] + [0]*16))
     sys.stdout.write("answer %d" % len(s.recv(1024)))
 except OSError as e:
     sys.stdout.write("answer 0")

@@ -34,7 +34,10 @@ const (
 
 // Request is what the daemon asks a shim.
 type Request struct {
-	Op     Op
+	Op Op
+	// Run is the run that is meant. The shim of another one does nothing and
+	// answers ESTALE. Empty means whichever it is.
+	Run    string
 	Signal syscall.Signal
 	Grace  time.Duration
 }
@@ -61,6 +64,8 @@ type State struct {
 type Reply struct {
 	Errno syscall.Errno
 	State State
+	// Peer is the shim's pid as the asker sees it, by the kernel's word.
+	Peer int
 }
 
 // maxMessage bounds a packet on the control socket.
@@ -78,6 +83,7 @@ func (d *decoder) signal() syscall.Signal {
 
 func appendRequest(b []byte, r Request) []byte {
 	b = append(b, wireVersion, byte(r.Op))
+	b = appendString(b, r.Run)
 	b = appendU32(b, uint32(r.Signal))
 	return appendI64(b, int64(r.Grace))
 }
@@ -85,7 +91,7 @@ func appendRequest(b []byte, r Request) []byte {
 func decodeRequest(b []byte) (Request, error) {
 	d := decoder{buf: b}
 	version := d.u8()
-	r := Request{Op: Op(d.u8()), Signal: d.signal(), Grace: time.Duration(d.i64())}
+	r := Request{Op: Op(d.u8()), Run: d.string(), Signal: d.signal(), Grace: time.Duration(d.i64())}
 	if version != wireVersion || r.Op == 0 || r.Op >= opEnd || r.Grace < 0 {
 		d.bad = true
 	}

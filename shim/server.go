@@ -118,6 +118,9 @@ func (v *server) answer(s *supervisor, c *conn, now int64) bool {
 // handle does what req asks for.
 func (s *supervisor) handle(req Request, now int64) Reply {
 	var errno unix.Errno
+	if req.Run != "" && req.Run != s.spec.Run {
+		return Reply{Errno: unix.ESTALE, State: State{Run: s.spec.Run}}
+	}
 	switch req.Op {
 	case OpSignal:
 		errno = s.signal(req.Signal)

@@ -192,7 +192,7 @@ while True:
 	local pid
 	pid=$(pid_of x)
 	stop_daemon
-	kill -USR1 "$(cut -d' ' -f1 "/proc/$pid/task/$pid/children")"
+	kill -USR1 "$(box_command "$pid")"
 	await "the box to end" 5 gone "$pid"
 	start_daemon
 	is x status stopped

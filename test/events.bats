@@ -196,9 +196,6 @@ echo end'
 	is x log $'one\ntwo'
 }
 
-# box_command SHIM: the host pid of the box's command: the child of the shim.
-box_command() { cut -d' ' -f1 "/proc/$1/task/$1/children"; }
-
 @test "an old descriptor of a removed box's log reads ENODEV, its path ENOENT" {
 	box x 'command: [echo, hello]'
 	ctl x start

@@ -70,7 +70,7 @@ common_teardown() {
 	# The limit of the test must not cut this short: every wait here has its own.
 	trap '' ABRT
 	[[ -d ${W:-} ]] || return 0
-	local leaks=$W/leaks pid pids
+	local leaks=$W/leaks pid pids ns
 	: >"$leaks"
 
 	for pid in "${BG_PIDS[@]}"; do
@@ -99,7 +99,9 @@ common_teardown() {
 	# Detached boxes outlive the daemon: that is their right, and no leak.
 	mapfile -t pids < <(live_shims)
 	if ((${#pids[@]})); then
-		pid_namespaces "${pids[@]}" >"$W/namespaces"
+		for pid in "${pids[@]}"; do
+			! hold_namespace "$pid" || echo "$ns"
+		done >"$W/namespaces"
 		kill -KILL "${pids[@]}" 2>/dev/null
 		await_quietly 5 no_shims || echo "shims that do not die: $(live_shims | xargs)" >>"$leaks"
 		await_quietly 5 namespaces_empty "$W/namespaces" ||
@@ -449,12 +451,13 @@ zombies_of() {
 }
 no_zombies_of() { [[ -z $(zombies_of "$1") ]]; }
 
-# pid_namespaces PID…: the pid namespaces these processes are in.
-pid_namespaces() {
-	local pid
-	for pid; do
-		readlink "/proc/$pid/ns/pid" 2>/dev/null || :
-	done | sort -u
+# hold_namespace PID: sets ns to the name of the pid namespace of a process, and
+# keeps it open until the test ends: the number of a namespace that is gone is
+# soon given to another.
+hold_namespace() {
+	local fd
+	exec {fd}<"/proc/$1/ns/pid"
+	ns=$(readlink "/proc/$$/fd/$fd")
 }
 
 # box_pids PID: all processes, zombies too, of the pid namespace of PID.
@@ -465,6 +468,10 @@ box_pids() {
 }
 
 ns_pids() { links_in_proc ns/pid "${1/\[/\\[}"; }
+
+# box_command SHIM: the host pid of the box's command: the oldest child of the
+# shim, whichever of its threads has forked it.
+box_command() { cat "/proc/$1/task/"*/children | tr ' ' '\n' | grep . | sort -n | head -n 1; }
 
 # namespaces_empty FILE: nothing lives in the pid namespaces of FILE. Zombies do
 # not count: the shim of a dead daemon is left to the first process to reap.
@@ -538,10 +545,11 @@ has() {
 # becomes BOX FILE TEXT: waits until the file reads so.
 becomes() { await "$1/$2 to be $3" "${T:-10}" has "$1" "$2" "$3"; }
 
-log_has() { [[ $(t cat "$MNT/boxes/$1/log") == *"$2"* ]]; }
+log_has() { (($(t cat "$MNT/boxes/$1/log" | grep -cF -- "$2") >= $3)); }
 
-# logs BOX TEXT: waits until the log has TEXT.
-logs() { await "$1 to log $2" "${T:-10}" log_has "$1" "$2"; }
+# logs BOX TEXT [N]: waits until TEXT is in N lines of the log. The log of a
+# box goes on from run to run: in the second run a line is there twice.
+logs() { await "$1 to log $2" "${T:-10}" log_has "$1" "$2" "${3:-1}"; }
 
 pid_of() { t cat "$MNT/boxes/$1/pid"; }
 

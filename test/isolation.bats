@@ -20,9 +20,10 @@ inside() {
 }
 
 @test "the command sees descriptors 0 to 2 and no other" {
-	# The shell itself opens none: it reads its script from the command line.
-	run_script x <<<'ls /proc/$$/fd | xargs; readlink /proc/$$/fd/0'
-	assert "$out" = $'0 1 2\n/dev/null' "descriptors of the box"
+	# The shell itself opens none: it reads its script from the command line, and
+	# there is no pipeline.
+	run_script x <<<'ls /proc/$$/fd; readlink /proc/$$/fd/0'
+	assert "$out" = $'0\n1\n2\n/dev/null' "descriptors of the box"
 }
 
 @test "the command sees its own environment and nothing of the daemon's" {
@@ -237,7 +238,7 @@ caps() { sed -n "s/^Cap$1:\t//p" <<<"$out"; }
 	ctl x start
 	rd x/wait/running
 	pid=$(pid_of x)
-	ns=$(pid_namespaces "$pid")
+	hold_namespace "$pid"
 	rd x/wait/stopped
 	[[ -z $(ns_pids "$ns") ]] || fail "processes are left: $(ns_pids "$ns" | xargs)"
 	vanished "$pid" || fail "the shim is left"
@@ -250,7 +251,7 @@ caps() { sed -n "s/^Cap$1:\t//p" <<<"$out"; }
 		ctl "x${how%% *}" start
 		logs "x${how%% *}" ready
 		pid=$(pid_of "x${how%% *}")
-		ns=$(pid_namespaces "$pid")
+		hold_namespace "$pid"
 		ctl "x${how%% *}" "$how"
 		[[ -z $(ns_pids "$ns") ]] || fail "processes are left after $how: $(ns_pids "$ns" | xargs)"
 	done

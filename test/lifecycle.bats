@@ -145,7 +145,7 @@ nothing_left() {
 	is x exit_code 137
 
 	ctl x start
-	logs x ready
+	logs x ready 2
 	began=$(now)
 	ctl x 'stop 1s'
 	assert $(($(now) - began)) -ge 1000 "milliseconds that stop 1s took"
@@ -158,7 +158,7 @@ nothing_left() {
 	ctl x start
 	logs x ready
 	pid=$(pid_of x)
-	ns=$(pid_namespaces "$pid")
+	hold_namespace "$pid"
 	bg stop "${ECHO[@]}" "$MNT/boxes/x/ctl" 'stop 60s'
 	becomes x status stopping
 	await_blocked stop
@@ -203,9 +203,9 @@ nothing_left() {
 	script x <<<'sleep infinity & (setsid sleep infinity &) ; (sh -c "sleep infinity & wait" &) ; echo ready; wait'
 	for i in 1 2 3 4 5; do
 		ctl x start
-		logs x ready
+		logs x ready "$i"
 		pid=$(pid_of x)
-		ns=$(pid_namespaces "$pid")
+		hold_namespace "$pid"
 		assert "$(ns_pids "$ns" | wc -l)" -ge 5 "processes of the box"
 		ctl x kill
 		nothing_left "$pid" "$ns"
@@ -584,7 +584,7 @@ print(libc.close(fd), os.strerror(ctypes.get_errno()))' "$MNT/boxes/x/ctl"
 	up x "$SLEEPER"$'\ndetach: false'
 	up kept "$SLEEPER"
 	pid=$(pid_of x) kept=$(pid_of kept)
-	ns=$(pid_namespaces "$pid")
+	hold_namespace "$pid"
 	stop_daemon
 	assert "$DAEMON_RC" -eq 0 "exit status of boxlited"
 	nothing_left "$pid" "$ns"
@@ -594,7 +594,7 @@ print(libc.close(fd), os.strerror(ctypes.get_errno()))' "$MNT/boxes/x/ctl"
 	is kept status running
 	ctl x start
 	pid=$(pid_of x)
-	ns=$(pid_namespaces "$pid")
+	hold_namespace "$pid"
 	kill_daemon
 	await "the box to die with its daemon" 5 gone "$pid"
 	echo "$ns" >"$W/ns"

@@ -98,7 +98,7 @@ func parse(args []string) (options, error) {
 		return opt, fmt.Errorf("unexpected argument %q", fl.Arg(0))
 	}
 	var err error
-	if opt.logLevel, err = logrus.ParseLevel(level); err != nil {
+	if opt.logLevel, err = logrus.ParseLevel(level); err != nil || opt.logLevel < logrus.ErrorLevel || opt.logLevel > logrus.DebugLevel {
 		return opt, fmt.Errorf("--log-level %q: must be error, warn, info or debug", level)
 	}
 	if opt.logFormat != "text" && opt.logFormat != "json" {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 )
 
 // gone reports whether a read of /proc failed because the process has ended.
@@ -52,20 +53,35 @@ func field(pid int, key string) string {
 }
 
 // InNamespace returns the pids of all processes, zombies too, that are in the pid
-// namespace that ns (as readlink of /proc/PID/ns/pid gives it) names.
-func InNamespace(ns string) []int {
+// namespace of that name.
+func InNamespace(name string) []int {
 	var out []int
 	for _, pid := range pids() {
-		if got, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/pid"); err == nil && got == ns {
+		if got, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/pid"); err == nil && got == name {
 			out = append(out, pid)
 		}
 	}
 	return out
 }
 
-// Namespace returns the name of the pid namespace of a process.
-func Namespace(pid int) (string, error) {
-	return os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/pid")
+// Namespace returns the name of the pid namespace of a process, which is held for
+// as long as the test lasts: else the kernel may give the name to the next one.
+func Namespace(t testing.TB, pid int) string {
+	t.Helper()
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 func pids() []int {

@@ -18,6 +18,9 @@ import (
 	"github.com/boxlitefs/boxlite/test/daemon"
 )
 
+// errNoBox stands for the nil that the core gives for a name without a box.
+var errNoBox = errors.New("no such box")
+
 // sentinels tell the kind of an error of the core. The order counts where one
 // wraps another.
 var sentinels = []struct {
@@ -31,7 +34,7 @@ var sentinels = []struct {
 	{runtime.ErrName, invalid},
 	{runtime.ErrInvalid, invalid},
 	{runtime.ErrExist, exists},
-	{runtime.ErrNotExist, absent},
+	{errNoBox, absent},
 	{runtime.ErrRemoved, gone},
 	{runtime.ErrBusy, busy},
 	{runtime.ErrNotConfigured, unconfigured},
@@ -85,10 +88,17 @@ func (c *core) home() *daemon.Home { return c.h }
 
 func (c *core) open() {
 	c.t.Helper()
-	rt, err := runtime.Open(runtime.Options{State: c.h.State, Mask: []string{c.h.Mount}, Shim: c.h.Shim, Log: c.log})
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	var rt *runtime.Runtime
+	daemon.Await(c.t, "the state directory", func() bool {
+		var err error
+		rt, err = runtime.Open(runtime.Options{State: c.h.State, Mask: []string{c.h.Mount}, Shim: c.h.Shim, Log: c.log})
+		// The lock of a runtime that was closed in this process is also held by
+		// the children that other tests are forking, until they exec.
+		if err != nil && !errors.As(err, new(*runtime.LockedError)) {
+			c.t.Fatal(err)
+		}
+		return err == nil
+	})
 	rt.Autostart()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,7 +128,7 @@ func (c *core) box(name string) (*runtime.Box, error) {
 	if b := c.rt.Box(name); b != nil {
 		return b, nil
 	}
-	return nil, runtime.ErrNotExist
+	return nil, errNoBox
 }
 
 func (c *core) create(name string) kind {

@@ -50,15 +50,7 @@ func pidOf(t *testing.T, s subject, name string) int {
 func namespace(t *testing.T, s subject, name string) string {
 	t.Helper()
 	pid := pidOf(t, s, name)
-	// The link of the shim itself is made before it runs.
-	ns, err := daemon.Namespace(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	own, err := daemon.Namespace(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ns, own := daemon.Namespace(t, pid), daemon.Namespace(t, os.Getpid())
 	if ns == own {
 		t.Fatalf("the shim %d of %s is in the pid namespace of the tests", pid, name)
 	}

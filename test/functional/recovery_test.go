@@ -23,6 +23,7 @@ var recoveryCases = []testCase{
 	{"a box killed meanwhile", killedMeanwhile},
 	{"stopping and paused boxes are adopted as such", adoptedStates},
 	{"what is known of a box lasts", lasts},
+	{"an old complaint does not come back", oldComplaint},
 	{"an unusable state.json is kept aside", corruptState},
 	{"an unusable shim.json is kept aside", corruptShim},
 	{"an unusable exit.json is kept aside", corruptExit},
@@ -139,7 +140,7 @@ func adopted(t *testing.T, s subject) {
 	reopened(t, s, func(end func()) {
 		end()
 		s.open()
-		is(t, s, "x", "status", "running", "pid", strconv.Itoa(pid), "last_error", "ok", "health", "none", "exit_code", "-1")
+		is(t, s, "x", "status", "running", "pid", strconv.Itoa(pid), "health", "none", "exit_code", "-1")
 		if n := strings.Count(read(t, s, "x", "log"), "\n"); n < 1 {
 			t.Errorf("the log has %d lines", n)
 		}
@@ -152,7 +153,6 @@ func adopted(t *testing.T, s subject) {
 		do(t, s, "x", "resume")
 		do(t, s, "x", "signal WINCH")
 		want(t, "remove", s.remove("x"), busy)
-		do(t, s, "x", "start") // clears last_error
 	})
 	w := watch(t, s, "x", "exit")
 	do(t, s, "x", "stop")
@@ -203,11 +203,6 @@ func endedMeanwhile(t *testing.T, s subject) {
 		if got := waits(t, s, "x", "exit"); got != code {
 			t.Errorf("wait/exit: %q, not %q", got, code)
 		}
-		// It is written down after it is said.
-		daemon.Await(t, "shim.json of a box that ended to go", func() bool {
-			_, err := os.Lstat(boxFile(s, "x", "shim.json"))
-			return os.IsNotExist(err)
-		})
 		if err := os.Remove(gate); err != nil {
 			t.Fatal(err)
 		}
@@ -280,6 +275,22 @@ func lasts(t *testing.T, s subject) {
 		is(t, s, "failed", "status", "failed", "exit_code", "-1", "last_error", failure)
 		is(t, s, "stopped", "info.json", info)
 	})
+}
+
+func oldComplaint(t *testing.T, s subject) {
+	up(t, s, "x", sleeper)
+	want(t, "remove", s.remove("x"), busy)
+	s.shut()
+	s.open()
+	has(t, s, "x", "last_error", "remove")
+	for _, line := range []string{"start", "signal WINCH", "pause", "resume"} {
+		want(t, "remove", s.remove("x"), busy)
+		do(t, s, "x", line)
+		s.shut()
+		s.open()
+		is(t, s, "x", "last_error", "ok")
+	}
+	do(t, s, "x", "kill")
 }
 
 func corruptState(t *testing.T, s subject) {
