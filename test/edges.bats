@@ -1,0 +1,302 @@
+#!/usr/bin/env bats
+#
+# What happens between two steps: a box that goes while nobody looks, commands
+# that overtake each other, records that are lost, files that change hands.
+
+load helpers
+
+setup() {
+	common_setup
+	start_daemon
+}
+
+STUBBORN='trap "" TERM; echo ready; while :; do sleep 0.1; done'
+
+@test "a box that removes itself before anybody has looked does not harm the daemon" {
+	local pid
+	box x $'command: [sleep, "0.3"]\nremove_on_exit: true'
+	ctl x start
+	pid=$(pid_of x)
+	stop_daemon
+	start_daemon
+	# Nobody touches boxes/ before the box has ended.
+	await "the box to end" 10 vanished "$pid"
+	await "its directory to go" 10 test ! -e "$STATE/boxes/x"
+	daemon_alive || fail "the daemon is dead"
+	ok ls "$MNT/boxes"
+	assert "$out" = '' "what is left in boxes/"
+}
+
+@test "a box that removes itself while no daemon runs is removed by the next" {
+	local pid
+	box x $'command: [sleep, infinity]\nremove_on_exit: true'
+	ctl x start
+	pid=$(pid_of x)
+	stop_daemon
+	kill -KILL "$pid"
+	await "the box to end" 10 vanished "$pid"
+	start_daemon
+	await "its directory to go" 10 test ! -e "$STATE/boxes/x"
+	daemon_alive || fail "the daemon is dead"
+	ok ls "$MNT/boxes"
+	assert "$out" = '' "what is left in boxes/"
+}
+
+@test "a restart wins over remove_on_exit" {
+	up x $'command: [sleep, infinity]\nremove_on_exit: true'
+	local i
+	for i in 1 2 3 4 5; do
+		ctl x restart
+		is x status running
+	done
+	ctl x kill
+	await "the box to remove itself" 10 test ! -e "$STATE/boxes/x"
+}
+
+@test "the last output of a box that removes itself reaches a reader of wait/log" {
+	script x 'remove_on_exit: true' <<<'read -r _ <&1 || :; sleep 0.3; seq 20000'
+	ctl x start
+	bg log cat "$MNT/boxes/x/wait/log"
+	join log
+	assert "$rc" -eq 0 "status of the reader"
+	assert "$(tail -n 1 <<<"$out")" = 20000 "last line"
+	assert "$(wc -l <<<"$out")" -eq 20000 "lines"
+	await "the trash to be emptied" 10 rmdir_would_do "$STATE/trash"
+}
+rmdir_would_do() { [[ -z $(ls -A "$1") ]]; }
+
+@test "a box of the same name inherits nothing" {
+	local i
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		box x $'command: [true]\nautostart: true\nlabels: {round: "'"$i"'"}'
+		ok chown 1234 "$MNT/boxes/x" "$MNT/boxes/x/ctl"
+		rd x/wait/stopped
+		ok rmdir "$MNT/boxes/x"
+		ok mkdir "$MNT/boxes/x"
+		is x status empty
+		rd x/config.yaml
+		assert "$out" = '' "config of a new box"
+		ok stat -c %u "$MNT/boxes/x" "$MNT/boxes/x/ctl"
+		assert "$out" = $'0\n0' "owner of a new box"
+		ok rmdir "$MNT/boxes/x"
+	done
+	ok mkdir "$MNT/boxes/x"
+	restart_daemon
+	is x status empty
+	ok stat -c %u "$MNT/boxes/x"
+	assert "$out" = 0 "owner after a restart"
+}
+
+@test "what pause and resume say is what the processes do" {
+	local pid cmd i
+	up x "$SLEEPER"
+	pid=$(pid_of x)
+	cmd=$(box_command "$pid")
+	for i in 1 2 3 4 5 6 7 8; do
+		ok sh -c 'for i in 1 2 3 4 5 6; do
+			for c in pause resume; do /bin/echo $c >"$1" & done
+		done; wait' sh "$MNT/boxes/x/ctl"
+		# A signal has been sent before it is obeyed: the process may take a moment.
+		case $(t cat "$MNT/boxes/x/status") in
+		paused) await "the paused process to stand" 5 in_state "$cmd" T ;;
+		running) await "the resumed process to sleep on" 5 in_state "$cmd" S ;;
+		*) fail "status $(t cat "$MNT/boxes/x/status")" ;;
+		esac
+	done
+}
+in_state() { [[ $(awk '/^State/ {print $2}' "/proc/$1/status") == "$2" ]]; }
+
+@test "a kill written behind a stop through one open does not wait for its grace" {
+	script x <<<"$STUBBORN"
+	ctl x start
+	logs x ready
+	local before
+	before=$(now)
+	# Not in shell: its `echo >&3` closes a copy of 3, which waits for the stop.
+	py 'import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY)
+for c in b"stop 20s", b"start", b"kill":
+    os.write(fd, c + b"\n")
+os.close(fd)' "$MNT/boxes/x/ctl"
+	becomes x status stopped
+	(($(now) - before < 5000)) || fail "it took $(($(now) - before)) ms"
+	# The start that stood between was overtaken by the kill.
+	rd x/wait/stopped
+	is x status stopped
+}
+
+@test "an error belongs to its own commands, not to the next through the same open" {
+	box x 'command: [/does/not/exist]'
+	py 'import os, sys
+box = sys.argv[1]
+fd = os.open(box + "/ctl", os.O_WRONLY)
+def close_of_a_copy():
+    try:
+        os.close(os.dup(fd))
+        return 0
+    except OSError as e:
+        return e.errno
+os.write(fd, b"start\n")
+print(close_of_a_copy())
+with open(box + "/config.yaml", "w") as f:
+    f.write("command: [sleep, infinity]\n")
+os.write(fd, b"start\n")
+print(close_of_a_copy())' "$MNT/boxes/x"
+	assert "$out" = $'5\n0' "what two closes said"
+	is x status running
+}
+
+@test "commands behind a long one are bounded" {
+	script x <<<"$STUBBORN"
+	ctl x start
+	logs x ready
+	py 'import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY)
+os.write(fd, b"stop 20s\n")
+try:
+    for i in range(100):
+        os.write(fd, b"start\n" * 100)
+    print("unbounded")
+except OSError as e:
+    print(os.strerror(e.errno), i > 5)
+os._exit(0)' "$MNT/boxes/x/ctl" &
+	local writer=$!
+	becomes x last_error 'box "x": ctl: 1000 commands wait already'
+	ctl x kill
+	wait "$writer"
+}
+
+@test "a box whose record is lost while it runs is adopted from its shim" {
+	local pid cmd
+	up x "$SLEEPER"
+	pid=$(pid_of x)
+	kill_daemon
+	echo 'not json' >"$STATE/boxes/x/shim.json"
+	start_daemon
+	is x status running
+	is x pid "$pid"
+	rd x/last_error
+	assert "$out" =~ 'shim.json.*is kept as' "last_error"
+	refused EBUSY rmdir "$MNT/boxes/x"
+	restart_daemon
+	is x pid "$pid"
+	ctl x kill
+	# Not this daemon's child: another process reaps it, in its own time.
+	await "the shim to be reaped" 10 vanished "$pid"
+	is x exit_code 137
+}
+
+@test "a record that cannot be read makes nothing of a living box" {
+	local pid
+	up x "$SLEEPER"
+	pid=$(pid_of x)
+	kill_daemon
+	mv "$STATE/boxes/x/shim.json" "$W/shim.json"
+	mkdir "$STATE/boxes/x/shim.json"
+	start_daemon
+	is x status unknown
+	refused EBUSY rmdir "$MNT/boxes/x"
+	ctl_refused EBUSY x start
+	ctl_refused EBUSY x kill
+	vanished "$pid" && fail "it was killed on no evidence"
+	# Once it can be read, the next command finds the box.
+	rmdir "$STATE/boxes/x/shim.json"
+	mv "$W/shim.json" "$STATE/boxes/x/shim.json"
+	ctl_refused EBUSY x kill
+	becomes x status running
+	is x pid "$pid"
+	ctl x kill
+	is x status stopped
+}
+
+@test "SIGTERM with a box of unknown state ends the daemon in order" {
+	up x "$SLEEPER"
+	kill_daemon
+	mv "$STATE/boxes/x/shim.json" "$W/shim.json"
+	mkdir "$STATE/boxes/x/shim.json"
+	start_daemon
+	is x status unknown
+	stop_daemon
+	assert "$DAEMON_RC" -eq 0 "exit status"
+	rmdir "$STATE/boxes/x/shim.json"
+	mv "$W/shim.json" "$STATE/boxes/x/shim.json"
+	start_daemon
+	is x status running
+}
+
+@test "emptying a configuration is refused and said so" {
+	box x "$SLEEPER"
+	try sh -c ': >"$1"' sh "$MNT/boxes/x/config.yaml"
+	becomes x last_error 'box "x": config: invalid argument: nothing was written; the configuration stays as it was'
+	rd x/config.yaml
+	assert "$out" = "$SLEEPER" "config"
+	py 'import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC)
+os.write(fd, b"command: [sleep, infinity]\nhostname: long\n")
+os.fsync(fd)
+os.ftruncate(fd, 27)
+os.close(fd)
+print(open(sys.argv[1]).read(), end="")' "$MNT/boxes/x/config.yaml"
+	assert "$out" = "$SLEEPER" "a text that was cut after it had been committed"
+}
+
+@test "who reads and writes one open configuration reads what it wrote" {
+	box x "$SLEEPER"
+	py 'import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+os.lseek(fd, 0, os.SEEK_END)
+os.write(fd, b"workdir: /tmp\n")
+print(os.pread(fd, 4096, 0).decode(), end="")
+os.close(fd)' "$MNT/boxes/x/config.yaml"
+	assert "$out" = "$SLEEPER"$'\nworkdir: /tmp' "what the writer reads"
+	rd x/config.yaml
+	assert "$out" = "$SLEEPER"$'\nworkdir: /tmp' "what was committed"
+}
+
+@test "a command event names the process, also when a thread gave it" {
+	box x "$SLEEPER"
+	py 'import os, sys, threading
+def give():
+    fd = os.open(sys.argv[1], os.O_WRONLY); os.write(fd, b"kill\n"); os.close(fd)
+t = threading.Thread(target=give); t.start(); t.join()
+print(os.getpid())' "$MNT/boxes/x/ctl"
+	local pid=$out
+	rd x/events
+	assert "$out" =~ "by=0:$pid kill" "events"
+}
+
+@test "the waiting files can be delegated, too" {
+	box x "$SLEEPER"
+	ok chown -R 1234 "$MNT/boxes/x/wait"
+	ok chmod 0400 "$MNT/boxes/x/wait/exit"
+	restart_daemon
+	ok stat -c '%u %a' "$MNT/boxes/x/wait" "$MNT/boxes/x/wait/exit" "$MNT/boxes/x/wait/log"
+	assert "$out" = $'1234 755\n1234 400\n1234 444' "owners and modes"
+	ok setpriv --reuid 1234 --clear-groups cat "$MNT/boxes/x/wait/exit"
+	refused EACCES setpriv --reuid 4321 --clear-groups cat "$MNT/boxes/x/wait/exit"
+}
+
+@test "a follower of a box's events gets the removal, and then the end" {
+	box x "$SLEEPER"
+	local i
+	for i in 1 2 3 4 5; do
+		ok mkdir "$MNT/boxes/y$i"
+		bg "ev$i" /usr/bin/python3 -uc 'import os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+print("open")
+while text := os.read(fd, 4096):
+    print(text.decode(), end="")' "$MNT/boxes/y$i/wait/event"
+		await "the follower to follow" 5 grep -q open "$W/ev$i.out"
+		ok rmdir "$MNT/boxes/y$i"
+		join "ev$i"
+		assert "$rc" -eq 0 "status of the follower"
+		assert "$(tail -n 1 <<<"$out")" =~ " y$i removed\$" "last event"
+	done
+}
+
+@test "a second daemon on the same mount point is refused, whatever its state directory" {
+	try timeout 10 "$BOXLITED" --mount "$MNT" --state "$W/other" --shim "$SHIM"
+	assert "$rc" -eq 4 "exit status"
+	assert "$err" =~ 'a living boxlited has mounted' "what it says"
+	ok cat "$MNT/version"
+}
