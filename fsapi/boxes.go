@@ -54,7 +54,7 @@ func (d *boxesDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrI
 // Lookup finds a box.
 func (d *boxesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	b := d.fs.rt.Box(name)
-	if b == nil {
+	if b == nil || b.Snapshot().Removed {
 		return nil, syscall.ENOENT
 	}
 	return d.enter(ctx, b, out)
@@ -69,6 +69,9 @@ func (d *boxesDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	boxes := d.fs.rt.Boxes()
 	out := make([]fuse.DirEntry, 0, len(boxes))
 	for _, b := range boxes {
+		if b.Snapshot().Removed {
+			continue
+		}
 		out = append(out, fuse.DirEntry{Name: b.Name(), Ino: boxIno(b, 0), Mode: fuse.S_IFDIR})
 	}
 	return fs.NewListDirStream(out), 0

@@ -160,7 +160,7 @@ func (h *configHandle) Write(ctx context.Context, data []byte, off int64) (uint3
 // refuse poisons the handle: without it the flush would commit what was written
 // up to the fault.
 func (h *configHandle) refuse(err error) syscall.Errno {
-	h.refused = toErrno(h.box.RefuseConfig(err))
+	h.refused, h.emptied = toErrno(h.box.RefuseConfig(err)), false
 	return h.refused
 }
 

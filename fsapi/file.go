@@ -138,11 +138,8 @@ var _ fs.FileReader = (*logHandle)(nil)
 // Read gives what the box wrote.
 func (h *logHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	n, err := h.log.ReadAt(dest, off)
-	if n == 0 && err != nil {
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		return fuse.ReadResultData(nil), toErrno(err)
+	if n == 0 && err != nil && !errors.Is(err, io.EOF) {
+		return nil, toErrno(err)
 	}
 	return fuse.ReadResultData(dest[:n]), 0
 }

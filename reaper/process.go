@@ -83,7 +83,7 @@ func NewChild(bootID string, pid, pidfd int) (*Process, error) {
 // Identify returns the identity of the process that has the pid now, or ErrGone.
 func Identify(bootID string, pid int) (Identity, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+	if noSuch(err) {
 		return Identity{}, ErrGone
 	}
 	if err != nil {
@@ -93,6 +93,12 @@ func Identify(bootID string, pid int) (Identity, error) {
 	return id, errors.Join(err, unix.Close(fd))
 }
 
+// noSuch reports whether pidfd_open failed because no process has the pid. It may
+// be that of a thread now: EINVAL, or ENOENT on newer kernels.
+func noSuch(err error) bool {
+	return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)
+}
+
 // Find opens the process with the given identity, or returns ErrGone. One that
 // has ended and not been reaped is found: its end is seen at once by the watcher.
 func Find(bootID string, id Identity) (*Process, error) {
@@ -100,8 +106,7 @@ func Find(bootID string, id Identity) (*Process, error) {
 		return nil, ErrGone
 	}
 	fd, err := unix.PidfdOpen(id.PID, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
-		// EINVAL: the pid is that of a thread now.
+	if noSuch(err) {
 		return nil, ErrGone
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -252,4 +253,23 @@ func TestAbandonedChildIsGone(t *testing.T) {
 	if !gone(p.PID()) {
 		t.Fatalf("process %d is in state %s", p.PID(), State(p.PID()))
 	}
+}
+
+func TestPidOfAThreadIsNoProcess(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	tids, err := os.ReadDir("/proc/self/task")
+	must(t, err)
+	for _, e := range tids {
+		tid, err := strconv.Atoi(e.Name())
+		must(t, err)
+		if tid == os.Getpid() {
+			continue
+		}
+		if _, err := Identify(bootID(t), tid); !errors.Is(err, ErrGone) {
+			t.Fatalf("thread %d: %v", tid, err)
+		}
+		return
+	}
+	t.Fatal("a Go program with one thread")
 }

@@ -361,14 +361,15 @@ func (b *Box) remove(asked bool) error {
 	gone := *s
 	gone.Removed = true
 	b.publish(&gone, time.Now())
-	// Only now may another box get the name.
-	b.rt.forget(b)
-	b.rt.record(b, Event{Name: "removed"}, true)
 	b.mu.Unlock()
-	b.rt.announce()
+	// The name is free for another box only when nobody can meet this one under
+	// it any more, and when its end has been told.
 	if b.rt.opt.Observer != nil {
 		b.rt.opt.Observer.BoxRemoved(b, asked)
 	}
+	b.rt.record(b, Event{Name: "removed"}, true)
+	b.rt.forget(b)
+	b.rt.announce()
 	close(s.next)
 	b.rt.background(func() {
 		// A commit or a save that was under way ends first, and whoever still

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -122,7 +123,9 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 		return nil, err
 	}
 	if r != nil {
-		b.rt.background(func() { b.launch(r) })
+		// Not as work that the daemon's end waits for: a shim that hangs would
+		// hold that up, and one that is cut off here runs nothing.
+		go b.launch(r)
 	}
 	return done, nil
 }
@@ -313,8 +316,10 @@ func (b *Box) asked(r *run, c Command) error {
 	r.asking.Lock()
 	defer r.asking.Unlock()
 	reply, err := b.askShim(r, req)
-	if errors.Is(err, syscall.ESRCH) {
-		err = ErrNoProcess
+	for _, gone := range []error{syscall.ESRCH, syscall.ESTALE, syscall.ENOENT, syscall.ECONNREFUSED, syscall.ECONNRESET, io.ErrUnexpectedEOF} {
+		if errors.Is(err, gone) {
+			err = ErrNoProcess // it has just ended, or its shim is about to
+		}
 	}
 	if err != nil {
 		return b.refuse(b.fail(string(c.Verb), err))

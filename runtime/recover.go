@@ -111,6 +111,9 @@ func (b *Box) reconsider(complaints []error) {
 	if s := b.Snapshot(); s.Status != StatusUnknown || s.run != nil {
 		return
 	}
+	b.mu.Lock()
+	rec := b.record
+	b.mu.Unlock()
 	var r *run
 	var reply *shim.Reply
 	live, err := load(b.dir, shimFile, decodeShim)
@@ -122,7 +125,7 @@ func (b *Box) reconsider(complaints []error) {
 			live = b.findShim()
 		}
 	}
-	if live != nil && live.Run != b.record.LastRun {
+	if live != nil && live.Run != rec.LastRun {
 		if r, reply, err = b.adopt(live); err != nil {
 			complaints = append(complaints, err)
 			known = false
@@ -138,7 +141,7 @@ func (b *Box) reconsider(complaints []error) {
 		switch {
 		case !known:
 		case r == nil:
-			t.Status = b.record.rest(t.Config)
+			t.Status = rec.rest(t.Config)
 		default:
 			b.run, t.run = r, r
 			t.Runs, t.Started = max(t.Runs, r.n), live.Started
@@ -157,7 +160,7 @@ func (b *Box) reconsider(complaints []error) {
 	switch {
 	case !known:
 	case r == nil:
-		if b.record.Remove {
+		if rec.Remove {
 			b.removeItself() // the daemon died before it got to that
 		}
 	case r.proc == nil:

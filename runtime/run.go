@@ -75,7 +75,8 @@ func (b *Box) launch(r *run) {
 	close(r.forked)
 	if err == nil && h != nil {
 		err = h.Begin()
-		if err == nil {
+		if err == nil || errors.Is(err, syscall.EPIPE) {
+			// A shim that takes no orders is dead, which WaitStarted has words for.
 			err = h.WaitStarted(context.Background())
 		}
 		h.Close()

@@ -94,7 +94,7 @@ func (b *Box) WaitExit() Stream {
 // WaitStopped gives the exit code of the last run once no process is left and
 // none is to be started again.
 func (b *Box) WaitStopped() Stream {
-	waited := false
+	waited := b.Snapshot().Status.Active()
 	return &answer{ask: func() (string, <-chan struct{}, error) {
 		s := b.Snapshot()
 		switch {

@@ -230,7 +230,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 		select {
 		case <-unmounted:
 			ctl.Close()
-			return exitMount, errors.Join(fmt.Errorf("%s was unmounted by somebody else", opt.mount), closeRuntime(rt))
+			return exitMount, errors.Join(fmt.Errorf("%s was unmounted or aborted by somebody else", opt.mount), mount.Unmount(), closeRuntime(rt))
 		case s := <-signals:
 			if s == syscall.SIGUSR1 {
 				if err := pprof.Lookup("goroutine").WriteTo(log.Logger.Out, 2); err != nil {

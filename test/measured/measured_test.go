@@ -112,7 +112,9 @@ func (p *process) join(bound time.Duration, what string) unix.WaitStatus {
 	case <-time.After(bound):
 		p.t.Errorf("%s: the client does not end within %s", what, bound)
 		p.signal(unix.SIGKILL)
-		<-p.end
+		if err := <-p.end; err == nil {
+			p.t.Errorf("%s: it ended well after all", what)
+		}
 	}
 	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !ok {

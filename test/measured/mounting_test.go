@@ -457,18 +457,18 @@ func TestABoxThatRemovesItselfIsNotListed(t *testing.T) {
 				err = unix.Close(fd)
 			}
 			if err != nil || !strings.Contains(events, "removed") {
-				return fmt.Errorf("wait/event: %q, %v", events, err)
+				return fmt.Errorf("wait/event: %q, %w", events, cause(err))
 			}
 			var st unix.Stat_t
 			if err := unix.Stat(h.Box(name), &st); !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("stat of box %d after the event of its removal: %v", i, err)
+				return fmt.Errorf("stat of box %d after the event of its removal: %w", i, cause(err))
 			}
 			list, err := os.ReadDir(h.In("boxes"))
 			if err != nil || len(list) != 0 {
-				return fmt.Errorf("ls boxes: %v, %v", list, err)
+				return fmt.Errorf("ls boxes: %v, %w", list, cause(err))
 			}
 			if err := unix.Stat(h.In("boxes"), &st); err != nil || st.Nlink != 2 {
-				return fmt.Errorf("boxes has %d links: %v", st.Nlink, err)
+				return fmt.Errorf("boxes has %d links: %w", st.Nlink, cause(err))
 			}
 		}
 		return nil
@@ -476,6 +476,14 @@ func TestABoxThatRemovesItselfIsNotListed(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// cause names the lack of an error where that is what is wrong.
+func cause(err error) error {
+	if err == nil {
+		return errors.New("no error")
+	}
+	return err
 }
 
 // Every FUSE mount has the same statfs magic: the type in mountinfo tells them

@@ -434,11 +434,12 @@ func TestReadsThroughOneDescriptorAreOneSnapshot(t *testing.T) {
 	h.MustPut("x", "config.yaml", "command: [sleep, '1000']\n")
 	h.MustPut("x", "ctl", "start\n")
 	for f, fd := range files {
-		for n := ""; ; {
-			if n = piece(fd, int64(len(got[f])), 5); n == "" {
+		for {
+			next := piece(fd, int64(len(got[f])), 5)
+			if next == "" {
 				break
 			}
-			got[f] += n
+			got[f] += next
 		}
 		if got[f] != first[f] {
 			t.Errorf("%s: two states in one open: %q, not %q", f, got[f], first[f])
