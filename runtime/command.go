@@ -316,7 +316,7 @@ func (b *Box) asked(r *run, c Command) error {
 	r.asking.Lock()
 	defer r.asking.Unlock()
 	reply, err := b.askShim(r, req)
-	for _, gone := range []error{syscall.ESRCH, syscall.ESTALE, syscall.ENOENT, syscall.ECONNREFUSED, syscall.ECONNRESET, io.ErrUnexpectedEOF} {
+	for _, gone := range []error{syscall.ESRCH, syscall.ESTALE, syscall.ENOENT, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.ErrUnexpectedEOF} {
 		if errors.Is(err, gone) {
 			err = ErrNoProcess // it has just ended, or its shim is about to
 		}
