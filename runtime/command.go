@@ -321,6 +321,9 @@ func (b *Box) asked(r *run, c Command) error {
 			err = ErrNoProcess // it has just ended, or its shim is about to
 		}
 	}
+	if errors.Is(err, syscall.EBUSY) {
+		err = fmt.Errorf("%w: it is stopping", ErrBusy) // by a signal to its shim
+	}
 	if err != nil {
 		return b.refuse(b.fail(string(c.Verb), err))
 	}
