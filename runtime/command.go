@@ -289,6 +289,9 @@ func (b *Box) ask(note string, c Command) (*Completion, error) {
 			}
 			return fmt.Errorf("%w: it is %s", ErrBusy, t.Status)
 		}
+		if c.Verb == VerbSignal && c.Signal == syscall.SIGCONT && t.Status == StatusPaused {
+			return fmt.Errorf("%w: it is paused: resume it", ErrBusy)
+		}
 		if c.Verb == VerbSignal {
 			note += " " + signalName(c.Signal)
 		}

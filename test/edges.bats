@@ -104,6 +104,20 @@ rmdir_would_do() { [[ -z $(ls -A "$1") ]]; }
 		esac
 	done
 }
+
+@test "a paused box is continued by resume alone" {
+	local cmd
+	up x "$SLEEPER"
+	cmd=$(box_command "$(pid_of x)")
+	ctl x pause
+	await "the paused process to stand" 5 in_state "$cmd" T
+	ctl_refused EBUSY x "signal CONT"
+	in_state "$cmd" T || fail "it goes on"
+	ctl x resume
+	await "the resumed process to sleep on" 5 in_state "$cmd" S
+	is x status running
+}
+
 in_state() { [[ $(awk '/^State/ {print $2}' "/proc/$1/status") == "$2" ]]; }
 
 @test "a kill written behind a stop through one open does not wait for its grace" {

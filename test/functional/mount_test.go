@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -121,11 +122,19 @@ func (w mountWaiter) result(ctx context.Context) (text string, k kind) {
 		return strings.TrimSuffix(text, "\n"), kindOfErrno(err)
 	case <-ctx.Done():
 	}
-	if err := unix.Tgkill(os.Getpid(), <-tid, unix.SIGUSR1); err != nil {
-		return "", kindOfErrno(err)
+	// A signal that comes before the read has begun interrupts nothing, so it is
+	// sent until one has.
+	thread := <-tid
+	for {
+		if err := unix.Tgkill(os.Getpid(), thread, unix.SIGUSR1); err != nil && !errors.Is(err, unix.ESRCH) {
+			return "", kindOfErrno(err)
+		}
+		select {
+		case err := <-done:
+			return strings.TrimSuffix(text, "\n"), kindOfErrno(err)
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
-	err := <-done
-	return strings.TrimSuffix(text, "\n"), kindOfErrno(err)
 }
 
 func (m *mount) watch(name, file string) (waiter, kind) {
