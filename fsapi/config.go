@@ -184,9 +184,10 @@ func (h *configHandle) truncate(size uint64) syscall.Errno {
 // Flush commits when the writer closes the file, and gives it the verdict.
 //
 // Every process that has the file open flushes it when it exits, also a forked
-// child in the middle of somebody else's writing. The flush that counts is that
-// of the process that opened the file, or of one that has written all there is:
-// dash opens the file itself for `cat a > config.yaml`, and cat writes it.
+// child in the middle of somebody else's writing. The flush that commits is that
+// of the process that opened the file. One that has written all there is gets a
+// verdict, too, but more may follow, so nothing is committed yet: dash opens the
+// file itself for `cat a > config.yaml`, cat writes it, and dash closes it next.
 func (h *configHandle) Flush(ctx context.Context) syscall.Errno {
 	tid := caller(ctx).PID
 	who := tgid(tid)
@@ -197,8 +198,11 @@ func (h *configHandle) Flush(ctx context.Context) syscall.Errno {
 		h.abandoned = true
 		return 0
 	}
-	if who == h.owner || wrote && len(h.writers) == 1 {
+	if who == h.owner {
 		return h.commit()
+	}
+	if wrote && len(h.writers) == 1 && h.dirty && h.refused == 0 {
+		return toErrno(h.box.CheckConfig(h.buf))
 	}
 	return 0
 }

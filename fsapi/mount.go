@@ -41,7 +41,7 @@ type Mount struct {
 
 // ClearMountPoint makes path ready for a mount: it creates the directory if need
 // be, and takes away what a dead boxlited left there. Whatever is mounted there
-// and alive is refused with ErrMountBusy.
+// and alive is refused with ErrMountBusy, and so is a directory that is not empty.
 func ClearMountPoint(path string) error {
 	for {
 		found, err := mountedAt(path)
@@ -67,6 +67,13 @@ func ClearMountPoint(path string) error {
 	}
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return fmt.Errorf("mount point: %w", err)
+	}
+	hidden, err := os.ReadDir(path)
+	if err != nil {
+		return fmt.Errorf("mount point: %w", err)
+	}
+	if len(hidden) > 0 {
+		return fmt.Errorf("%w: %s is not empty, and what is there (%s, …) would be hidden", ErrMountBusy, path, hidden[0].Name())
 	}
 	return nil
 }

@@ -226,6 +226,15 @@ func (b *Box) saveNow(c care, edit func(*stateRecord)) error {
 	return replaceFile(dir, stateFile, append(data, '\n'), c)
 }
 
+// CheckConfig says what Configure would say of text that is not meant to be
+// committed yet.
+func (b *Box) CheckConfig(text []byte) error {
+	if _, err := ParseConfig(b.name, text); err != nil {
+		return b.refuse(b.fail("config", err))
+	}
+	return nil
+}
+
 // Configure commits text as the box's configuration. It returns a *ConfigError
 // inside an *Error if the text is refused; the old configuration then stays.
 func (b *Box) Configure(text []byte) error {

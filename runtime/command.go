@@ -123,9 +123,10 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 		return nil, err
 	}
 	if r != nil {
-		// Not as work that the daemon's end waits for: a shim that hangs would
-		// hold that up, and one that is cut off here runs nothing.
 		go b.launch(r)
+		// The daemon's end waits until the shim is on record, and no longer: one
+		// that hangs then would hold it up.
+		b.rt.background(func() { <-r.forked })
 	}
 	return done, nil
 }

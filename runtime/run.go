@@ -264,7 +264,8 @@ func boundingSet() (uint64, error) {
 }
 
 // lookupUser resolves `user[:group]` of the configuration, by name or number, on
-// the host. A number needs no entry in the host's files.
+// the host. A number needs no entry in the host's files; the group is then the
+// one of the same number, and never root's by default.
 func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err error) {
 	name, group, hasGroup := strings.Cut(name, ":")
 	number := func(s string) (uint32, error) {
@@ -274,7 +275,7 @@ func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err
 	home = "/"
 	var u *user.User
 	if n, nerr := number(name); nerr == nil {
-		uid = n
+		uid, gid = n, n
 		u, err = user.LookupId(name)
 		if errors.As(err, new(user.UnknownUserIdError)) {
 			u, err = nil, nil

@@ -254,6 +254,28 @@ print(open(sys.argv[1]).read(), end="")' "$MNT/boxes/x/config.yaml"
 	assert "$out" = "$SLEEPER" "a text that was cut after it had been committed"
 }
 
+@test "a configuration in two parts is committed whole or not at all" {
+	local sh
+	printf 'command: [sleep, infinity]\nautostart: true\n' >"$W/a"
+	echo 'user: nobody' >"$W/b"
+	for sh in bash dash; do
+		ok mkdir "$MNT/boxes/$sh"
+		mkfifo "$W/$sh.go"
+		bg "$sh" "$sh" -c '{ cat "$1"; cat "$3"; cat "$2"; } >"$4"' sh \
+			"$W/a" "$W/b" "$W/$sh.go" "$MNT/boxes/$sh/config.yaml"
+		# The second cat has opened its end: the first has written and exited.
+		: >"$W/$sh.go"
+		join "$sh"
+		assert "$rc" -eq 0 "$sh"
+		rd "$sh/config.yaml"
+		assert "$out" = "$(cat "$W/a" "$W/b")" "config"
+		rd "$sh/events"
+		assert "$(grep -c " $sh configured\$" <<<"$out" || :)" -eq 1 "commits"
+		becomes "$sh" status running
+		assert "$(stat -c %U "/proc/$(box_command "$(pid_of "$sh")")")" = nobody "user of the box"
+	done
+}
+
 @test "who reads and writes one open configuration reads what it wrote" {
 	box x "$SLEEPER"
 	py 'import os, sys
@@ -308,9 +330,91 @@ while text := os.read(fd, 4096):
 	done
 }
 
+@test "a mount point that is not empty is refused" {
+	mkdir "$W/full"
+	echo precious >"$W/full/file"
+	try timeout 10 "$BOXLITED" --mount "$W/full" --state "$W/other" --shim "$SHIM"
+	assert "$rc" -eq 4 "exit status"
+	assert "$err" =~ 'is not empty' "what it says"
+	assert "$(<"$W/full/file")" = precious "what was there"
+}
+
+@test "a uid without a name does not get root's group" {
+	run_script x 'user: "54321"' <<<'id -u; id -g; id -G'
+	assert "$out" = $'54321\n54321\n54321' "ids"
+}
+
 @test "a second daemon on the same mount point is refused, whatever its state directory" {
 	try timeout 10 "$BOXLITED" --mount "$MNT" --state "$W/other" --shim "$SHIM"
 	assert "$rc" -eq 4 "exit status"
 	assert "$err" =~ 'a living boxlited has mounted' "what it says"
 	ok cat "$MNT/version"
+}
+
+# unkillable BOX: makes a box that runs a process which cannot die before the
+# second daemon goes on: its read of a file there was taken and is not answered.
+unkillable() {
+	mkdir "$W/mnt2"
+	"$BOXLITED" --mount "$W/mnt2" --state "$W/state2" --shim "$SHIM" >>"$LOG" 2>&1 </dev/null 3>&- 4>&- &
+	SECOND=$!
+	await "the second daemon" 10 t cat "$W/mnt2/version"
+	ok mkdir "$W/mnt2/boxes/y"
+	box "$1" "command: [cat, $W/mnt2/boxes/y/wait/running]"
+	ctl "$1" start
+	local cmd
+	cmd=$(box_command "$(pid_of "$1")")
+	await "its process to wait in the other mount" 10 grep -q request_wait_answer "/proc/$cmd/wchan"
+	kill -STOP "$SECOND"
+	await "the second daemon to stand" 5 in_state "$SECOND" T
+}
+
+end_second() {
+	kill -CONT "$SECOND"
+	t rmdir "$W/mnt2/boxes/y"
+	kill -TERM "$SECOND"
+	await "the second daemon to end" 10 gone "$SECOND"
+	wait "$SECOND"
+}
+
+@test "a kill that is not reaped in its bound is ETIMEDOUT, and gives nothing up" {
+	local pid before took
+	unkillable x
+	up other "$SLEEPER"
+	pid=$(pid_of x)
+	before=$(now)
+	T=8 try "${ECHO[@]}" "$MNT/boxes/x/ctl" kill
+	took=$(($(now) - before))
+	assert "$rc" -ne 0 "status of the kill"
+	assert "$err" =~ 'Connection timed out' "what it says"
+	((took >= 1800 && took < 3000)) || fail "the bound of 2 s took $took ms"
+	is x status stopping
+	is x pid "$pid"
+	rd x/last_error
+	assert "$out" =~ "process $pid was killed" "last_error"
+	refused EBUSY rmdir "$MNT/boxes/x"
+	ctl_refused EBUSY x start
+	# Nobody else is held up.
+	ctl other kill
+	is other status stopped
+	# It becomes stopped by itself as soon as it can die.
+	end_second
+	becomes x status stopped
+	is x exit_code 137
+	vanished "$pid" || fail "$pid is still there"
+	ok rmdir "$MNT/boxes/x"
+}
+
+@test "a box that cannot die is found stopping again by the next daemon" {
+	unkillable x
+	local pid
+	pid=$(pid_of x)
+	T=8 try "${ECHO[@]}" "$MNT/boxes/x/ctl" kill
+	assert "$rc" -ne 0 "status of the kill"
+	kill_daemon
+	start_daemon
+	refused EBUSY rmdir "$MNT/boxes/x"
+	is x pid "$pid"
+	end_second
+	becomes x status stopped
+	await "the shim to be reaped" 10 vanished "$pid"
 }

@@ -9,7 +9,7 @@ Usage:
 
 Flags:
   --mount DIR          where the control filesystem goes (default /run/boxlite);
-                       created if it is missing
+                       created if it is missing, refused if it is not empty
   --state DIR          where boxes are kept (default /var/lib/boxlite); must
                        survive a reboot, and be outside the mount
   --shim PATH          the supervisor's binary (default: boxlite-shim beside
@@ -27,7 +27,7 @@ Signals:
 
 Exit codes:
   0  ended as asked                     4  mount point in use, or mount failed
-  1  any other error                    5  state directory unusable
+  1  any other error (not root, …)      5  state directory unusable
   2  wrong command line                 6  shim binary missing
   3  another boxlited uses the state directory
 
