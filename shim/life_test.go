@@ -179,6 +179,8 @@ func (b *box) term() {
 func TestStop(t *testing.T) {
 	const stubborn = `trap 'echo got TERM' TERM; echo ready; while :; do sleep 0.01; done`
 	const polite = `trap 'echo bye; exit 5' TERM; trap 'echo int; exit 6' INT; echo ready; while :; do sleep 0.01; done`
+	// Long enough for a shell to say that it got a signal, on any machine.
+	const grace = time.Second
 	for name, c := range map[string]struct {
 		script string
 		stop   func(*box)
@@ -190,16 +192,17 @@ func TestStop(t *testing.T) {
 		"another signal":   {polite, func(b *box) { b.ask(Request{Op: OpStop, Signal: unix.SIGINT, Grace: patience}) }, 6, StoppedByStop, "int"},
 		"by SIGTERM":       {polite, func(b *box) { b.term() }, 5, StoppedByTerm, "bye"},
 		"without a grace":  {polite, func(b *box) { b.ask(Request{Op: OpStop}) }, 137, StoppedByStop, "ready"},
-		"stubborn":         {stubborn, func(b *box) { b.ask(Request{Op: OpStop, Grace: 50 * time.Millisecond}) }, 137, StoppedByStop, "got TERM"},
+		"stubborn":         {stubborn, func(b *box) { b.ask(Request{Op: OpStop, Grace: grace}) }, 137, StoppedByStop, "got TERM"},
 		"stubborn SIGTERM": {stubborn, func(b *box) { b.term() }, 137, StoppedByTerm, "got TERM"},
 		"shortened": {stubborn, func(b *box) {
 			if r := b.ask(Request{Op: OpStop, Grace: time.Hour}); !r.State.Stopping || !r.State.Alive {
 				b.t.Errorf("%+v", r)
 			}
-			b.ask(Request{Op: OpStop, Grace: 50 * time.Millisecond})
+			b.awaitLog("got TERM")
+			b.ask(Request{Op: OpStop, Grace: time.Millisecond})
 		}, 137, StoppedByStop, "got TERM"},
 		"not lengthened": {stubborn, func(b *box) {
-			b.ask(Request{Op: OpStop, Grace: 200 * time.Millisecond})
+			b.ask(Request{Op: OpStop, Grace: grace})
 			b.ask(Request{Op: OpStop, Grace: time.Hour})
 		}, 137, StoppedByStop, "got TERM"},
 		"while paused": {polite, func(b *box) {
@@ -209,7 +212,7 @@ func TestStop(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := sh(t, c.script)
-			b.spec.StopGraceNs = int64(100 * time.Millisecond)
+			b.spec.StopGraceNs = int64(grace)
 			if c.by == StoppedByTerm && c.code != 137 {
 				b.spec.StopGraceNs = int64(patience)
 			}
