@@ -381,15 +381,17 @@ func (b *Box) remove(asked bool) error {
 	b.rt.announce()
 	close(s.next)
 	b.rt.background(func() {
-		// A commit or a save that was under way ends first, and whoever still
-		// reads the log of a box that removed itself.
+		// Whoever still reads the log of a box that removed itself comes first,
+		// with no lock held: a reader may take its time, and a commit that finds
+		// the box removed must not wait for it.
+		if trash == "" || !b.released() {
+			return
+		}
+		// A commit or a save that was under way ends before its files go.
 		b.config.Lock()
 		defer b.config.Unlock()
 		b.save.Lock()
 		defer b.save.Unlock()
-		if trash == "" || !b.released() {
-			return
-		}
 		if err := os.RemoveAll(trash); err != nil {
 			b.log("remove").WithError(err).Error("left in the trash, deleted at the next start of the daemon")
 		}

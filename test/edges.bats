@@ -65,6 +65,30 @@ STUBBORN='trap "" TERM; echo ready; while :; do sleep 0.1; done'
 }
 rmdir_would_do() { [[ -z $(ls -A "$1") ]]; }
 
+@test "a reader that keeps the log of a removed box holds up nobody" {
+	up x "$SLEEPER"
+	ok /usr/bin/timeout 15 /usr/bin/python3 -c 'import os, sys
+box, boxes = sys.argv[1], os.path.dirname(sys.argv[1])
+log = os.open(box + "/wait/log", os.O_RDONLY)
+configs = [os.open(box + "/config.yaml", os.O_WRONLY | os.O_TRUNC) for _ in range(50)]
+for config in configs:
+    os.write(config, b"command: [id]\n")
+ctl = os.open(box + "/ctl", os.O_WRONLY)
+os.write(ctl, b"kill\n")
+os.close(ctl)
+os.rmdir(box)
+said = set()
+for config in configs:
+    try:
+        os.close(config)
+        said.add("committed")
+    except OSError as e:
+        said.add(os.strerror(e.errno))
+print(*said)
+os.close(log)' "$MNT/boxes/x"
+	assert "$out" = 'No such device' "closes of a config whose box is gone"
+}
+
 @test "a box of the same name inherits nothing" {
 	local i
 	for i in 1 2 3 4 5 6 7 8 9 10; do
