@@ -204,7 +204,8 @@ func (f boxFile) stats(b *runtime.Box) ([]byte, attr) {
 	}
 	text := "cpu_usec " + strconv.FormatInt(st.CPU.Microseconds(), 10) +
 		"\nmemory_bytes " + strconv.FormatInt(st.Memory, 10) +
-		"\npids " + strconv.Itoa(st.Pids) + "\n"
+		"\npids " + strconv.Itoa(st.Pids) +
+		"\noom_kills " + strconv.FormatUint(st.OOMKills, 10) + "\n"
 	// The numbers change with every look; a time that did so too would make tar
 	// and rsync see a file that changes under their hands.
 	return []byte(text), attr{mtime: b.Snapshot().Changed(runtime.FieldInfo)}

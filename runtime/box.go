@@ -244,9 +244,17 @@ func (b *Box) Configure(text []byte) error {
 	}
 	b.config.Lock()
 	defer b.config.Unlock()
-	dir, err := b.pin()
+	// Limits are tried on the running box first: what the kernel refuses is not
+	// committed.
+	undo, err := b.relimit(cfg.Resources)
 	if err == nil {
-		err = errors.Join(replaceFile(dir, configFile, text, durable), dir.Close())
+		var dir *os.Root
+		if dir, err = b.pin(); err == nil {
+			err = errors.Join(replaceFile(dir, configFile, text, durable), dir.Close())
+		}
+		if err != nil {
+			undo()
+		}
 	}
 	if errors.Is(err, ErrRemoved) {
 		return err
@@ -290,6 +298,7 @@ func (b *Box) autostart() {
 func (c *Config) runsLike(o *Config) bool {
 	x, y := *c, *o
 	x.Labels, y.Labels = nil, nil
+	x.Resources, y.Resources = Resources{}, Resources{}
 	return reflect.DeepEqual(x, y)
 }
 

@@ -109,9 +109,11 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 			return ErrNotConfigured
 		default:
 			r = newRun(t.Runs+1, rand.Text(), t.Config, t.Text)
+			r.group = b.rt.groups.of(b.name)
 			b.run, t.run = r, r
 			done = r.began
 			t.Status, t.Runs, t.Started, t.Pending = StatusStarting, r.n, time.Now(), false
+			t.OOMKills = 0
 		}
 		t.LastError, t.Restarting = "ok", false
 		if stops < 0 {
@@ -216,6 +218,8 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 	if err := r.proc.Kill(); err != nil {
 		return b.refuse(b.fail(op, err))
 	}
+	// After the kill, so that nothing of it runs any more.
+	b.thaw(r)
 	select {
 	case <-r.done:
 		return nil
@@ -311,15 +315,21 @@ func (b *Box) ask(note string, c Command) (*Completion, error) {
 
 func (b *Box) asked(r *run, c Command) error {
 	req := shim.Request{Op: shim.OpSignal, Signal: c.Signal}
-	switch c.Verb {
-	case VerbPause:
+	switch {
+	case c.Verb == VerbSignal:
+	case r.group.canFreeze():
+		req.Op = shim.OpState
+	case c.Verb == VerbPause:
 		req.Op = shim.OpPause
-	case VerbResume:
+	default:
 		req.Op = shim.OpResume
 	}
 	r.asking.Lock()
 	defer r.asking.Unlock()
 	reply, err := b.askShim(r, req)
+	if err == nil && req.Op == shim.OpState {
+		reply.State.Paused, err = b.freeze(r, c.Verb == VerbPause, reply.State)
+	}
 	for _, gone := range []error{syscall.ESRCH, syscall.ESTALE, syscall.ENOENT, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.ErrUnexpectedEOF} {
 		if errors.Is(err, gone) {
 			err = ErrNoProcess // it has just ended, or its shim is about to
@@ -331,14 +341,92 @@ func (b *Box) asked(r *run, c Command) error {
 	if err != nil {
 		return b.refuse(b.fail(string(c.Verb), err))
 	}
-	return b.update(string(c.Verb), func(t *tx) error {
+	if c.Verb == VerbSignal {
+		return nil
+	}
+	overtaken := false
+	err = b.update(string(c.Verb), func(t *tx) error {
 		// Whatever came between (an end, a stop) stands.
 		if b.run != r || t.Status != StatusRunning && t.Status != StatusPaused {
+			overtaken = true
 			return nil
 		}
 		t.Status = adopted(&reply)
 		return nil
 	})
+	if overtaken {
+		b.thaw(r) // the stop may have thawed it before it was frozen
+	}
+	return err
+}
+
+// freeze freezes or thaws the cgroup of a run, and returns whether it is frozen.
+// The shim is not in it: it still moves the log, takes a SIGTERM and answers. The
+// caller holds asking.
+func (b *Box) freeze(r *run, freeze bool, s shim.State) (bool, error) {
+	if !freeze {
+		r.unguard()
+		return false, r.group.thaw()
+	}
+	if s.Stopping {
+		return false, syscall.EBUSY
+	}
+	if err := r.group.freeze(); err != nil {
+		return false, err
+	}
+	b.guardFrozen(r)
+	return true, nil
+}
+
+// guardFrozen sees to it that a frozen box can die. A v1 freezer holds back even
+// what was killed: when somebody kills the shim, nothing would end, and so nothing
+// would be told. But the shim's socket closes before it waits for its processes.
+func (b *Box) guardFrozen(r *run) {
+	if r.group.V2 {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r.unguard()
+	r.guard.Store(&cancel)
+	go func() {
+		defer cancel()
+		if err := b.shimHangsUp(ctx); ctx.Err() == nil {
+			b.log("pause").WithError(err).Info("the shim of a paused box is gone: thawed")
+			b.thaw(r)
+		}
+	}()
+}
+
+// unguard ends what guardFrozen began.
+func (r *run) unguard() {
+	if cancel := r.guard.Swap(nil); cancel != nil {
+		(*cancel)()
+	}
+}
+
+// shimHangsUp returns when the box's shim has none of its descriptors any more, or
+// ctx has ended.
+func (b *Box) shimHangsUp(ctx context.Context) error {
+	dir, err := os.Open(b.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	w, err := shim.WatchLog(ctx, dir)
+	if err != nil {
+		return err
+	}
+	for err == nil {
+		err = w.Next(ctx)
+	}
+	return errors.Join(err, w.Close())
+}
+
+// thaw lets a run go on that is frozen, whoever froze it.
+func (b *Box) thaw(r *run) {
+	if err := r.group.thaw(); err != nil {
+		b.log("thaw").WithError(err).Error("cgroup not thawed: what is in it cannot end")
+	}
 }
 
 // askShim puts one request to the shim of a run; nil is whichever answers. What

@@ -37,6 +37,8 @@ type Config struct {
 	Network string
 	// Mounts are made in order. No target appears twice.
 	Mounts []Mount
+	// Resources limits what all processes of the box use together.
+	Resources Resources
 	// Rlimits holds the limits by name (see RlimitNumber), "nofile" always.
 	Rlimits map[string]Rlimit
 	// Security restricts the command.
@@ -65,6 +67,18 @@ type Mount struct {
 // Rlimit is a resource limit in the unit of setrlimit(2), or RlimitInfinity.
 type Rlimit struct {
 	Soft, Hard uint64
+}
+
+// Resources limits what all processes of a box use together; 0 is no limit.
+type Resources struct {
+	// CPUs is the processor time they may use in a time, as a number of
+	// processors.
+	CPUs float64
+	// Memory is in bytes. What is over it is reclaimed or killed; none of it is
+	// swapped out where the kernel counts swap.
+	Memory int64
+	// Pids is the number of threads there may be, each process being one at least.
+	Pids int64
 }
 
 // Security restricts what a box's command may do.

@@ -137,6 +137,7 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		{"hostname", func(s configSpot) { d.word(s, "a host name, like web-1", setConfigHostname(&c.Hostname)) }},
 		{"network", func(s configSpot) { d.word(s, "host or none", setConfigChoice(&c.Network, "host", "none")) }},
 		{"mounts", d.mounts},
+		{"resources", d.resources},
 		{"rlimits", d.rlimits},
 		{"security", d.security},
 		{"stop", d.stop},
@@ -149,7 +150,6 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		{"rootfs", nil},
 		{"overlay", nil},
 		{"runtime", nil},
-		{"resources", nil},
 		{"health_check", nil},
 		{"restart", nil},
 		{"expire", nil},
@@ -381,6 +381,39 @@ func (d *configDecoder) mounts(s configSpot) {
 			}
 		}
 		d.cfg.Mounts = append(d.cfg.Mounts, m)
+	})
+}
+
+const (
+	maxConfigCPUs = 1 << 16
+	maxConfigPids = 1 << 22 // PID_MAX_LIMIT
+)
+
+func (d *configDecoder) resources(s configSpot) {
+	res := &d.cfg.Resources
+	d.fields(s, "a map, like {cpus: 1.5, memory: 512MiB, pids: 1024}", []configField{
+		{"cpus", func(s configSpot) {
+			d.word(s, "a number of processors, like 1.5", func(text string) (err error) {
+				if !configNumber.MatchString(text) {
+					return fmt.Errorf("%q is no number of processors: write it like 0.5 or 2", showConfigKey(text))
+				}
+				if res.CPUs, err = strconv.ParseFloat(text, 64); err != nil || res.CPUs < 0.01 || res.CPUs > maxConfigCPUs {
+					return fmt.Errorf("%s is out of range: it goes from 0.01 to %d (leave the key out for no limit)", text, maxConfigCPUs)
+				}
+				return nil
+			})
+		}},
+		{"memory", func(s configSpot) {
+			d.word(s, "a size, like 512MiB", setConfigSize(&res.Memory, 1<<20, "1MiB"))
+		}},
+		{"pids", func(s configSpot) {
+			d.word(s, "a number of threads, like 1024", func(text string) (err error) {
+				if res.Pids, err = strconv.ParseInt(text, 10, 64); err != nil || res.Pids < 1 || res.Pids > maxConfigPids {
+					return fmt.Errorf("%q is out of range: write a whole number from 1 to %d (leave the key out for no limit)", showConfigKey(text), maxConfigPids)
+				}
+				return nil
+			})
+		}},
 	})
 }
 

@@ -62,6 +62,7 @@ mounts:
 - {source: /srv/www, target: /www, readonly: true}
 - source: /tmp
   target: /data
+resources: {cpus: 1.5, memory: 512MiB, pids: 1024}
 rlimits:
   core: 0
   memlock: unlimited
@@ -102,6 +103,7 @@ func TestConfigEveryKey(t *testing.T) {
 			{Source: "/srv/www", Target: "/www", ReadOnly: true},
 			{Source: "/tmp", Target: "/data"},
 		},
+		Resources: Resources{CPUs: 1.5, Memory: 512 << 20, Pids: 1024},
 		Rlimits: map[string]Rlimit{
 			"nofile":  {1024, 1024},
 			"core":    {0, 0},
@@ -150,6 +152,8 @@ func TestConfigAccepts(t *testing.T) {
 		{with("hostname: 1\n"), func(c *Config) any { return c.Hostname }, "1"},
 		{with("hostname: " + strings.Repeat("a", 62) + ".b\n"), func(c *Config) any { return c.Hostname }, strings.Repeat("a", 62) + ".b"},
 		{with("mounts: []\n"), func(c *Config) any { return len(c.Mounts) }, 0},
+		{with("resources: {}\n"), func(c *Config) any { return c.Resources }, Resources{}},
+		{with("resources:\n  cpus: 0.01\n  memory: 1MiB\n  pids: 1\n"), func(c *Config) any { return c.Resources }, Resources{0.01, 1 << 20, 1}},
 		{with("rlimits: {nofile: 4096}\n"), func(c *Config) any { return c.Rlimits }, map[string]Rlimit{"nofile": {4096, 4096}}},
 		{with("rlimits: {nproc: 18446744073709551615}\n"), func(c *Config) any { return c.Rlimits["nproc"].Hard }, RlimitInfinity},
 		{with("security: {no_new_privileges: False}\n"), func(c *Config) any { return c.Security.NoNewPrivileges }, false},
@@ -204,7 +208,13 @@ func TestConfigRefuses(t *testing.T) {
 		{"rootfs", with("rootfs: /x\n"), "rootfs", `line 2: "rootfs" is not supported yet`, atWrite},
 		{"overlay", with("overlay: {}\n"), "overlay", `line 2: "overlay" is not supported yet`, atWrite},
 		{"runtime", with("runtime: crun\n"), "runtime", `line 2: "runtime" is not supported yet`, atWrite},
-		{"resources", with("resources: {cpus: 1}\n"), "resources", `line 2: "resources" is not supported yet`, atWrite},
+		{"cpus of zero", with("resources: {cpus: 0}\n"), "resources.cpus", `line 2: resources.cpus 0 is out of range: it goes from 0.01 to 65536 (leave the key out for no limit)`, atWrite},
+		{"cpus of a word", with("resources: {cpus: all}\n"), "resources.cpus", `line 2: resources.cpus "all" is no number of processors: write it like 0.5 or 2`, atWrite},
+		{"negative cpus", with("resources:\n  cpus: -1\n"), "resources.cpus", `line 3: resources.cpus "-1" is no number of processors: write it like 0.5 or 2`, atWrite},
+		{"little memory", with("resources: {memory: 4KiB}\n"), "resources.memory", `line 2: resources.memory "4KiB" is too small: it must be at least 1MiB`, atWrite},
+		{"no pids", with("resources: {pids: 0}\n"), "resources.pids", `line 2: resources.pids "0" is out of range: write a whole number from 1 to 4194304 (leave the key out for no limit)`, atWrite},
+		{"pids of a half", with("resources: {pids: 1.5}\n"), "resources.pids", `line 2: resources.pids "1.5" is out of range: write a whole number from 1 to 4194304 (leave the key out for no limit)`, atWrite},
+		{"resource key", with("resources: {cpu: 1}\n"), "resources.cpu", `line 2: unknown key "resources.cpu" (did you mean "resources.cpus"?)`, atWrite},
 		{"health_check", with("health_check: {disabled: true}\n"), "health_check", `line 2: "health_check" is not supported yet`, atWrite},
 		{"restart", with("restart: {policy: no}\n"), "restart", `line 2: "restart" is not supported yet`, atWrite},
 		{"expire", with("expire:\n"), "expire", `line 2: "expire" is not supported yet`, atWrite},

@@ -27,6 +27,7 @@ func (rt *Runtime) Features() []string {
 			words = append(words, "cgroup.v2")
 		}
 	}
+	words = append(words, rt.groups.features()...)
 	slices.Sort(words)
 	return words
 }

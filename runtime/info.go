@@ -18,6 +18,7 @@ type Info struct {
 	Created       time.Time   `json:"created"`
 	Started       *time.Time  `json:"started"`
 	Ended         *time.Time  `json:"ended"`
+	OOMKills      uint64      `json:"oom_kills"`
 	ConfigPending bool        `json:"config_pending"`
 	Config        *ConfigInfo `json:"config"`
 }
@@ -33,6 +34,7 @@ type ConfigInfo struct {
 	Hostname     string            `json:"hostname"`
 	Network      string            `json:"network"`
 	Mounts       []MountInfo       `json:"mounts"`
+	Resources    ResourcesInfo     `json:"resources"`
 	Rlimits      map[string]any    `json:"rlimits"` // a number, or "unlimited"
 	NoNewPrivs   bool              `json:"no_new_privileges"`
 	ReadonlyRoot bool              `json:"readonly_rootfs"`
@@ -47,6 +49,13 @@ type ConfigInfo struct {
 	Labels       map[string]string `json:"labels"`
 }
 
+// ResourcesInfo is the resources of a ConfigInfo; what is not limited is null.
+type ResourcesInfo struct {
+	CPUs   *float64 `json:"cpus"`
+	Memory *int64   `json:"memory"`
+	Pids   *int64   `json:"pids"`
+}
+
 // MountInfo is one mount of a ConfigInfo.
 type MountInfo struct {
 	Source   string `json:"source"`
@@ -58,12 +67,13 @@ type MountInfo struct {
 func (b *Box) Info(s *Snapshot) Info {
 	i := Info{
 		Name: b.name, Status: s.Status, Health: s.Health, PID: s.PID, ExitCode: s.ExitCode, LastError: s.LastError,
-		Runs: s.Runs, Created: s.Created.UTC(), Started: stamp(s.Started), Ended: stamp(s.Ended), ConfigPending: s.Pending,
+		Runs: s.Runs, Created: s.Created.UTC(), Started: stamp(s.Started), Ended: stamp(s.Ended), OOMKills: s.OOMKills, ConfigPending: s.Pending,
 	}
 	c := s.Config
-	labels := map[string]string{}
+	// These hold at once, whatever runs.
+	labels, res := map[string]string{}, Resources{}
 	if c != nil {
-		labels = c.Labels // these hold at once, whatever runs
+		labels, res = c.Labels, c.Resources
 	}
 	if r, going := s.Run(); going {
 		c = r.r.cfg
@@ -74,6 +84,7 @@ func (b *Box) Info(s *Snapshot) Info {
 	i.Config = &ConfigInfo{
 		Command: c.Command, EnvNames: make([]string, 0, len(c.Env)), Workdir: c.Workdir, User: c.User, Engine: c.Engine,
 		Hostname: c.Hostname, Network: c.Network, Mounts: make([]MountInfo, 0, len(c.Mounts)), Rlimits: map[string]any{},
+		Resources:  ResourcesInfo{CPUs: unlessZero(res.CPUs), Memory: unlessZero(res.Memory), Pids: unlessZero(res.Pids)},
 		NoNewPrivs: c.Security.NoNewPrivileges, ReadonlyRoot: c.Security.ReadonlyRootfs,
 		CapAdd: orEmpty(c.Security.Capabilities.Add), CapDrop: orEmpty(c.Security.Capabilities.Drop),
 		StopSignal: signalName(c.Stop.Signal), StopTimeout: c.Stop.Timeout.String(),
@@ -93,6 +104,14 @@ func (b *Box) Info(s *Snapshot) Info {
 		i.Config.Mounts = append(i.Config.Mounts, MountInfo{Source: m.Source, Target: m.Target, Readonly: m.ReadOnly})
 	}
 	return i
+}
+
+func unlessZero[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
 }
 
 func stamp(t time.Time) *time.Time {

@@ -84,7 +84,7 @@ func (b *Box) recover() {
 	s := &Snapshot{
 		Status: StatusUnknown, Health: HealthNone, PID: -1, ExitCode: rec.ExitCode, LastError: rec.LastError,
 		Runs: rec.Runs, Created: rec.Created, Started: rec.Started, Ended: rec.Ended, owners: rec.Owners,
-		CPU: time.Duration(rec.CPUUsec) * time.Microsecond,
+		CPU: time.Duration(rec.CPUUsec) * time.Microsecond, OOMKills: rec.OOMKills,
 	}
 	text, err := os.ReadFile(filepath.Join(b.dir, configFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -131,6 +131,9 @@ func (b *Box) reconsider(complaints []error) {
 			known = false
 		}
 	}
+	if r != nil {
+		complaints = append(complaints, b.regroup(r, live, reply)...)
+	}
 	for _, err := range complaints {
 		b.log("recover").WithError(err).Warn("recovery")
 	}
@@ -173,6 +176,38 @@ func (b *Box) reconsider(complaints []error) {
 	}
 }
 
+// regroup takes the cgroup of an adopted run under this daemon's care.
+func (b *Box) regroup(r *run, live *shimRecord, reply *shim.Reply) (complaints []error) {
+	r.group = live.Cgroup
+	if r.group == nil {
+		return nil
+	}
+	note := func(err error) {
+		if err != nil && !gone(err) {
+			complaints = append(complaints, fmt.Errorf("cgroup: %w", err))
+		}
+	}
+	note(r.group.open())
+	if r.proc == nil {
+		return complaints
+	}
+	// The last daemon may have died between the commit of new limits and now, or
+	// before it.
+	if c := b.Snapshot().Config; c != nil && (c.Resources != Resources{} || r.cfg.Resources != Resources{}) {
+		note(r.group.limit(c.Resources))
+		note(b.watchOOM(r, c.Resources))
+	}
+	frozen, err := r.group.frozen()
+	note(err)
+	if frozen {
+		b.guardFrozen(r)
+		if reply != nil {
+			reply.State.Paused = true
+		}
+	}
+	return complaints
+}
+
 // lookAgain is the refusal of a command to a box whose status is unknown. It
 // cannot wait for the shim, but the next command finds it looked at.
 func (b *Box) lookAgain() error {
@@ -205,7 +240,7 @@ func (b *Box) findShim() *shimRecord {
 	}
 	s := b.Snapshot()
 	live := &shimRecord{
-		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id,
+		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id, Cgroup: b.rt.groups.of(b.name),
 		Started: time.Unix(0, reply.State.StartedNs), Config: string(s.Text),
 	}
 	if err := b.putOnRecord(live); err != nil {

@@ -8,10 +8,12 @@ import (
 	"maps"
 	"os"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,6 +38,10 @@ type run struct {
 	failure  error           // why it does not; valid once launched is closed
 	began    *Completion     // of the start command
 
+	group *group // nil on a host without cgroups
+	// guard ends the goroutine of guardFrozen, if there is one.
+	guard atomic.Pointer[context.CancelFunc]
+
 	feed logFeed
 	// asking makes one step of a request to the shim and of saying what came of
 	// it: else the last of two may be done first.
@@ -52,6 +58,14 @@ func newRun(n int, id string, cfg *Config, text []byte) *run {
 		forked: make(chan struct{}), launched: make(chan struct{}),
 		began: newCompletion(), done: make(chan struct{}), code: -1,
 	}
+}
+
+// cgroup returns the run's group; a nil run has none.
+func (r *run) cgroup() *group {
+	if r == nil {
+		return nil
+	}
+	return r.group
 }
 
 // Run is a handle on one run of a box, as the waiting files need it.
@@ -135,7 +149,17 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 	if spec.DieWithDaemon {
 		opt.Hold = b.rt.holdR
 	}
+	// The cgroup is made while the shim boots, which takes longer. The shim opens
+	// it when it gets its orders.
+	enclosed := make(chan error, 1)
+	go func() { enclosed <- b.enclose(r) }()
 	h, err := shim.Launch(opt)
+	if gerr := <-enclosed; gerr != nil {
+		if err == nil {
+			err = b.abandon(h, nil)
+		}
+		return nil, errors.Join(gerr, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +179,7 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		return nil, err
 	}
 	err = b.putOnRecord(&shimRecord{
-		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text),
+		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text), Cgroup: r.group,
 	})
 	if err == nil {
 		// The last run's, which state.json has. The new one then replaces none.
@@ -175,6 +199,66 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		return nil, nil
 	}
 	return h, nil
+}
+
+// enclose makes the cgroup of a run, with the limits of the latest configuration.
+func (b *Box) enclose(r *run) error {
+	b.config.Lock()
+	defer b.config.Unlock()
+	res := b.Snapshot().Config.Resources
+	err := b.rt.groups.missing(res)
+	if err == nil {
+		err = r.group.create(res)
+	}
+	if err == nil {
+		err = b.watchOOM(r, res)
+	}
+	if err != nil {
+		return &shim.StartError{Step: shim.StepCgroup, Detail: err.Error()}
+	}
+	return nil
+}
+
+// relimit makes res hold for what runs of the box, and returns what puts the old
+// limits back. The caller holds config.
+func (b *Box) relimit(res Resources) (undo func(), err error) {
+	s := b.Snapshot()
+	nothing := func() {}
+	if _, going := s.Run(); !going || s.Config == nil || s.Config.Resources == res {
+		return nothing, nil
+	}
+	r, old := s.run, s.Config.Resources
+	if err := b.rt.groups.missing(res); err != nil {
+		return nil, err
+	}
+	switch {
+	case r.group == nil && res != (Resources{}):
+		return nil, errors.New("resources: what runs has no cgroup: they can be set once it is stopped")
+	case !r.group.made():
+		return nothing, nil // it is being started, and waits for this commit
+	}
+	set := func(res Resources) error {
+		err := r.group.limit(res)
+		if gone(err) {
+			return nil // the run is over
+		}
+		return err
+	}
+	back := func() {
+		if err := set(old); err != nil {
+			b.log("config").WithError(err).Error("the old limits cannot be put back")
+		}
+	}
+	if err := set(res); err != nil {
+		back()
+		return nil, fmt.Errorf("resources: %w", err)
+	}
+	if old.Memory == 0 {
+		if err := b.watchOOM(r, res); err != nil && !gone(err) {
+			b.log("config").WithError(err).Warn("OOM kills will be told at the end of the run only")
+		}
+	}
+	return back, nil
 }
 
 // putOnRecord writes shim.json.
@@ -232,6 +316,8 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Cgroups = r.group.joinFiles()
+	s.Freezer, s.Thaw = r.group.thawFile()
 	s.Capabilities, s.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, uid == 0)
 	return s, nil
 }
@@ -340,7 +426,11 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	if rec != nil && rec.Run != r.id {
 		rec = nil // of an earlier run
 	}
-	v := judge(r, rec, e)
+	used, _, uerr := r.group.usage()
+	if uerr != nil && !gone(uerr) {
+		b.log("reap").WithError(uerr).Warn("what the run used is not known")
+	}
+	v := judge(r, rec, e, used, filepath.Join(b.dir, shim.LogFile))
 	b.mu.Lock()
 	asked := b.snap.Load().Status == StatusStopping
 	if r.killed && rec == nil && e.Code == -1 && r.proc != nil {
@@ -359,6 +449,8 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	if err != nil {
 		v.message = strings.TrimPrefix(v.message+"; "+err.Error(), "ok; ")
 	}
+	ungrouped := make(chan struct{})
+	go func() { b.ungroup(r); close(ungrouped) }()
 	if rec == nil && v.code >= 0 && !v.supervisor {
 		// What the kernel said of the shim is known to this daemon alone. It is
 		// put on record before anybody is told, so that no later daemon
@@ -368,12 +460,14 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 			b.log("reap").WithError(err).Error("end of the run not put on record")
 		}
 	}
+	<-ungrouped
 	b.save.Lock()
 	started := b.snap.Load().Started
 	remove := false
-	uerr := b.update("reap", func(t *tx) error {
+	uerr = b.update("reap", func(t *tx) error {
 		t.Status, t.ExitCode, t.LastError, t.PID = v.status, v.code, oneLine(v.message), -1
 		t.Ended, t.CPU, t.Pending = e.At, v.cpu, false
+		t.countOOM(used.OOMKills)
 		remove = r.cfg.RemoveOnExit && v.status == StatusStopped && !t.Restarting
 		if r.proc != nil {
 			t.event("reaped", fmt.Sprintf("pid=%d outcome=%s", r.proc.PID(), e.Outcome))
@@ -395,7 +489,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	kept <- struct{}{}
 	if err := b.saveNow(whole, func(s *stateRecord) {
 		s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = v.status, v.code, started, e.At, r.id
-		s.CPUUsec, s.Remove = v.cpu.Microseconds(), remove
+		s.CPUUsec, s.OOMKills, s.Remove = v.cpu.Microseconds(), used.OOMKills, remove
 	}); err != nil {
 		b.log("reap").WithError(err).Error("end of the run not written down")
 	}
@@ -409,6 +503,15 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	}
 	if remove {
 		b.removeItself()
+	}
+}
+
+// ungroup removes the cgroup of a run that is proven gone.
+func (b *Box) ungroup(r *run) {
+	r.unguard()
+	b.rt.oom.forget(r)
+	if err := r.group.remove(); err != nil {
+		b.log("reap").WithError(err).Error("cgroup left: the next start of the box or of the daemon tries again")
 	}
 }
 
@@ -451,20 +554,34 @@ type ending struct {
 // judge finds out how a run ended. The exit record is the one source of the
 // code; without one it is what the kernel says of the shim, which has not run
 // the command to its end then.
-func judge(r *run, rec *shim.ExitRecord, e reaper.Exit) ending {
+func judge(r *run, rec *shim.ExitRecord, e reaper.Exit, used Stats, shimLog string) ending {
 	v := ending{status: StatusStopped, code: -1, message: "ok", cpu: e.CPU}
 	switch {
 	case r.failure != nil:
 		v.status, v.message = StatusFailed, "start: "+r.failure.Error()
+		if failed := new(shim.StartError); errors.As(r.failure, &failed) && failed.Step == shim.StepLaunch && e.Code >= 0 {
+			v.message += ", it " + howEnded(e)
+		}
+		if r.proc != nil && !errors.Is(r.failure, ErrCanceled) {
+			v.message += "; its shim's log is " + shimLog
+		}
 	case rec != nil && rec.Failed != "":
-		v.status, v.message = StatusFailed, "start: "+rec.Failed
+		v.status, v.message = StatusFailed, "start: "+rec.Failed+"; its shim's log is "+shimLog
 	case rec != nil:
 		v.code = rec.Code
 		switch {
+		case rec.Signal == int(unix.SIGKILL) && used.OOMKills > 0:
+			v.message = "the command was killed by the OOM killer: it needed more memory than there was for it (see resources.memory)"
 		case rec.Signal != 0:
 			v.message = "the command was killed by " + signalName(syscall.Signal(rec.Signal))
+			if rec.CoreDumped {
+				v.message += " (core dumped)"
+			}
 		case rec.Code != 0:
 			v.message = fmt.Sprintf("the command exited with status %d", rec.Code)
+			if used.OOMKills > 0 {
+				v.message += fmt.Sprintf("; the OOM killer had killed %d of its processes", used.OOMKills)
+			}
 		}
 		if rec.StoppedBy != "" {
 			v.message = "ok"
@@ -476,11 +593,22 @@ func judge(r *run, rec *shim.ExitRecord, e reaper.Exit) ending {
 		// It ended without a record, and nobody killed it: its own fault. The
 		// exit status of a shim is its command's where it got so far.
 		v.status, v.code, v.supervisor = StatusFailed, e.Code, true
-		v.message = fmt.Sprintf("its shim ended by itself with status %d and without an exit record: see %s in the state directory", e.Code, shim.LogFile)
+		v.message = "its shim " + howEnded(e) + " by itself and left no exit record; its log is " + shimLog
 	default:
 		v.message = "it ended while nobody watched, and left no exit record"
 	}
+	if used.CPU > 0 {
+		v.cpu = used.CPU
+	}
 	return v
+}
+
+// howEnded says in words what the kernel said of a shim.
+func howEnded(e reaper.Exit) string {
+	if e.Signal != 0 {
+		return "was killed by " + signalName(e.Signal)
+	}
+	return fmt.Sprintf("exited with status %d", e.Code)
 }
 
 func signalName(s syscall.Signal) string {

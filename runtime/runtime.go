@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
 )
@@ -34,6 +35,9 @@ type Options struct {
 	State string
 	// Mask lists directories that no box may see besides State.
 	Mask []string
+	// CgroupParent is the cgroup below which boxes get theirs, as a path from the
+	// root of each hierarchy.
+	CgroupParent string
 	// Shim is the path of the shim's binary.
 	Shim string
 	// Log takes the structured log.
@@ -51,6 +55,8 @@ type Runtime struct {
 	// bounding is the set of capabilities that boxes can have at all.
 	bounding uint64
 	watcher  *reaper.Watcher
+	groups   *groupTree
+	oom      *oomWatch
 	// holdR is the read end of a pipe whose write end only this process has:
 	// boxes with detach: false learn by it that the daemon is gone.
 	holdR, holdW *os.File
@@ -87,6 +93,9 @@ func Open(opt Options) (*Runtime, error) {
 	if rt.bounding, err = boundingSet(); err != nil {
 		return nil, err
 	}
+	if rt.bounding&(1<<unix.CAP_SYS_RESOURCE) == 0 {
+		rt.log.WithField("op", "daemon").Warn("without CAP_SYS_RESOURCE the host's OOM killer may take a shim, and its box with it")
+	}
 	if rt.store, err = openStore(opt.State); err != nil {
 		return nil, err
 	}
@@ -96,9 +105,18 @@ func Open(opt Options) (*Runtime, error) {
 	if rt.watcher, err = reaper.NewWatcher(); err != nil {
 		return nil, errors.Join(err, rt.store.lock.Close())
 	}
+	if rt.groups, err = openGroupTree(opt.CgroupParent, opt.State); err == nil {
+		rt.oom, err = newOOMWatch(rt.groups.v2)
+	}
+	if err != nil {
+		return nil, errors.Join(err, rt.watcher.Close(), rt.store.lock.Close())
+	}
 	rt.emit(nil, "daemon", fmt.Sprintf("pid=%d", os.Getpid()))
 	if err := rt.recover(); err != nil {
 		return nil, errors.Join(err, rt.watcher.Close(), rt.store.lock.Close())
+	}
+	if err := rt.groups.sweep(rt.usesGroup); err != nil {
+		rt.log.WithField("op", "recover").WithError(err).Warn("cgroups of earlier boxes are left")
 	}
 	return rt, nil
 }
@@ -113,6 +131,11 @@ func (rt *Runtime) Close(ctx context.Context) error {
 		stops.Go(func() { b.shutdown(ctx) })
 	}
 	stops.Wait()
+	for _, b := range rt.Boxes() {
+		if r := b.Snapshot().run; r != nil {
+			r.unguard()
+		}
+	}
 	rt.workMu.Lock()
 	rt.closed = true
 	rt.workMu.Unlock()
@@ -124,7 +147,14 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		late = errors.New("some state was still being written")
 	}
-	return errors.Join(late, rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
+	rt.groups.close()
+	return errors.Join(late, rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
+}
+
+// usesGroup reports whether a box of that name may have processes in its group.
+func (rt *Runtime) usesGroup(name string) bool {
+	b := rt.Box(name)
+	return b != nil && b.Snapshot().Status.Active()
 }
 
 // Create makes an empty box.

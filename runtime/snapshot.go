@@ -44,6 +44,8 @@ type Snapshot struct {
 	Created time.Time
 	// CPU is the processor time that the last ended run used.
 	CPU time.Duration
+	// OOMKills is how many processes of the last run the OOM killer took.
+	OOMKills uint64
 
 	owners  map[string]Owner
 	run     *run
@@ -78,7 +80,7 @@ func (s *Snapshot) diff(o *Snapshot) Field {
 	set(s.ExitCode != o.ExitCode, FieldExitCode)
 	set(s.LastError != o.LastError, FieldLastError)
 	set(string(s.Text) != string(o.Text) || s.Config != o.Config, FieldConfig)
-	set(s.Pending != o.Pending || s.Restarting != o.Restarting || s.Removed != o.Removed || s.Runs != o.Runs || s.run != o.run || !s.Started.Equal(o.Started), FieldInfo)
+	set(s.Pending != o.Pending || s.Restarting != o.Restarting || s.Removed != o.Removed || s.Runs != o.Runs || s.OOMKills != o.OOMKills || s.run != o.run || !s.Started.Equal(o.Started), FieldInfo)
 	return f
 }
 

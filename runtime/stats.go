@@ -16,28 +16,47 @@ type Stats struct {
 	// CPU is the user and system time of all its processes in this run, or in
 	// the last one if none goes on.
 	CPU time.Duration
-	// Memory is the private resident memory, in bytes, of its processes.
+	// Memory is the memory, in bytes, that counts against its limit; on a host
+	// without the controller the private resident memory of its processes.
 	Memory int64
-	// Pids is the number of its processes without the shim.
+	// Pids is the number of its threads without the shim's; on a host without the
+	// controller that of its processes.
 	Pids int
+	// OOMKills is how many of its processes the OOM killer has killed in this
+	// run, or in the last one if none goes on.
+	OOMKills uint64
 }
 
 // clockTick is the unit of times in /proc: USER_HZ is 100 on every Linux port
 // that Go runs on.
 const clockTick = 10 * time.Millisecond
 
-// Stats adds up what /proc says of the box's processes. All of them descend from
-// the shim, which is their init. It asks no one, so a box can't hold it up.
+// Stats tells what the cgroup of the run counts. It asks no one, so a box can't
+// hold it up.
 func (b *Box) Stats() (Stats, error) {
 	s := b.Snapshot()
 	if s.PID <= 0 {
-		return Stats{CPU: s.CPU}, nil
+		return Stats{CPU: s.CPU, OOMKills: s.OOMKills}, nil
 	}
-	var st Stats
-	if err := st.add(s.PID, true); err != nil {
+	st, complete, err := s.run.cgroup().usage()
+	if gone(err) {
+		return Stats{CPU: s.CPU, OOMKills: s.OOMKills}, nil // it has just ended
+	}
+	if err == nil && !complete {
+		st, err = walk(s.PID, st)
+	}
+	if err != nil {
 		return st, b.fail("stats", err)
 	}
 	return st, nil
+}
+
+// walk adds up what /proc says of a box's processes, for a host without cgroups.
+// All of them descend from the shim, which is their init.
+func walk(pid int, known Stats) (Stats, error) {
+	st := Stats{OOMKills: known.OOMKills}
+	err := st.add(pid, true)
+	return st, err
 }
 
 // add counts a process and what descends from it. One that ends meanwhile counts
@@ -119,7 +138,8 @@ func addPrivate(sum int64, dir string) (int64, error) {
 	return sum + max(0, resident-shared)*int64(os.Getpagesize()), errors.Join(err1, err2)
 }
 
-// gone reports whether a read of /proc failed because the process has ended.
+// gone reports whether a read of /proc or of a cgroup failed because what it tells
+// of has ended.
 func gone(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.ENODEV)
 }

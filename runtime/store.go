@@ -164,6 +164,7 @@ type stateRecord struct {
 	Started   time.Time        `json:"started,omitzero"`
 	Ended     time.Time        `json:"ended,omitzero"`
 	CPUUsec   int64            `json:"cpu_usec,omitempty"`
+	OOMKills  uint64           `json:"oom_kills,omitempty"`
 	Owners    map[string]Owner `json:"owners,omitempty"`
 	// Remove says that the box is to be removed because its run has ended.
 	Remove bool `json:"remove,omitempty"`
@@ -179,6 +180,7 @@ type shimRecord struct {
 	Identity reaper.Identity `json:"identity"`
 	Started  time.Time       `json:"started"`
 	Config   string          `json:"config"` // as it was when the run started
+	Cgroup   *group          `json:"cgroup,omitempty"`
 }
 
 const recordVersion = 1
@@ -219,6 +221,9 @@ func decodeShim(b []byte) (*shimRecord, error) {
 		return nil, errors.New("run is missing")
 	case r.Identity.PID <= 1 || r.Identity.BootID == "":
 		return nil, fmt.Errorf("identity %+v is incomplete", r.Identity)
+	}
+	if r.Cgroup != nil && !r.Cgroup.plausible() {
+		return nil, errors.New("cgroup has a directory that no box has")
 	}
 	return r, nil
 }

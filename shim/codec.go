@@ -11,6 +11,11 @@ import (
 // the other runs.
 const wireVersion = 1
 
+// specVersion is the first byte of a Spec. That only goes from a daemon to the
+// shim it has just started, so it may change without cutting a new daemon off
+// from the shims of an old one, as a change of wireVersion would.
+const specVersion = 2
+
 // maxSpec bounds an encoded Spec. A config is 64 KiB at most; what the daemon
 // adds to it (PATH, resolved names) is small.
 const maxSpec = 1 << 20
@@ -145,7 +150,7 @@ func (d *decoder) end() error {
 
 // appendSpec encodes s.
 func appendSpec(b []byte, s *Spec) []byte {
-	b = append(b, wireVersion)
+	b = append(b, specVersion)
 	b = appendString(b, s.Box)
 	b = appendString(b, s.Run)
 	b = appendStrings(b, s.Argv)
@@ -179,14 +184,17 @@ func appendSpec(b []byte, s *Spec) []byte {
 	b = appendU32(b, uint32(s.StopSignal))
 	b = appendI64(b, s.StopGraceNs)
 	b = appendI64(b, s.LogMax)
-	return appendBool(b, s.DieWithDaemon)
+	b = appendBool(b, s.DieWithDaemon)
+	b = appendStrings(b, s.Cgroups)
+	b = appendString(b, s.Freezer)
+	return appendString(b, s.Thaw)
 }
 
 // decodeSpec is the inverse of appendSpec. It also refuses what no shim could
 // act on.
 func decodeSpec(b []byte) (*Spec, error) {
 	d := decoder{buf: b}
-	if d.u8() != wireVersion {
+	if d.u8() != specVersion {
 		return nil, errors.New("the spec is of another version of boxlite")
 	}
 	s := new(Spec)
@@ -226,6 +234,9 @@ func decodeSpec(b []byte) (*Spec, error) {
 	s.StopGraceNs = d.i64()
 	s.LogMax = d.i64()
 	s.DieWithDaemon = d.bool()
+	s.Cgroups = d.strings()
+	s.Freezer = d.string()
+	s.Thaw = d.string()
 	if err := d.end(); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ func fullSpec() Spec {
 		Mounts: []Mount{{"/a", "/b", true}, {"/c", "/d", false}}, Mask: []string{"/m"}, ReadonlyRoot: true,
 		Rlimits: []Rlimit{{7, 1024, 2048}, {0, 1, ^uint64(0)}}, NoNewPrivs: true, Capabilities: 5, CapAmbient: 1,
 		StopSignal: 15, StopGraceNs: 1e9, LogMax: 1 << 20, DieWithDaemon: true,
+		Cgroups: []string{"/sys/fs/cgroup/pids/b/tasks", "/sys/fs/cgroup/memory/b/tasks"}, Freezer: "/sys/fs/cgroup/freezer/b/freezer.state", Thaw: "THAWED",
 	}
 }
 
@@ -130,12 +131,12 @@ func FuzzMessage(f *testing.F) {
 
 func TestStartErrorSentences(t *testing.T) {
 	for want, e := range map[string]*StartError{
-		`command "foo" not found in PATH /bin`:                                   {StepLookup, syscall.ENOENT, `command "foo" not found in PATH /bin`},
-		`/etc/passwd is not executable: permission denied`:                       {StepExec, syscall.EACCES, "/etc/passwd is not executable"},
-		`cannot run /x: exec format error (is the #! line missing?)`:             {StepExec, syscall.ENOEXEC, "cannot run /x"},
-		`cannot run /x: no such file or directory (is its interpreter missing?)`: {StepExec, syscall.ENOENT, "cannot run /x"},
-		`mount /src on /dst: no such file or directory`:                          {StepMount, syscall.ENOENT, "mount /src on /dst"},
-		`the shim died before the command ran`:                                   {StepLaunch, 0, "the shim died before the command ran"},
+		`command "foo" not found in PATH /bin (step lookup)`:                                 {StepLookup, syscall.ENOENT, `command "foo" not found in PATH /bin`},
+		`/etc/passwd is not executable: permission denied (step exec)`:                       {StepExec, syscall.EACCES, "/etc/passwd is not executable"},
+		`cannot run /x: exec format error (is the #! line missing?) (step exec)`:             {StepExec, syscall.ENOEXEC, "cannot run /x"},
+		`cannot run /x: no such file or directory (is its interpreter missing?) (step exec)`: {StepExec, syscall.ENOENT, "cannot run /x"},
+		`mount /src on /dst: no such file or directory (step mount)`:                         {StepMount, syscall.ENOENT, "mount /src on /dst"},
+		`the shim died before the command ran (step launch)`:                                 {StepLaunch, 0, "the shim died before the command ran"},
 	} {
 		if e.Error() != want {
 			t.Errorf("got %q, want %q", e.Error(), want)

@@ -5,6 +5,7 @@ package shim
 import (
 	"errors"
 	"math"
+	"strings"
 	"syscall"
 	"time"
 	"unsafe"
@@ -54,7 +55,7 @@ func inherited() bool {
 
 // boxInit is the life of a shim; it returns the exit code.
 func boxInit() int {
-	s := &supervisor{dirfd: fdDir}
+	s := &supervisor{dirfd: fdDir, freezer: -1}
 	// What needs no spec is done while the daemon still writes down the pid.
 	failed := s.prepare()
 	spec, err := readSpec()
@@ -87,6 +88,7 @@ func (s *supervisor) prepare() *StartError {
 		return startError(StepNamespace, what, err)
 	}
 	unix.Umask(0o022)
+	s.shield()
 	if err := detachMounts(); err != nil {
 		return err
 	}
@@ -105,6 +107,76 @@ func (s *supervisor) prepare() *StartError {
 	return nil
 }
 
+// shield keeps the OOM killer from the shim, as far as it may: a box of which the
+// supervisor was taken is lost with all it had. The command gets back what the
+// shim was started with, but no shield that the daemon itself has.
+func (s *supervisor) shield() {
+	const file, least = "/proc/self/oom_score_adj", "-1000"
+	fd, err := retry(func() (int, error) { return unix.Open(file, unix.O_RDWR|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		say("cannot open " + file + ": " + err.Error())
+		return
+	}
+	var buf [16]byte
+	n, err := unix.Read(fd, buf[:])
+	if err == nil {
+		if s.oomScore = strings.TrimSpace(string(buf[:n])); strings.HasPrefix(s.oomScore, "-") {
+			s.oomScore = "0"
+		}
+		_, err = unix.Write(fd, []byte(least))
+	}
+	if err != nil {
+		s.oomScore = ""
+		// Without CAP_SYS_RESOURCE the score can only be raised: the daemon has said
+		// so, once for all shims.
+		if !errors.Is(err, unix.EACCES) {
+			say("cannot write " + file + ": " + err.Error())
+		}
+	}
+	closeFD(fd)
+}
+
+// openCgroups opens the files of the box's cgroups while the host's /sys is
+// there.
+func (s *supervisor) openCgroups() *StartError {
+	for _, path := range s.spec.Cgroups {
+		fd, err := openCgroup(path, s.spec.ReadonlyRoot)
+		if err != nil {
+			return err
+		}
+		s.join = append(s.join, uintptr(fd))
+	}
+	if s.spec.Freezer == "" {
+		return nil
+	}
+	fd, err := openCgroup(s.spec.Freezer, s.spec.ReadonlyRoot)
+	if err == nil {
+		s.freezer = fd
+	}
+	return err
+}
+
+// openCgroup opens a file for writing. With aside it does so through a mount of its
+// own: one in which a file is open for writing cannot be made read-only.
+func openCgroup(path string, aside bool) (int, *StartError) {
+	fd, err := retry(func() (int, error) {
+		if !aside {
+			return unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		}
+		slash := strings.LastIndexByte(path, '/')
+		tree, err := unix.OpenTree(unix.AT_FDCWD, path[:slash], unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return -1, err
+		}
+		defer closeFD(tree)
+		return unix.Openat(tree, path[slash+1:], unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return -1, startError(StepCgroup, "cannot open "+path, err)
+	}
+	return fd, nil
+}
+
 func (s *supervisor) watch(fd int) error {
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
 	return unix.EpollCtl(s.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
@@ -112,6 +184,9 @@ func (s *supervisor) watch(fd int) error {
 
 // start makes the box and runs its command.
 func (s *supervisor) start() *StartError {
+	if err := s.openCgroups(); err != nil {
+		return err
+	}
 	if err := setUp(s.spec); err != nil {
 		return err
 	}
@@ -134,7 +209,11 @@ func (s *supervisor) start() *StartError {
 	}
 	s.log = logWriter{dirfd: s.dirfd, pipe: pipe[0], null: fdNull, max: s.spec.LogMax, fd: -1}
 	s.startedNs = wallclock()
-	pid, failed := spawn(s.spec, pipe[1])
+	pid, failed := spawn(s, pipe[1])
+	for _, fd := range s.join {
+		closeFD(int(fd))
+	}
+	s.join = nil
 	if failed != nil {
 		s.startedNs = 0
 		return failed
@@ -146,6 +225,7 @@ func (s *supervisor) start() *StartError {
 }
 
 func (s *supervisor) startFailed(e *StartError) int {
+	say("the command was not run: " + e.Error())
 	writeRecord(s.dirfd, &ExitRecord{Run: s.spec.Run, Code: failedCode, Failed: e.Error(), EndedNs: wallclock()})
 	report(0, e)
 	return failedCode

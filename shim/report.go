@@ -20,6 +20,7 @@ const (
 	StepLaunch       = "launch"
 	StepSpec         = "spec"
 	StepNamespace    = "namespace"
+	StepCgroup       = "cgroup"
 	StepMount        = "mount"
 	StepMask         = "mask"
 	StepReadonlyRoot = "readonly-root"
@@ -36,17 +37,20 @@ const (
 	StepExec         = "exec"
 )
 
-// Error gives one sentence, without the box's name.
+// Error gives one sentence, without the box's name: what could not be done, why,
+// and at which step.
 func (e *StartError) Error() string {
+	why := e.Detail
 	switch {
 	case e.Errno == 0 || e.Step == StepLookup:
-		return e.Detail
 	case e.Step == StepExec && e.Errno == syscall.ENOEXEC:
-		return e.Detail + ": exec format error (is the #! line missing?)"
+		why += ": exec format error (is the #! line missing?)"
 	case e.Step == StepExec && e.Errno == syscall.ENOENT:
-		return e.Detail + ": no such file or directory (is its interpreter missing?)"
+		why += ": no such file or directory (is its interpreter missing?)"
+	default:
+		why += ": " + e.Errno.Error()
 	}
-	return e.Detail + ": " + e.Errno.Error()
+	return why + " (step " + e.Step + ")"
 }
 
 // Unwrap gives Errno to errors.Is.

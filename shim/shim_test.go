@@ -509,12 +509,13 @@ func TestStartFailures(t *testing.T) {
 			if !errors.As(err, &se) || se.Step != c.step || !errors.Is(err, c.errno) {
 				t.Fatalf("got %#v", err)
 			}
-			expect(t, "error", err.Error(), c.want)
+			said := c.want + " (step " + c.step + ")"
+			expect(t, "error", err.Error(), said)
 			if ws := b.wait(); ws.ExitStatus() != failedCode {
 				t.Errorf("exit %#x", ws)
 			}
 			r := b.record()
-			expect(t, "record", r.Failed, c.want)
+			expect(t, "record", r.Failed, said)
 			if r.Code != failedCode || r.StartedNs != 0 {
 				t.Errorf("record %+v", r)
 			}
@@ -550,7 +551,7 @@ func TestShimThatDiesEarly(t *testing.T) {
 		t.Errorf("Begin: %v", err)
 	}
 	err := b.h.WaitStarted(context.Background())
-	if err == nil || err.Error() != "the shim died before the command ran" {
+	if err == nil || err.Error() != "the shim died before the command ran (step launch)" {
 		t.Errorf("WaitStarted: %v", err)
 	}
 }

@@ -32,7 +32,9 @@ func rawVfork(flags uintptr) (pid, errno uintptr)
 
 // The steps of the child, in order.
 const (
-	childSession = 1 + iota
+	childCgroup = 1 + iota
+	childOOM
+	childSession
 	childFiles
 	childRlimit
 	childBounding
@@ -57,6 +59,9 @@ type child struct {
 	argv, envv **byte
 	dir        *byte
 	logFD      uintptr
+	join       []uintptr // files to write itself into
+	oomFile    *byte     // nil: the score stays
+	oomScore   []byte
 	uid, gid   uintptr
 	groups     *uint32
 	ngroups    uintptr
@@ -80,17 +85,23 @@ type capData struct {
 
 const capVersion3 = 0x20080522
 
-// spawn starts the command of spec with logFD as its stdout and stderr, and
+// spawn starts the command of s.spec with logFD as its stdout and stderr, and
 // returns its pid once it has been executed.
-func spawn(spec *Spec, logFD int) (int, *StartError) {
+func spawn(s *supervisor, logFD int) (int, *StartError) {
+	spec := s.spec
 	path, failed := lookup(spec)
 	if failed != nil {
 		return 0, failed
 	}
 	c, err := newChild(spec, path, logFD)
+	if err == nil && s.oomScore != "" {
+		c.oomScore = []byte(s.oomScore)
+		c.oomFile, err = syscall.BytePtrFromString("/proc/self/oom_score_adj")
+	}
 	if err != nil {
 		return 0, startError(StepFork, "cannot prepare the command", err)
 	}
+	c.join = s.join
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
 	if errno != 0 {
@@ -176,6 +187,10 @@ func heldCapabilities() (uint64, error) {
 func (c *child) failure(spec *Spec, path string) *StartError {
 	e := &StartError{Errno: syscall.Errno(c.errno)}
 	switch c.step {
+	case childCgroup:
+		e.Step, e.Detail = StepCgroup, "cannot join "+spec.Cgroups[c.index]
+	case childOOM:
+		e.Step, e.Detail = StepFork, "cannot set /proc/self/oom_score_adj"
 	case childSession:
 		e.Step, e.Detail = StepFork, "cannot make a session"
 	case childFiles:
@@ -245,12 +260,15 @@ func rlimitName(resource int) string {
 func forkExec(c *child) (pid, errno uintptr) {
 	var (
 		i      uintptr
+		fd     uintptr
 		bit    uint64
 		lim    *Rlimit
 		hdr    capHeader
 		caps   [2]capData
 		action sigaction
 		mask   uint64
+		self   = byte('0')
+		cwd    = unix.AT_FDCWD
 	)
 	// Here and not in the caller, as from now on no stack may be checked for its
 	// size, which functions do when they are entered.
@@ -262,6 +280,31 @@ func forkExec(c *child) (pid, errno uintptr) {
 
 	// The child. Its signals are blocked until the last step.
 	runtimeAfterForkInChild()
+
+	// First, so that all that follows is counted where it belongs. "0" means the
+	// writer. On v1 it goes into tasks: a thread that moves itself takes no lock of
+	// all processes, and the child has one thread only.
+	c.step = childCgroup
+	for i = 0; i < uintptr(len(c.join)); i++ {
+		c.index = i
+		if _, _, e := syscall.RawSyscall(unix.SYS_WRITE, c.join[i], uintptr(unsafe.Pointer(&self)), 1); e != 0 {
+			c.errno = uintptr(e)
+			goto failed
+		}
+	}
+	c.step = childOOM
+	if c.oomFile != nil {
+		var e syscall.Errno
+		if fd, _, e = syscall.RawSyscall6(unix.SYS_OPENAT, uintptr(cwd), uintptr(unsafe.Pointer(c.oomFile)), unix.O_WRONLY|unix.O_CLOEXEC, 0, 0, 0); e == 0 {
+			_, _, e = syscall.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&c.oomScore[0])), uintptr(len(c.oomScore)))
+		}
+		if e != 0 {
+			c.errno = uintptr(e)
+			goto failed
+		}
+		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+	}
+
 	c.step = childSession
 	if _, _, e := syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0); e != 0 {
 		c.errno = uintptr(e)

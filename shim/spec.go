@@ -55,6 +55,14 @@ type Spec struct {
 	LogMax int64
 	// DieWithDaemon ends the box when the daemon's end of the hold pipe closes.
 	DieWithDaemon bool
+	// Cgroups are the files that the command writes itself into before anything
+	// else, by absolute paths on the host: the tasks file of each v1 hierarchy, or
+	// cgroup.procs of v2. The shim itself stays outside: it is not frozen,
+	// throttled or counted with the box.
+	Cgroups []string
+	// Freezer is the file, and Thaw what is written into it, that thaws the
+	// box's cgroup; empty where there is none.
+	Freezer, Thaw string
 }
 
 // Mount is one bind mount of a box.

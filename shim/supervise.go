@@ -19,6 +19,11 @@ type supervisor struct {
 	log   logWriter
 	srv   server
 
+	oomScore string // the command's oom_score_adj; empty: as the shim's
+
+	join    []uintptr // the files of spec.Cgroups, until the command has started
+	freezer int       // the file of spec.Freezer, or -1
+
 	pid       int  // of the command
 	alive     bool // the command has not been reaped
 	status    unix.WaitStatus
@@ -135,6 +140,7 @@ func (s *supervisor) stop(by string, sig unix.Signal, graceNs, now int64) {
 			s.signal(sig)
 		}
 		s.resume() // a stopped process takes no signal but SIGKILL
+		s.thaw()
 	}
 	if s.killAt != 0 && now >= s.killAt {
 		s.killAll()
@@ -168,6 +174,18 @@ func (s *supervisor) resume() unix.Errno {
 	return toErrno(unix.Kill(-1, unix.SIGCONT))
 }
 
+// thaw lets a box run again that the daemon has frozen by its cgroup. A v1
+// freezer even keeps the dead from dying, so this comes after each SIGKILL too:
+// the daemon may be gone.
+func (s *supervisor) thaw() {
+	if s.freezer < 0 {
+		return
+	}
+	if _, err := retry(func() (int, error) { return unix.Write(s.freezer, []byte(s.spec.Thaw)) }); err != nil {
+		say("cannot thaw the box: " + err.Error())
+	}
+}
+
 func (s *supervisor) daemonDied() {
 	// Level-triggered and closed for good: it would be reported for ever.
 	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_DEL, fdHold, nil); err != nil {
@@ -186,6 +204,7 @@ func (s *supervisor) killAll() {
 	if err := unix.Kill(-1, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		say("cannot kill the box: " + err.Error())
 	}
+	s.thaw()
 }
 
 // finish keeps what is left of the log and writes how the command ended. It

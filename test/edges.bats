@@ -120,10 +120,9 @@ os.close(log)' "$MNT/boxes/x"
 		ok sh -c 'for i in 1 2 3 4 5 6; do
 			for c in pause resume; do /bin/echo $c >"$1" & done
 		done; wait' sh "$MNT/boxes/x/ctl"
-		# A signal has been sent before it is obeyed: the process may take a moment.
 		case $(t cat "$MNT/boxes/x/status") in
-		paused) await "the paused process to stand" 5 in_state "$cmd" T ;;
-		running) await "the resumed process to sleep on" 5 in_state "$cmd" S ;;
+		paused) frozen "$cmd" || fail "said to be paused, and not frozen" ;;
+		running) ! frozen "$cmd" || fail "said to run, and frozen" ;;
 		*) fail "status $(t cat "$MNT/boxes/x/status")" ;;
 		esac
 	done
@@ -134,11 +133,11 @@ os.close(log)' "$MNT/boxes/x"
 	up x "$SLEEPER"
 	cmd=$(box_command "$(pid_of x)")
 	ctl x pause
-	await "the paused process to stand" 5 in_state "$cmd" T
+	frozen "$cmd" || fail "it is not frozen"
 	ctl_refused EBUSY x "signal CONT"
-	in_state "$cmd" T || fail "it goes on"
+	frozen "$cmd" || fail "it goes on"
 	ctl x resume
-	await "the resumed process to sleep on" 5 in_state "$cmd" S
+	! frozen "$cmd" || fail "it is still frozen"
 	is x status running
 }
 

@@ -107,6 +107,15 @@ common_teardown() {
 		await_quietly 5 namespaces_empty "$W/namespaces" ||
 			echo "processes outlive the shim of their box" >>"$leaks"
 	fi
+	# What a killed daemon has left is the next one's to remove, and here nobody's.
+	local groups dir
+	mapfile -t groups < <(groups_left | sort -r)
+	if ((${#groups[@]})); then
+		[[ ${DAEMON_KILLED:-} == yes || -s $W/namespaces ]] || printf 'cgroup left: %s\n' "${groups[@]}" >>"$leaks"
+		for dir in "${groups[@]}"; do
+			rmdir "$dir" || echo "cgroup $dir cannot be removed" >>"$leaks"
+		done
+	fi
 	mapfile -t pids < <(processes_of "$W/bin/")
 	if ((${#pids[@]})); then
 		echo "processes left: $(ps -o pid=,stat=,args= -p "$(IFS=, && echo "${pids[*]}")")" >>"$leaks"
@@ -472,6 +481,33 @@ ns_pids() { links_in_proc ns/pid "${1/\[/\\[}"; }
 # box_command SHIM: the host pid of the box's command: the oldest child of the
 # shim, whichever of its threads has forked it.
 box_command() { cat "/proc/$1/task/"*/children | tr ' ' '\n' | grep . | sort -n | head -n 1; }
+
+# cgroup_of PID CONTROLLER: the directory of the cgroup of a process.
+cgroup_of() {
+	local root=/sys/fs/cgroup
+	if [[ -e $root/cgroup.controllers ]]; then
+		echo "$root$(sed -n 's/^0:://p' "/proc/$1/cgroup")"
+	else
+		echo "$root/$2$(sed -n "s/^[0-9]*:\([^:]*,\)\{0,1\}$2\(,[^:]*\)\{0,1\}://p" "/proc/$1/cgroup")"
+	fi
+}
+
+# frozen PID: the cgroup of the process is frozen.
+frozen() {
+	local dir
+	dir=$(cgroup_of "$1" freezer)
+	if [[ -e $dir/cgroup.events ]]; then
+		grep -qx 'frozen 1' "$dir/cgroup.events"
+	else
+		[[ $(<"$dir/freezer.state") == FROZEN ]]
+	fi
+}
+
+# groups_left: the cgroups of this test's boxes.
+groups_left() {
+	[[ -d $STATE ]] || return 0
+	find /sys/fs/cgroup/ -mindepth 1 -type d -path "*/boxlite/$(stat -c '%D' "$STATE" | sed 's/^0*//')-$(printf %x "$(stat -c %i "$STATE")")*" 2>/dev/null || :
+}
 
 # namespaces_empty FILE: nothing lives in the pid namespaces of FILE. Zombies do
 # not count: the shim of a dead daemon is left to the first process to reap.

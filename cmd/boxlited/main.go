@@ -39,6 +39,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 type options struct {
 	mount, state, shim string
+	cgroupParent       string
 	logLevel           logrus.Level
 	logFormat          string
 	showVersion        bool
@@ -88,6 +89,7 @@ func parse(args []string) (options, error) {
 	fl.StringVar(&opt.mount, "mount", "/run/boxlite", "")
 	fl.StringVar(&opt.state, "state", "/var/lib/boxlite", "")
 	fl.StringVar(&opt.shim, "shim", "", "")
+	fl.StringVar(&opt.cgroupParent, "cgroup-parent", "/boxlite", "")
 	fl.StringVar(&level, "log-level", "info", "")
 	fl.StringVar(&opt.logFormat, "log-format", "text", "")
 	fl.BoolVar(&opt.showVersion, "version", false, "")
@@ -106,6 +108,9 @@ func parse(args []string) (options, error) {
 	}
 	if opt.mount == "" || opt.state == "" {
 		return opt, errors.New("--mount and --state must not be empty")
+	}
+	if !filepath.IsAbs(opt.cgroupParent) || filepath.Clean(opt.cgroupParent) != opt.cgroupParent {
+		return opt, fmt.Errorf("--cgroup-parent %q: must be a clean path from the root of the cgroup hierarchy, like /boxlite", opt.cgroupParent)
 	}
 	if opt.mount, err = resolve(opt.mount); err != nil {
 		return opt, fmt.Errorf("--mount: %w", err)
@@ -208,7 +213,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	ctl := fsapi.New(version, log)
-	rt, err := runtime.Open(runtime.Options{State: opt.state, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl})
+	rt, err := runtime.Open(runtime.Options{State: opt.state, CgroupParent: opt.cgroupParent, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl})
 	if errors.As(err, new(*runtime.LockedError)) {
 		return exitLock, err
 	}

@@ -3,7 +3,8 @@ package main
 const usage = `boxlited runs commands in boxes and is driven through files.
 
 Usage:
-  boxlited [--mount DIR] [--state DIR] [--shim PATH] [--log-level LEVEL] [--log-format text|json]
+  boxlited [--mount DIR] [--state DIR] [--shim PATH] [--cgroup-parent PATH]
+           [--log-level LEVEL] [--log-format text|json]
   boxlited --version
   boxlited --help
 
@@ -14,6 +15,8 @@ Flags:
                        survive a reboot, and be outside the mount
   --shim PATH          the supervisor's binary (default: boxlite-shim beside
                        boxlited, else on PATH)
+  --cgroup-parent PATH cgroup below which boxes get theirs, from the root of the
+                       hierarchy (default /boxlite)
   --log-level LEVEL    error, warn, info or debug (default info)
   --log-format FORMAT  text or json (default text); the log goes to stderr
   --version            print the version and exit

@@ -36,6 +36,30 @@ func Alive(pid int) bool {
 	return s != "" && s != "Z" && s != "X"
 }
 
+// Frozen reports whether the cgroup of a process is frozen.
+func Frozen(t testing.TB, pid int) bool {
+	t.Helper()
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, frozen := "", ""
+	for line := range strings.Lines(string(text)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		switch {
+		case parts[1] == "freezer":
+			file, frozen = "/sys/fs/cgroup/freezer"+parts[2]+"/freezer.state", "FROZEN"
+		case parts[0] == "0" && file == "":
+			file, frozen = "/sys/fs/cgroup"+parts[2]+"/cgroup.events", "frozen 1"
+		}
+	}
+	state, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(state), frozen)
+}
+
 // field returns the first word of a line of /proc/PID/status.
 func field(pid int, key string) string {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")

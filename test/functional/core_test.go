@@ -91,7 +91,7 @@ func (c *core) open() {
 	var rt *runtime.Runtime
 	daemon.Await(c.t, "the state directory", func() bool {
 		var err error
-		rt, err = runtime.Open(runtime.Options{State: c.h.State, Mask: []string{c.h.Mount}, Shim: c.h.Shim, Log: c.log})
+		rt, err = runtime.Open(runtime.Options{State: c.h.State, CgroupParent: "/boxlite", Mask: []string{c.h.Mount}, Shim: c.h.Shim, Log: c.log})
 		// The lock of a runtime that was closed in this process is also held by
 		// the children that other tests are forking, until they exec.
 		if err != nil && !errors.As(err, new(*runtime.LockedError)) {

@@ -355,10 +355,18 @@ func pauses(t *testing.T, s subject) {
 	daemon.Await(t, "two processes", func() bool { return states(t, s, "x") == "SS" })
 	do(t, s, "x", "pause")
 	is(t, s, "x", "status", "paused", "last_error", "ok")
-	daemon.Await(t, "all of the box to be frozen", func() bool { return states(t, s, "x") == "TT" })
+	frozen := func(want bool) {
+		t.Helper()
+		for _, pid := range daemon.InNamespace(namespace(t, s, "x")) {
+			if pid != pidOf(t, s, "x") && daemon.Frozen(t, pid) != want {
+				t.Errorf("process %d: frozen is not %v", pid, want)
+			}
+		}
+	}
+	frozen(true)
 	do(t, s, "x", "resume")
 	is(t, s, "x", "status", "running")
-	daemon.Await(t, "all of the box to be thawed", func() bool { return states(t, s, "x") == "SS" })
+	frozen(false)
 	do(t, s, "x", "kill")
 }
 

@@ -1,0 +1,419 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	cgroup1 "github.com/opencontainers/cgroups/fs"
+	cgroup2 "github.com/opencontainers/cgroups/fs2"
+	"github.com/opencontainers/cgroups/fscommon"
+	"golang.org/x/sys/unix"
+)
+
+// controllers are the cgroup controllers that a box uses, by their v1 names. On
+// v2 the time used and the freezer are part of every group.
+var controllers = []string{"cpu", "cpuacct", "freezer", "memory", "pids"}
+
+// groupTree is where on this host the cgroups of boxes are.
+type groupTree struct {
+	v2 bool
+	// dirs is, for each controller that can be used, the directory in which the
+	// groups of this state directory's boxes are made. On v2 all are the same.
+	dirs map[string]string
+	// lack says of the others why not.
+	lack map[string]error
+}
+
+// groupPrefix keeps a box's name from being that of a file of the kernel's.
+const groupPrefix = "box-"
+
+// openGroupTree finds the host's controllers and makes a place for the groups of
+// one state directory below parent, which is a path from the root of each
+// hierarchy. What is missing is no error here: not every box needs it.
+func openGroupTree(parent, state string) (*groupTree, error) {
+	fi, err := os.Stat(state)
+	if err != nil {
+		return nil, err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, fmt.Errorf("%s: no inode", state)
+	}
+	// Daemons beside each other have boxes of the same names.
+	place := filepath.Join("/", parent, fmt.Sprintf("%x-%x", st.Dev, st.Ino))
+	g := &groupTree{v2: cgroups.IsCgroup2UnifiedMode(), dirs: map[string]string{}, lack: map[string]error{}}
+	if g.v2 {
+		g.openV2(cgroup2.UnifiedMountpoint + place)
+	} else {
+		g.openV1(place)
+	}
+	return g, nil
+}
+
+func (g *groupTree) openV1(place string) {
+	mounts, err := cgroups.GetCgroupMounts(true)
+	for _, c := range controllers {
+		if err != nil {
+			g.lack[c] = err
+			continue
+		}
+		i := slices.IndexFunc(mounts, func(m cgroups.Mount) bool { return slices.Contains(m.Subsystems, c) })
+		if i < 0 {
+			g.lack[c] = errors.New("no cgroup v1 hierarchy with it is mounted")
+			continue
+		}
+		dir := mounts[i].Mountpoint + place
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			g.lack[c] = err
+			continue
+		}
+		g.dirs[c] = dir
+	}
+}
+
+func (g *groupTree) openV2(dir string) {
+	var words []string
+	err := cgroup2.CreateCgroupPath(dir, &cgroups.Cgroup{Resources: &cgroups.Resources{}})
+	if err == nil {
+		var text string
+		text, err = cgroups.ReadFile(dir, "cgroup.controllers")
+		words = strings.Fields(text)
+	}
+	for _, c := range controllers {
+		have := slices.Contains(words, c)
+		switch c {
+		case "cpuacct":
+			have = true
+		case "freezer":
+			have = exists(filepath.Join(dir, "cgroup.freeze")) // since Linux 5.2
+		}
+		switch {
+		case err != nil:
+			g.lack[c] = err
+		case have:
+			g.dirs[c] = dir
+		default:
+			g.lack[c] = fmt.Errorf("it is not in %s/cgroup.controllers", dir)
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// features returns a word for each controller that boxes can use.
+func (g *groupTree) features() []string {
+	var words []string
+	for c := range g.dirs {
+		words = append(words, "cgroup."+c)
+	}
+	return words
+}
+
+// close removes what openGroupTree made, unless boxes still use it.
+func (g *groupTree) close() {
+	for _, dir := range g.dirs {
+		if os.Remove(dir) == nil {
+			_ = os.Remove(filepath.Dir(dir)) // the last daemon takes the parent along
+		}
+	}
+}
+
+// sweep removes the groups of boxes that do not use them, which a crash has left.
+func (g *groupTree) sweep(used func(box string) bool) error {
+	var errs []error
+	for _, dir := range uniq(g.dirs) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, e := range entries {
+			box, ours := strings.CutPrefix(e.Name(), groupPrefix)
+			if e.IsDir() && ours && !used(box) {
+				errs = append(errs, removeGroup(filepath.Join(dir, e.Name())))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// uniq returns the directories of a map, each once: hierarchies may have several
+// controllers.
+func uniq(dirs map[string]string) []string {
+	return slices.Compact(slices.Sorted(maps.Values(dirs)))
+}
+
+// removeGroup removes a group and those that the box has made in it. It does not
+// wait: what was in it is proven gone.
+func removeGroup(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	entries, rerr := os.ReadDir(dir)
+	if rerr != nil {
+		return rerr
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeGroup(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err = unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		if pids, perr := cgroups.GetPids(dir); perr == nil && len(pids) > 0 {
+			return fmt.Errorf("cgroup %s still has process %d: %w", dir, pids[0], err)
+		}
+		return fmt.Errorf("cgroup %s: %w", dir, err)
+	}
+	return nil
+}
+
+// group is the cgroup of one run of a box: one directory on v2, one in each
+// hierarchy on v1. The shim is not in it. A nil group is that of a host that has
+// none; its methods do nothing.
+type group struct {
+	V2   bool              `json:"v2,omitempty"`
+	Dirs map[string]string `json:"dirs"` // by controller
+
+	m cgroups.Manager
+}
+
+// of returns the group that a run of the box will have, or nil.
+func (g *groupTree) of(box string) *group {
+	if len(g.dirs) == 0 {
+		return nil
+	}
+	dirs := make(map[string]string, len(g.dirs))
+	for c, dir := range g.dirs {
+		dirs[c] = filepath.Join(dir, groupPrefix+box)
+	}
+	return &group{V2: g.v2, Dirs: dirs}
+}
+
+// plausible reports whether a group that was read from a record may be a box's: its
+// directories are removed one day.
+func (g *group) plausible() bool {
+	for _, dir := range g.Dirs {
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || !strings.HasPrefix(filepath.Base(dir), groupPrefix) {
+			return false
+		}
+	}
+	return len(g.Dirs) > 0
+}
+
+// open prepares a group for use, also one that was read from a record.
+func (g *group) open() (err error) {
+	conf := &cgroups.Cgroup{Resources: &cgroups.Resources{}}
+	if g.V2 {
+		g.m, err = cgroup2.NewManager(conf, uniq(g.Dirs)[0])
+	} else {
+		g.m, err = cgroup1.NewManager(conf, maps.Clone(g.Dirs))
+	}
+	return err
+}
+
+// create makes the group, new and empty, with limits.
+func (g *group) create(res Resources) error {
+	if g == nil {
+		return nil
+	}
+	// One that was left behind would bring its counters along.
+	if err := g.remove(); err != nil {
+		return err
+	}
+	err := g.open()
+	if err == nil {
+		err = g.m.Apply(-1)
+	}
+	if err == nil && res != (Resources{}) {
+		err = g.limit(res)
+	}
+	return err
+}
+
+// remove removes the group. Nothing may be in it any more.
+func (g *group) remove() error {
+	if g == nil {
+		return nil
+	}
+	var errs []error
+	for _, dir := range uniq(g.Dirs) {
+		errs = append(errs, removeGroup(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// cpuPeriod is the period of a CPU quota in microseconds: the kernel's default.
+const cpuPeriod = 100_000
+
+// made reports whether the group was created, or adopted.
+func (g *group) made() bool { return g != nil && g.m != nil }
+
+// limit makes the limits hold, at once and for what runs already. What is not
+// limited becomes unlimited.
+func (g *group) limit(res Resources) error {
+	r := &cgroups.Resources{MemoryCheckBeforeUpdate: true}
+	if g.Dirs["memory"] != "" {
+		r.Memory = -1
+		if res.Memory > 0 {
+			r.Memory = res.Memory
+			if g.V2 || exists(filepath.Join(g.Dirs["memory"], "memory.memsw.limit_in_bytes")) {
+				r.MemorySwap = res.Memory // of both together, so that there is no swap
+			}
+		}
+	}
+	if g.Dirs["cpu"] != "" {
+		r.CpuPeriod, r.CpuQuota = cpuPeriod, -1
+		if res.CPUs > 0 {
+			r.CpuQuota = int64(res.CPUs * cpuPeriod)
+		}
+	}
+	if g.Dirs["pids"] != "" {
+		limit := int64(-1)
+		if res.Pids > 0 {
+			limit = res.Pids
+		}
+		r.PidsLimit = &limit
+	}
+	return g.m.Set(r)
+}
+
+// joinFiles are the files that a process writes itself into to be in the group.
+func (g *group) joinFiles() []string {
+	if g == nil {
+		return nil
+	}
+	file := "tasks"
+	if g.V2 {
+		file = cgroups.CgroupProcesses
+	}
+	files := uniq(g.Dirs)
+	for i, dir := range files {
+		files[i] = filepath.Join(dir, file)
+	}
+	return files
+}
+
+// thawFile returns the file that thaws the group, and what to write into it.
+func (g *group) thawFile() (path, word string) {
+	switch {
+	case !g.canFreeze():
+		return "", ""
+	case g.V2:
+		return filepath.Join(g.Dirs["freezer"], "cgroup.freeze"), "0"
+	}
+	return filepath.Join(g.Dirs["freezer"], "freezer.state"), string(cgroups.Thawed)
+}
+
+func (g *group) canFreeze() bool { return g != nil && g.Dirs["freezer"] != "" }
+
+// freeze stops every process of the group where it is.
+func (g *group) freeze() error { return g.m.Freeze(cgroups.Frozen) }
+
+// thaw undoes freeze, whoever did it, also in groups that the box has made.
+func (g *group) thaw() error {
+	if !g.canFreeze() {
+		return nil
+	}
+	top := g.Dirs["freezer"]
+	path, word := g.thawFile()
+	err := filepath.WalkDir(top, func(dir string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return cgroups.WriteFile(dir, filepath.Base(path), word)
+	})
+	if gone(err) {
+		return nil // the group itself, and so all that was in it
+	}
+	return err
+}
+
+// frozen reports whether the group is frozen or about to be.
+func (g *group) frozen() (bool, error) {
+	if !g.canFreeze() {
+		return false, nil
+	}
+	file := "freezer.self_freezing"
+	if g.V2 {
+		file = "cgroup.freeze"
+	}
+	n, err := fscommon.GetCgroupParamUint(g.Dirs["freezer"], file)
+	return n == 1, err
+}
+
+// usage returns what the group uses. Where a controller is missing its figures are
+// 0, and complete is false.
+func (g *group) usage() (st Stats, complete bool, err error) {
+	if !g.made() {
+		return st, false, nil
+	}
+	complete = true
+	read := func(controller string, fn func(dir string) error) {
+		dir := g.Dirs[controller]
+		if dir == "" {
+			complete = false
+			return
+		}
+		err = errors.Join(err, fn(dir))
+	}
+	read("cpuacct", func(dir string) error {
+		if g.V2 {
+			n, err := fscommon.GetValueByKey(dir, "cpu.stat", "usage_usec")
+			st.CPU = time.Duration(n) * time.Microsecond
+			return err
+		}
+		n, err := fscommon.GetCgroupParamUint(dir, "cpuacct.usage")
+		st.CPU = time.Duration(n)
+		return err
+	})
+	read("memory", func(dir string) error {
+		file := "memory.usage_in_bytes"
+		if g.V2 {
+			file = "memory.current"
+		}
+		n, err1 := fscommon.GetCgroupParamUint(dir, file)
+		st.Memory = int64(n)
+		var err2 error
+		st.OOMKills, err2 = g.m.OOMKillCount()
+		return errors.Join(err1, err2)
+	})
+	read("pids", func(dir string) error {
+		n, err := fscommon.GetCgroupParamUint(dir, "pids.current")
+		st.Pids = int(n)
+		return err
+	})
+	return st, complete, err
+}
+
+// missing says in one sentence which limit cannot be had on this host, or nil.
+func (g *groupTree) missing(res Resources) error {
+	for _, need := range []struct {
+		key, controller string
+		asked           bool
+	}{
+		{"cpus", "cpu", res.CPUs > 0},
+		{"memory", "memory", res.Memory > 0},
+		{"pids", "pids", res.Pids > 0},
+	} {
+		if need.asked && g.dirs[need.controller] == "" {
+			return fmt.Errorf("resources.%s needs the cgroup controller %q, which is not to be had here: %w (remove the limit, or provide the controller)",
+				need.key, need.controller, g.lack[need.controller])
+		}
+	}
+	return nil
+}
