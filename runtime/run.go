@@ -411,10 +411,10 @@ func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err
 
 // A thousand boxes may end at the same moment. A request that comes in then would
 // wait until each of a thousand goroutines has had its turn, so only a few ends are
-// found out at once (told), and fewer written down (kept): that waits for the disk.
+// found out at once (told), and one is written down (kept): that can wait.
 var (
 	told = make(chan struct{}, 3)
-	kept = make(chan struct{}, 2)
+	kept = make(chan struct{}, 1)
 )
 
 // ended is called once a run, when its shim is proven gone. It finds out how the

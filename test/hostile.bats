@@ -69,6 +69,44 @@ teardown() {
 	nothing_left
 }
 
+@test "a fork bomb is held by pids, and killed whole" {
+	local shim cmd ns dir most=0 n
+	hostile x bomb 2000 -- 'resources: {pids: 50}'
+	hold x
+	# It goes on trying: hundreds of forks have been refused by then.
+	logs x held
+	for _ in {1..50}; do
+		n=$(ns_pids "$ns" | wc -l)
+		((n <= most)) || most=$n
+	done
+	# The shim stays outside.
+	assert "$most" -le 51 "processes of the box, with its shim"
+	assert "$most" -ge 50 "processes of the box, with its shim"
+	! log_has x full 1 || fail "it made 2,000"
+	ctl x "signal WINCH"
+	ctl x kill
+	nothing_left
+	is x status stopped
+	is x exit_code 137
+}
+
+@test "a paused tree that ignores every signal is killed whole, and so is one whose shim is killed" {
+	local shim cmd ns how
+	for how in 'ctl x kill' 'ctl x "stop 100ms"' 'kill -KILL $shim' 'kill -TERM $shim'; do
+		hostile x deaf 2 3 -- 'stop: {timeout: 100ms}'
+		hold x
+		logs x ready
+		ctl x pause
+		is x status paused
+		eval "$how"
+		rd x/wait/stopped
+		assert "$out" = 137 "exit code after $how"
+		nothing_left
+		is x status stopped
+		ok rmdir "$MNT/boxes/x"
+	done
+}
+
 @test "processes that each fork the next and end are no moving target" {
 	local shim cmd ns i
 	for i in 1 2 3; do
