@@ -124,7 +124,7 @@ in_its_own_namespace() {
 	stop_daemon
 	for case in "${cases[@]}"; do
 		mkdir -p "$W/$case/mnt"
-		in_its_own_namespace /usr/bin/python3 "$BATS_TEST_DIRNAME/reuse.py" "$BOXLITED" "$SHIM" "$W/$case" "$case"
+		in_its_own_namespace /usr/bin/python3 "$BATS_TEST_DIRNAME/reuse.py" "$W/bin/boxlited" "$W/bin/boxlite-shim" "$W/$case" "$case"
 		say "$out"
 	done
 }
