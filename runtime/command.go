@@ -330,7 +330,7 @@ func (b *Box) asked(r *run, c Command) error {
 	if err == nil && req.Op == shim.OpState {
 		reply.State.Paused, err = b.freeze(r, c.Verb == VerbPause, reply.State)
 	}
-	for _, gone := range []error{syscall.ESRCH, syscall.ESTALE, syscall.ENOENT, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.ErrUnexpectedEOF} {
+	for _, gone := range []error{syscall.ESRCH, syscall.ESTALE, syscall.ENOENT, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.ENODEV, io.ErrUnexpectedEOF} {
 		if errors.Is(err, gone) {
 			err = ErrNoProcess // it has just ended, or its shim is about to
 		}
@@ -372,6 +372,13 @@ func (b *Box) freeze(r *run, freeze bool, s shim.State) (bool, error) {
 		return false, syscall.EBUSY
 	}
 	if err := r.group.freeze(); err != nil {
+		// A kill that came between has thawed it, and the library wonders.
+		switch s := b.Snapshot(); {
+		case s.run != r || !s.Status.Active():
+			return false, ErrNoProcess
+		case s.Status == StatusStopping:
+			return false, syscall.EBUSY
+		}
 		return false, err
 	}
 	b.guardFrozen(r)

@@ -70,7 +70,7 @@ common_teardown() {
 	# The limit of the test must not cut this short: every wait here has its own.
 	trap '' ABRT
 	[[ -d ${W:-} ]] || return 0
-	local leaks=$W/leaks pid pids ns
+	local leaks=$W/leaks pid pids ns dir groups
 	: >"$leaks"
 
 	for pid in "${BG_PIDS[@]}"; do
@@ -96,6 +96,11 @@ common_teardown() {
 		[[ $DAEMON_RC == 0 ]] || echo "the daemon did not stop cleanly: status $DAEMON_RC" >>"$leaks"
 	fi
 
+	# What is frozen cannot die.
+	groups_left | grep '^/sys/fs/cgroup/freezer/' | while read -r dir; do
+		echo THAWED >"$dir/freezer.state"
+	done
+
 	# Detached boxes outlive the daemon: that is their right, and no leak.
 	mapfile -t pids < <(live_shims)
 	if ((${#pids[@]})); then
@@ -108,7 +113,6 @@ common_teardown() {
 			echo "processes outlive the shim of their box" >>"$leaks"
 	fi
 	# What a killed daemon has left is the next one's to remove, and here nobody's.
-	local groups dir
 	mapfile -t groups < <(groups_left | sort -r)
 	if ((${#groups[@]})); then
 		[[ ${DAEMON_KILLED:-} == yes || -s $W/namespaces ]] || printf 'cgroup left: %s\n' "${groups[@]}" >>"$leaks"

@@ -449,3 +449,27 @@ h() {
 	kill -TERM "$(pid_of x)"
 	becomes x status stopped
 }
+
+@test "a stop that overtakes a pause finds nothing frozen" {
+	start_daemon
+	local i shim
+	for i in 1 2 3 4 5; do
+		script x 'stop: {timeout: 80s}' <<<'trap "sleep 0.3; exit 7" TERM; echo ready; while :; do sleep 0.1; done'
+		ctl x start
+		logs x ready
+		shim=$(pid_of x)
+		# The shim holds both requests, and answers the pause first.
+		kill -STOP "$shim"
+		bg pause "${ECHO[@]}" "$MNT/boxes/x/ctl" pause
+		await_blocked pause
+		bg stop "${ECHO[@]}" "$MNT/boxes/x/ctl" stop
+		becomes x status stopping
+		await_blocked stop
+		kill -CONT "$shim"
+		join stop 10
+		assert "$rc" -eq 0 "stop: $err"
+		is x exit_code 7
+		join pause
+		ok rmdir "$MNT/boxes/x"
+	done
+}

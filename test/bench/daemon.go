@@ -42,47 +42,56 @@ func (b *bench) startDaemon(ctx context.Context) (*daemon, error) {
 		return nil, err
 	}
 	d := &daemon{
-		dir:    dir,
-		mount:  filepath.Join(dir, "mount"),
-		bin:    b.bin("boxlited"),
-		shim:   b.bin("boxlite-shim"),
-		exited: make(chan struct{}),
+		dir:   dir,
+		mount: filepath.Join(dir, "mount"),
+		bin:   b.bin("boxlited"),
+		shim:  b.bin("boxlite-shim"),
 	}
 	if err := os.Mkdir(d.mount, 0o755); err != nil {
 		return nil, err
 	}
+	d.stop = sync.OnceValue(d.end)
+	b.onEnd(d.stop)
+	_, err = d.launch(ctx)
+	return d, err
+}
+
+// launch starts the daemon's program and returns when it says that it is ready, and how long
+// that took.
+func (d *daemon) launch(ctx context.Context) (time.Duration, error) {
 	// An abstract address leaves no file and knows no long directory.
-	address := fmt.Sprintf("@boxlite-bench-%d-%s", os.Getpid(), filepath.Base(dir))
+	address := fmt.Sprintf("@boxlite-bench-%d-%s", os.Getpid(), filepath.Base(d.dir))
 	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	defer ready.Close() // nothing was written
-	log, err := os.Create(filepath.Join(dir, "boxlited.log"))
+	log, err := os.OpenFile(filepath.Join(d.dir, "boxlited.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	defer log.Close() // the daemon writes it, through its own descriptor
 
-	d.cmd = exec.Command(d.bin, "--mount", d.mount, "--state", filepath.Join(dir, "state"), "--shim", d.shim)
-	d.cmd.Stdout, d.cmd.Stderr = log, log
-	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+address)
+	cmd := exec.Command(d.bin, "--mount", d.mount, "--state", filepath.Join(d.dir, "state"), "--shim", d.shim)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+address)
 	// A session of its own: Ctrl-C is for the bench, which then ends the daemon in order.
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := d.cmd.Start(); err != nil {
-		return nil, err
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	begin := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, err
 	}
+	exited := make(chan struct{})
+	d.cmd, d.exited = cmd, exited
 	go func() {
-		d.exit = d.cmd.Wait()
-		close(d.exited)
+		d.exit = cmd.Wait()
+		close(exited)
 		// Wakes the wait for readiness.
 		_ = ready.Close() // it may be closed already
 	}()
-	d.stop = sync.OnceValue(d.end)
-	b.onEnd(d.stop)
 
 	if err := ready.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return nil, err
+		return 0, err
 	}
 	cancel := context.AfterFunc(ctx, func() { _ = ready.Close() }) // it may be closed already
 	defer cancel()
@@ -91,16 +100,16 @@ func (b *bench) startDaemon(ctx context.Context) (*daemon, error) {
 		n, err := ready.Read(message)
 		if err != nil {
 			select {
-			case <-d.exited:
+			case <-exited:
 				// Its end, and what it said, is told by stop.
-				return nil, errors.New("boxlited did not get ready")
+				return 0, errors.New("boxlited did not get ready")
 			default:
-				return nil, errors.Join(fmt.Errorf("boxlited did not get ready: %w", err), ctx.Err(), d.lastWords())
+				return 0, errors.Join(fmt.Errorf("boxlited did not get ready: %w", err), ctx.Err(), d.lastWords())
 			}
 		}
 		for line := range bytes.Lines(message[:n]) {
 			if string(bytes.TrimSpace(line)) == "READY=1" {
-				return d, nil
+				return time.Since(begin), nil
 			}
 		}
 	}

@@ -45,6 +45,7 @@ type benchmark struct {
 var benchmarks = []benchmark{
 	{"start", "start a box that runs true, and wait for its end", benchStart},
 	{"kill", "force-stop a tree of processes", benchKill},
+	{"recovery", "start the daemon over running boxes", benchRecovery},
 	{"status", "open, read and close a status file", benchStatus},
 	{"shim", "memory of a box's supervisor", benchShimMemory},
 	{"memory", "memory of the daemon with 0, 100 and 1,000 boxes", benchDaemonMemory},

@@ -172,6 +172,17 @@ func (h *Home) endShims() {
 		h.T.Error(err)
 		return
 	}
+	groups, err := h.cgroups()
+	if err != nil {
+		h.T.Error(err)
+	}
+	for _, dir := range groups {
+		// What is frozen cannot die. Only a v1 freezer has the file.
+		err := os.WriteFile(filepath.Join(dir, "freezer.state"), []byte("THAWED"), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+			h.T.Error(err)
+		}
+	}
 	var recorded []int
 	for _, r := range h.Records() {
 		recorded = append(recorded, r.Identity.PID)
@@ -203,6 +214,32 @@ func (h *Home) endShims() {
 	for _, pid := range recorded {
 		reap(pid)
 	}
+	for _, dir := range groups {
+		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+			h.T.Errorf("cgroup %s: %v", dir, err)
+		}
+	}
+}
+
+// cgroups returns the cgroups of the boxes and of the state directory, the inner
+// ones first. That they are there is no leak: a daemon may have been killed.
+func (h *Home) cgroups() ([]string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(h.State, &st); errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	id := fmt.Sprintf("boxlite/%x-%x", st.Dev, st.Ino)
+	var dirs []string
+	for _, pattern := range []string{"*/" + id + "/box-*", id + "/box-*", "*/" + id, id} {
+		found, err := filepath.Glob("/sys/fs/cgroup/" + pattern)
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, found...)
+	}
+	return dirs, nil
 }
 
 // reap takes the status of a shim that is a child of this process: that of a

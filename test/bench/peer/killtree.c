@@ -1,12 +1,12 @@
-// killtree is the least that a force-stop can cost: it makes an init in new pid,
-// mount, ipc and uts namespaces with a tree below it, kills that init, and times
-// kill(SIGKILL) until waitpid(2) returns.
+// killtree is the least that a force-stop can cost: it makes inits in new pid,
+// mount, ipc and uts namespaces with a tree below each, kills those inits, and times
+// kill(SIGKILL) until waitpid(2) has returned for all of them.
 //
 // usage: killtree SHELL_COMMAND
 //
 // Each line read from stdin is one step, and each step answers with one line:
-//   start   makes the namespaces and the tree; prints the init's pid
-//   kill    kills and reaps it; prints the nanoseconds that took
+//   start   makes one more init with its tree; prints the init's pid
+//   kill    kills and reaps all; prints the nanoseconds that took
 // The end of stdin ends the program, and with it what is left of the tree.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -64,39 +64,44 @@ static int init_main(void *command)
 	}
 }
 
+enum { MOST = 2000 };
+
 int main(int argc, char **argv)
 {
+	static pid_t inits[MOST];
 	char line[64];
-	pid_t init = -1;
+	int count = 0;
 
 	if (argc != 2) {
 		fprintf(stderr, "usage: killtree SHELL_COMMAND\n");
 		return 2;
 	}
 	while (fgets(line, sizeof line, stdin)) {
-		if (!strcmp(line, "start\n") && init < 0) {
-			init = clone(init_main, stack + sizeof stack,
-				     CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD,
-				     argv[1]);
+		if (!strcmp(line, "start\n") && count < MOST) {
+			pid_t init = clone(init_main, stack + sizeof stack,
+					   CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD,
+					   argv[1]);
 			if (init < 0)
 				die("clone");
+			inits[count++] = init;
 			printf("%d\n", init);
-		} else if (!strcmp(line, "kill\n") && init > 0) {
+		} else if (!strcmp(line, "kill\n") && count > 0) {
 			int64_t begin = now_ns();
-			int status;
+			int i, status;
 
-			if (kill(init, SIGKILL) < 0)
-				die("kill");
-			if (waitpid(init, &status, 0) != init)
-				die("waitpid");
-			int64_t end = now_ns();
-
-			if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL) {
-				fprintf(stderr, "killtree: the init ended by itself, status %#x\n", status);
-				return 1;
+			for (i = 0; i < count; i++)
+				if (kill(inits[i], SIGKILL) < 0)
+					die("kill");
+			for (i = 0; i < count; i++) {
+				if (waitpid(inits[i], &status, 0) != inits[i])
+					die("waitpid");
+				if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL) {
+					fprintf(stderr, "killtree: an init ended by itself, status %#x\n", status);
+					return 1;
+				}
 			}
-			init = -1;
-			printf("%lld\n", (long long)(end - begin));
+			printf("%lld\n", (long long)(now_ns() - begin));
+			count = 0;
 		} else {
 			fprintf(stderr, "killtree: unexpected step: %s", line);
 			return 2;
