@@ -113,13 +113,15 @@ drop_freezer() {
 
 # timed_out BOX COMMAND MS: the close says ETIMEDOUT after MS ± 200 ms, nothing is
 # given up, and meanwhile and afterwards nobody else is held up. BOX is that of the
-# last hold.
+# last hold. Too early is wrong at once. Too late may be the machine's doing, so one
+# of three has to be in time.
 timed_out() {
-	local files ms usual said
+	local files ms usual said try
 	life
 	usual=$ms
 	files=$(ls "$STATE/boxes/$1")
-	bg close /usr/bin/python3 -c 'import os, sys, time
+	for try in 1 2 3; do
+		bg close /usr/bin/python3 -c 'import os, sys, time
 fd = os.open(sys.argv[1], os.O_WRONLY)
 began = time.monotonic()
 os.write(fd, sys.argv[2].encode() + b"\n")
@@ -129,14 +131,18 @@ try:
 except OSError as e:
     said = os.strerror(e.errno)
 print(round((time.monotonic() - began) * 1000), said)' "$MNT/boxes/$1/ctl" "$2"
-	becomes "$1" status stopping
-	others_go_on
-	join close
-	read -r ms said <<<"$out"
-	assert "$said" = 'Connection timed out' "what the close of $2 says"
-	assert "$ms" -ge $(($3 - 200)) "milliseconds of $2"
-	assert "$ms" -le $(($3 + 200)) "milliseconds of $2"
-	say "$2: ETIMEDOUT after $ms ms"
+		becomes "$1" status stopping
+		others_go_on
+		join close
+		read -r ms said <<<"$out"
+		assert "$said" = 'Connection timed out' "what the close of $2 says"
+		say "$2: ETIMEDOUT after $ms ms"
+		assert "$ms" -ge $(($3 - 200)) "milliseconds of $2"
+		if ((ms <= $3 + 200)); then
+			break
+		fi
+		((try < 3)) || fail "$2 has taken $ms ms"
+	done
 	others_go_on
 	is "$1" status stopping
 	is "$1" pid "$shim"
