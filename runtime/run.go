@@ -409,10 +409,19 @@ func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err
 	return uid, gid, groups, home, nil
 }
 
+// A thousand boxes may end at the same moment. A request that comes in then would
+// wait until each of a thousand goroutines has had its turn, so only a few ends are
+// found out at once (told), and one is written down (kept): that can wait.
+var (
+	told = make(chan struct{}, 3)
+	kept = make(chan struct{}, 1)
+)
+
 // ended is called once a run, when its shim is proven gone. It finds out how the
 // run ended, puts that on record, and only then says so.
 func (b *Box) ended(r *run, e reaper.Exit) {
 	<-r.launched
+	told <- struct{}{}
 	rec, err := load(b.dir, shim.RecordName, decodeExit)
 	if rec != nil && rec.Run != r.id {
 		rec = nil // of an earlier run
@@ -470,18 +479,21 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	}
 	r.code = v.code
 	close(r.done)
+	<-told
 	select {
 	case <-r.began.done:
 	default:
 		r.began.complete(b.fail("start", fmt.Errorf("%w: %w", ErrStart, r.failure)))
 	}
 	// The next run may have begun: what is written is how this one ended.
+	kept <- struct{}{}
 	if err := b.saveNow(whole, func(s *stateRecord) {
 		s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = v.status, v.code, started, e.At, r.id
 		s.CPUUsec, s.OOMKills, s.Remove = v.cpu.Microseconds(), used.OOMKills, remove
 	}); err != nil {
 		b.log("reap").WithError(err).Error("end of the run not written down")
 	}
+	<-kept
 	b.save.Unlock()
 	log := b.log("reap").WithFields(logrus.Fields{"exit_code": v.code, "outcome": e.Outcome.String()})
 	if v.status == StatusFailed {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -279,20 +280,42 @@ const connections = "/sys/fs/fuse/connections"
 
 // Abort ends a FUSE connection: every request that waits on it fails at once.
 func Abort(minor string) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(connections, &st); err != nil {
+	if err := mountConnections(); err != nil {
 		return err
-	}
-	if st.Type != unix.FUSE_SUPER_MAGIC && st.Type != fusectlMagic {
-		if err := unix.Mount("none", connections, "fusectl", 0, ""); err != nil {
-			return fmt.Errorf("mount fusectl: %w", err)
-		}
 	}
 	err := os.WriteFile(filepath.Join(connections, minor, "abort"), []byte("1"), 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // nobody holds it open any more
 	}
 	return err
+}
+
+// Waiting returns how many requests of a FUSE connection have no answer yet.
+func Waiting(minor string) (int, error) {
+	if err := mountConnections(); err != nil {
+		return 0, err
+	}
+	text, err := os.ReadFile(filepath.Join(connections, minor, "waiting"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// mountConnections makes sure that there is fusectl, which nobody may have mounted
+// since the machine was started.
+func mountConnections() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(connections, &st); err != nil {
+		return err
+	}
+	if st.Type == unix.FUSE_SUPER_MAGIC || st.Type == fusectlMagic {
+		return nil
+	}
+	if err := unix.Mount("none", connections, "fusectl", 0, ""); err != nil {
+		return fmt.Errorf("mount fusectl: %w", err)
+	}
+	return nil
 }
 
 // fusectlMagic is FUSE_CTL_SUPER_MAGIC of fs/fuse/control.c.

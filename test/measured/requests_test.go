@@ -368,9 +368,11 @@ func TestManyBlockedReadersSlowNobody(t *testing.T) {
 		t.Fatal(mounts, err)
 	}
 	daemon.Await(t, "all readers to block", func() bool {
-		text, err := os.ReadFile("/sys/fs/fuse/connections/" + mounts[0].Minor + "/waiting")
-		n, perr := strconv.Atoi(strings.TrimSpace(string(text)))
-		return err == nil && perr == nil && n >= readers
+		n, err := daemon.Waiting(mounts[0].Minor)
+		if err != nil {
+			t.Fatal(err) // it will not come right by waiting
+		}
+		return n >= readers
 	})
 	during := median()
 	t.Logf("%d blocked readers: %d KiB each in the daemon; median read of status %s before, %s during",
