@@ -35,9 +35,9 @@ type Net struct {
 	quit, stopped chan struct{}
 	first         time.Duration
 
-	// decided is called between the decision on the unowned and the reaping of
-	// them; for tests.
-	decided func()
+	// For tests: called at each look, and between the decision on the unowned and
+	// the reaping of them.
+	lookedAt, decided func()
 }
 
 // Swept is a zombie that was reaped because nobody owned it.
@@ -77,7 +77,7 @@ func NewNet(w *Watcher, swept func([]Swept)) (*Net, error) {
 
 func newNet(w *Watcher, swept func([]Swept)) *Net {
 	n := &Net{
-		w: w, swept: swept, first: firstLook, decided: func() {},
+		w: w, swept: swept, first: firstLook, lookedAt: func() {}, decided: func() {},
 		children: make(chan os.Signal, 1), quit: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	signal.Notify(n.children, unix.SIGCHLD)
@@ -127,6 +127,7 @@ var looking sync.Mutex
 
 // look sweeps what nobody owns and reports whether any zombie is left.
 func (n *Net) look() bool {
+	n.lookedAt()
 	looking.Lock()
 	defer looking.Unlock()
 	// One question, without /proc, is all that a look costs in most cases.
