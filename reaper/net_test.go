@@ -250,7 +250,8 @@ func childWithPid(t *testing.T, pid int, script string) *exec.Cmd {
 		if cmd.Process.Pid == pid {
 			return cmd
 		}
-		_ = cmd.Wait() // somebody else on the machine forked in between
+		_ = cmd.Process.Kill() // somebody else on the machine forked in between
+		_ = cmd.Wait()
 	}
 	t.Fatal("the pid can't be had")
 	return nil
