@@ -57,37 +57,78 @@ func identify(bootID string, pid, pidfd int) (Identity, error) {
 		}
 		id.Inode = st.Ino
 	}
-	f, err := statFields(pid)
-	if err != nil {
-		return id, err
-	}
-	if len(f) < 20 {
-		return id, fmt.Errorf("/proc/%d/stat has only %d fields", pid, len(f))
-	}
-	id.StartTicks, err = strconv.ParseUint(f[19], 10, 64)
+	st, err := readStat(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/stat")
+	id.StartTicks = st.startTicks
 	return id, err
 }
 
-// statFields returns the fields of /proc/PID/stat from the third (the state)
-// on. The second, the command's name, may hold spaces and parentheses.
-func statFields(pid int) ([]string, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+// same reports whether two identities are of one process. An inode counts where
+// both have one: a daemon that was refused pidfds knows none.
+func (id Identity) same(o Identity) bool {
+	if id.Inode == 0 || o.Inode == 0 {
+		id.Inode, o.Inode = 0, 0
+	}
+	return id == o
+}
+
+// stat is what is needed of /proc/PID/stat.
+type stat struct {
+	state      string
+	parent     int
+	threads    int
+	startTicks uint64
+}
+
+// readStat reads a stat file of /proc, by a path that may start at a directory of
+// a process.
+func readStat(dirfd int, path string) (stat, error) {
+	var buf [1024]byte
+	b, err := read(dirfd, path, buf[:])
 	if err != nil {
-		return nil, err
+		return stat{}, err
 	}
-	i := bytes.LastIndexByte(b, ')')
-	if i < 0 {
-		return nil, fmt.Errorf("/proc/%d/stat has no name", pid)
+	// The second field, the command's name, may hold spaces and parentheses.
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 20 {
+		return stat{}, fmt.Errorf("%s of a process has only %d fields after the name", path, len(f))
 	}
-	return strings.Fields(string(b[i+1:])), nil
+	s := stat{state: f[0]}
+	var perr, terr, serr error
+	s.parent, perr = strconv.Atoi(f[1])
+	s.threads, terr = strconv.Atoi(f[17])
+	s.startTicks, serr = strconv.ParseUint(f[19], 10, 64)
+	return s, errors.Join(perr, terr, serr)
+}
+
+// read fills buf from the beginning of a file of /proc, which gives in one read
+// what fits.
+func read(dirfd int, path string, buf []byte) ([]byte, error) {
+	for {
+		fd, err := unix.Openat(dirfd, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+		n, err := unix.Read(fd, buf)
+		_ = unix.Close(fd)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", path, err)
+		}
+		return buf[:n], nil
+	}
 }
 
 // State returns the one-letter scheduling state of a process as in proc(5):
 // R, S, D, T, t, Z, …; "X" if it does not exist.
 func State(pid int) string {
-	f, err := statFields(pid)
-	if err != nil || len(f) == 0 {
+	st, err := readStat(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/stat")
+	if err != nil {
 		return "X"
 	}
-	return f[0]
+	return st.state
 }

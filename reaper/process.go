@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -57,17 +59,43 @@ type Exit struct {
 	At time.Time
 }
 
-// Process is one process under watch. Its pidfd is closed once it has ended.
+// Process is one process under watch. Its descriptors are closed once it has
+// ended and been reaped as far as this daemon can.
 type Process struct {
 	id    Identity
 	child bool // of this process
+	// blind: there is no pidfd. fd is /proc/PID then, which stands for this
+	// process alone too, but does not tell its end.
+	blind bool
+	// traced: it has ended, and a tracer held it then; the watcher's alone.
+	traced bool
 
-	mu  sync.Mutex // guards fd against use after close
-	fd  int
-	end func(Exit)
+	mu     sync.Mutex // guards what follows against use after close
+	fd     int
+	hint   int           // see Hint; -1: none
+	reaped bool          // by this process: its pid may be another's now
+	kick   chan struct{} // a blind process is to be looked at
 
+	tell sync.Once
+	end  func(Exit)
 	done chan struct{}
 	exit Exit // valid once done is closed
+}
+
+func newProcess(id Identity, fd int) *Process {
+	return &Process{id: id, fd: fd, hint: -1, kick: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+// The calls that a seccomp filter may refuse; tests do, too.
+var (
+	pidfdOpen       = func(pid int) (int, error) { return unix.PidfdOpen(pid, 0) }
+	pidfdSendSignal = func(fd int, sig unix.Signal) error { return unix.PidfdSendSignal(fd, sig, nil, 0) }
+)
+
+// refused reports whether a system call is not to be had here, as opposed to one
+// that failed: no kernel has it, or a seccomp filter keeps it away.
+func refused(err error) bool {
+	return errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
 }
 
 // NewChild takes over a child of this process that was just started, with the
@@ -77,14 +105,23 @@ func NewChild(bootID string, pid, pidfd int) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Process{id: id, child: true, fd: pidfd, done: make(chan struct{})}, nil
+	p := newProcess(id, pidfd)
+	p.child = true
+	return p, nil
 }
 
 // Identify returns the identity of the process that has the pid now, or ErrGone.
 func Identify(bootID string, pid int) (Identity, error) {
-	fd, err := unix.PidfdOpen(pid, 0)
+	fd, err := pidfdOpen(pid)
 	if noSuch(err) {
 		return Identity{}, ErrGone
+	}
+	if refused(err) {
+		id, fd, err := openBlind(bootID, pid)
+		if err != nil {
+			return Identity{}, err
+		}
+		return id, unix.Close(fd)
 	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("pidfd_open %d: %w", pid, err)
@@ -101,32 +138,103 @@ func noSuch(err error) bool {
 
 // Find opens the process with the given identity, or returns ErrGone. One that
 // has ended and not been reaped is found: its end is seen at once by the watcher.
+//
+// Where pidfd_open is refused the process is Blind: it is recognised by its start
+// time alone, and its end has to be told by a Hint.
 func Find(bootID string, id Identity) (*Process, error) {
 	if id.BootID != bootID || id.PID <= 0 {
 		return nil, ErrGone
 	}
-	fd, err := unix.PidfdOpen(id.PID, 0)
+	fd, err := pidfdOpen(id.PID)
 	if noSuch(err) {
 		return nil, ErrGone
+	}
+	if refused(err) {
+		now, fd, err := openBlind(bootID, id.PID)
+		if err != nil {
+			return nil, err
+		}
+		if !now.same(id) {
+			return nil, errors.Join(ErrGone, unix.Close(fd))
+		}
+		p := newProcess(id, fd)
+		p.blind = true
+		return p, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open %d: %w", id.PID, err)
 	}
 	now, err := identify(bootID, id.PID, fd)
-	// The process may have ended, and its pid been given away, between the two
-	// steps: the pidfd still answers for the one that was opened.
-	if err == nil {
-		err = unix.PidfdSendSignal(fd, 0, nil, 0)
+	if err == nil && unreaped(fd) != nil {
+		// The process may have ended, and its pid been given away, between the two
+		// steps: the pidfd still answers for the one that was opened.
+		err = ErrGone
 	}
-	if err != nil || now != id {
+	if err != nil || !now.same(id) {
 		_ = unix.Close(fd)
-		if err == nil || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+		if err == nil || errors.Is(err, ErrGone) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
 			return nil, ErrGone
 		}
 		return nil, fmt.Errorf("identity of process %d: %w", id.PID, err)
 	}
-	return &Process{id: id, fd: fd, done: make(chan struct{})}, nil
+	return newProcess(now, fd), nil
 }
+
+// openBlind opens the directory in /proc of the process that has the pid now: the
+// kernel answers in it for that process only, never for one that got its pid later.
+func openBlind(bootID string, pid int) (Identity, int, error) {
+	id := Identity{BootID: bootID, PID: pid}
+	if err := ownProc(); err != nil {
+		return id, -1, err
+	}
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return id, -1, ErrGone
+	}
+	if err != nil {
+		return id, -1, fmt.Errorf("open /proc/%d: %w", pid, err)
+	}
+	st, err := readStat(fd, "stat")
+	if err == nil {
+		var buf [512]byte
+		var status []byte
+		status, err = read(fd, "status", buf[:])
+		if err == nil && !strings.Contains(string(status), "\nTgid:\t"+strconv.Itoa(pid)+"\n") {
+			err = ErrGone // it is a thread's
+		}
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+			err = ErrGone
+		}
+		return id, -1, err
+	}
+	id.StartTicks = st.startTicks
+	return id, fd, nil
+}
+
+// unreaped returns an error if the process of a pidfd has been reaped.
+func unreaped(pidfd int) error {
+	err := pidfdSendSignal(pidfd, 0)
+	if !refused(err) {
+		return err
+	}
+	pid, err := behind(pidfd)
+	if err == nil && pid < 0 {
+		err = unix.ESRCH
+	}
+	return err
+}
+
+// Blind reports whether the kernel gives no descriptor that tells the end of the
+// process. It then needs a Hint.
+func (p *Process) Blind() bool { return p.blind }
+
+// Hint takes over a descriptor that hangs up (EPOLLHUP or EPOLLRDHUP) when the
+// process ends, like a connection to it, and is otherwise silent. It is for a Blind
+// process, before its Watch. A hint proves nothing: the process is looked at.
+func (p *Process) Hint(fd int) { p.hint = fd }
 
 // abandonBound is how long the end of an abandoned child is waited for.
 const abandonBound = 2 * time.Second
@@ -134,13 +242,16 @@ const abandonBound = 2 * time.Second
 // Abandon kills a child that could not be put under watch, waits for its end and
 // closes its pidfd. It is for a child that does not run anything yet, whose end
 // therefore is a matter of no time.
-func Abandon(pidfd int) error {
-	err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+func Abandon(pid, pidfd int) error {
+	err := pidfdSendSignal(pidfd, unix.SIGKILL)
+	if refused(err) {
+		err = unix.Kill(pid, unix.SIGKILL) // a child keeps its pid until it is reaped
+	}
 	if err == nil {
 		err = awaitEnd(pidfd, unix.POLLIN, abandonBound)
 	}
 	if err == nil {
-		err = waitid(pidfd, new(siginfo), nil)
+		err = waitid(unix.P_PID, pid, new(siginfo), unix.WEXITED, nil)
 	}
 	return errors.Join(err, unix.Close(pidfd))
 }
@@ -169,17 +280,44 @@ func (p *Process) Identity() Identity { return p.id }
 // PID returns the process id.
 func (p *Process) PID() int { return p.id.PID }
 
-// Kill sends SIGKILL through the pidfd. A process that has ended is no error.
+// Kill sends SIGKILL to this process and never to another that got its pid. One
+// that has ended is no error.
 func (p *Process) Kill() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.fd < 0 {
+	if p.fd < 0 || p.reaped {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(p.fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	// It takes a directory of /proc for a pidfd.
+	err := pidfdSendSignal(p.fd, unix.SIGKILL)
+	if refused(err) {
+		// No signal but by pid is left. A child keeps its pid until it is reaped,
+		// which mu holds off; any other is made sure of directly before.
+		switch {
+		case p.child:
+			err = nil
+		case p.blind:
+			_, err = readStat(p.fd, "stat")
+		default:
+			err = unreaped(p.fd)
+		}
+		if err == nil {
+			err = unix.Kill(p.id.PID, unix.SIGKILL)
+		}
+	}
+	p.lookAt()
+	if err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", p.id.PID, err)
 	}
 	return nil
+}
+
+// lookAt has a blind process looked at.
+func (p *Process) lookAt() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
 }
 
 // Reap waits until the watcher has seen the end of the process, at most until
@@ -196,37 +334,62 @@ func (p *Process) Reap(ctx context.Context, deadline time.Time) Exit {
 	return Exit{Outcome: TimedOut, Code: -1}
 }
 
-// Done is closed when the process has ended and been reaped as far as this
-// daemon can.
+// Done is closed when the end of the process is proven. It has been reaped then
+// as far as this daemon can, unless a tracer holds it.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// collect takes the status of a process whose pidfd is readable, that is: whose
+// tellEnd tells how the process ended; only the first call does.
+func (p *Process) tellEnd(e Exit) {
+	p.tell.Do(func() {
+		p.exit = e
+		close(p.done)
+		p.end(e)
+	})
+}
+
+// collectChild takes the status of a child whose pidfd is readable, that is: whose
 // whole thread group has ended. For the init of a pid namespace the kernel says
-// so only when every process of the namespace is gone.
-func (p *Process) collect() Exit {
-	e := Exit{Outcome: Reaped, Code: -1, At: time.Now()}
+// so only when every process of the namespace is gone. ok is false while a tracer
+// holds the zombie back; its status comes when the tracer lets go.
+func (p *Process) collectChild() (e Exit, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var info siginfo
 	var ru unix.Rusage
-	err := waitid(p.fd, &info, &ru)
-	switch {
-	case err == nil && info.pid == 0:
-		// A tracer holds the zombie back: it has ended, its status comes to
-		// nobody here before the tracer lets go.
-		e.Outcome = NotOurChild
-		return e
-	case err == nil:
-		e.Code, e.Signal = decode(info.code, info.status)
-		e.CPU = time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
-		return e
-	case !errors.Is(err, unix.ECHILD):
-		// Nothing but ECHILD is documented for a readable pidfd; without a
-		// status the process is all the same known to have ended.
-		e.Outcome = AlreadyGone
-		return e
+	err := waitid(unix.P_PIDFD, p.fd, &info, unix.WEXITED, &ru)
+	if err != nil && !errors.Is(err, unix.ECHILD) {
+		// P_PIDFD is refused. Its pid is its own until this call.
+		err = waitid(unix.P_PID, p.id.PID, &info, unix.WEXITED, &ru)
 	}
-	// Not a child of ours. A zombie still takes signal 0; a reaped one does not.
-	e.Outcome = NotOurChild
-	if errors.Is(unix.PidfdSendSignal(p.fd, 0, nil, 0), unix.ESRCH) {
+	if err != nil {
+		// Somebody in this process took it. The process is known to have ended.
+		p.reaped = true
+		return Exit{Outcome: AlreadyGone, Code: -1, At: time.Now()}, true
+	}
+	if info.pid == 0 {
+		return Exit{}, false
+	}
+	p.reaped = true
+	return reapedExit(&info, &ru), true
+}
+
+func reapedExit(info *siginfo, ru *unix.Rusage) Exit {
+	e := Exit{Outcome: Reaped, At: time.Now(), CPU: time.Duration(ru.Utime.Nano() + ru.Stime.Nano())}
+	e.Code, e.Signal = decode(info.code, info.status)
+	return e
+}
+
+// collect finds out what can be known of a process that is not known to be a child
+// and whose pidfd is readable.
+func (p *Process) collect() Exit {
+	var info siginfo
+	var ru unix.Rusage
+	if waitid(unix.P_PIDFD, p.fd, &info, unix.WEXITED, &ru) == nil && info.pid != 0 {
+		return reapedExit(&info, &ru) // this daemon's image was replaced over its children
+	}
+	// A zombie still takes signal 0; a reaped one does not.
+	e := Exit{Outcome: NotOurChild, Code: -1, At: time.Now()}
+	if errors.Is(unreaped(p.fd), unix.ESRCH) {
 		e.Outcome = AlreadyGone
 	}
 	if code, sig, ok := p.witness(); ok {
@@ -235,8 +398,32 @@ func (p *Process) collect() Exit {
 	return e
 }
 
+// look finds out whether a blind process has ended.
+func (p *Process) look() (e Exit, ended bool) {
+	e = Exit{Outcome: AlreadyGone, Code: -1, At: time.Now()}
+	st, err := readStat(p.fd, "stat")
+	if err != nil {
+		return e, errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT)
+	}
+	// As with a pidfd, all threads must have ended: the last one is who ends the
+	// pid namespace of an init.
+	if st.state != "Z" || st.threads > 1 {
+		return e, false
+	}
+	e.Outcome = NotOurChild
+	if st.parent == unix.Getpid() {
+		var info siginfo
+		var ru unix.Rusage
+		if waitid(unix.P_PID, p.id.PID, &info, unix.WEXITED, &ru) == nil && info.pid != 0 {
+			return reapedExit(&info, &ru), true
+		}
+	}
+	return e, true
+}
+
 // witnessBound is how long an ended stranger's own parent is given to reap it,
-// after which the kernel tells its exit status to whoever holds a pidfd.
+// after which the kernel tells its exit status to whoever holds a pidfd; and how
+// long a tracer has to let go of a child before its end is told without a status.
 const witnessBound = 200 * time.Millisecond
 
 // witness asks the kernel how a process ended that another parent reaps (Linux
@@ -278,9 +465,10 @@ type siginfo struct {
 	_                  [100]byte
 }
 
-func waitid(pidfd int, info *siginfo, ru *unix.Rusage) error {
+// waitid never blocks: info.pid is 0 if there is nothing to be had.
+func waitid(idType, id int, info *siginfo, options int, ru *unix.Rusage) error {
 	for {
-		_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, uintptr(pidfd), uintptr(unsafe.Pointer(info)), unix.WEXITED|unix.WNOHANG, uintptr(unsafe.Pointer(ru)), 0)
+		_, _, errno := unix.Syscall6(unix.SYS_WAITID, uintptr(idType), uintptr(id), uintptr(unsafe.Pointer(info)), uintptr(options|unix.WNOHANG), uintptr(unsafe.Pointer(ru)), 0)
 		switch errno {
 		case 0:
 			return nil
@@ -301,16 +489,20 @@ func decode(code, status int32) (int, unix.Signal) {
 	return 128 + int(status), unix.Signal(status)
 }
 
-// Features returns what this kernel can do for the package: pidfd always,
-// pidfd.inode where a pidfd's inode names a process, and pidfd.info where the
-// kernel tells the exit status of a process that another parent reaped.
+// Features returns what this kernel can do for the package: pidfd where it lets
+// processes be opened and signalled by pidfd, pidfd.inode where a pidfd's inode
+// names a process, and pidfd.info where the kernel tells the exit status of a
+// process that another parent reaped.
 func Features() []string {
-	out := []string{"pidfd"}
-	fd, err := unix.PidfdOpen(unix.Getpid(), 0)
+	fd, err := pidfdOpen(unix.Getpid())
 	if err != nil {
 		return nil
 	}
 	defer unix.Close(fd)
+	if pidfdSendSignal(fd, 0) != nil {
+		return nil
+	}
+	out := []string{"pidfd"}
 	var fs unix.Statfs_t
 	if unix.Fstatfs(fd, &fs) == nil && fs.Type == pidfsMagic {
 		out = append(out, "pidfd.inode")

@@ -249,7 +249,7 @@ func TestWatcherLetsProcessesLive(t *testing.T) {
 
 func TestAbandonedChildIsGone(t *testing.T) {
 	p := child(t, "sleep", "1000")
-	must(t, Abandon(p.fd))
+	must(t, Abandon(p.PID(), p.fd))
 	if !gone(p.PID()) {
 		t.Fatalf("process %d is in state %s", p.PID(), State(p.PID()))
 	}

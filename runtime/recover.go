@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -318,10 +319,32 @@ func (b *Box) adopt(live *shimRecord) (*run, *shim.Reply, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if r.proc.Blind() {
+		b.tether(r.proc)
+	}
 	reply, err := b.askShim(r, shim.Request{Op: shim.OpState})
 	if err != nil {
 		b.log("recover").WithError(err).Warn("shim does not answer")
 		return r, nil, nil
 	}
 	return r, &reply, nil
+}
+
+// tether makes a connection to the shim the hint that it has ended, for a process
+// that is not to be had by pidfd.
+func (b *Box) tether(p *reaper.Process) {
+	fd := -1
+	dir, err := os.Open(b.dir)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), askBound)
+		fd, err = shim.Tether(ctx, dir)
+		cancel()
+		err = errors.Join(err, dir.Close())
+	}
+	if fd >= 0 {
+		p.Hint(fd)
+	}
+	if err != nil {
+		b.log("recover").WithError(err).Warn("no connection to the shim: its end may be noticed late")
+	}
 }

@@ -278,7 +278,7 @@ func (b *Box) putOnRecord(live *shimRecord) error {
 // nothing ran.
 func (b *Box) abandon(h *shim.Handle, err error) error {
 	h.Close()
-	return errors.Join(err, reaper.Abandon(h.PIDFD))
+	return errors.Join(err, reaper.Abandon(h.PID, h.PIDFD))
 }
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

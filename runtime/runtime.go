@@ -57,6 +57,7 @@ type Runtime struct {
 	watcher  *reaper.Watcher
 	groups   *groupTree
 	oom      *oomWatch
+	net      *reaper.Net // nil where there can be none
 	// holdR is the read end of a pipe whose write end only this process has:
 	// boxes with detach: false learn by it that the daemon is gone.
 	holdR, holdW *os.File
@@ -111,8 +112,12 @@ func Open(opt Options) (*Runtime, error) {
 	if err != nil {
 		return nil, errors.Join(err, rt.watcher.Close(), rt.store.lock.Close())
 	}
+	if rt.net, err = reaper.NewNet(rt.watcher, rt.sweptOrphans); err != nil {
+		rt.log.WithField("op", "reap").WithError(err).Warn("orphans of others, should they become children of the daemon, will stay zombies")
+	}
 	rt.emit(nil, "daemon", fmt.Sprintf("pid=%d", os.Getpid()))
 	if err := rt.recover(); err != nil {
+		rt.closeNet()
 		return nil, errors.Join(err, rt.watcher.Close(), rt.store.lock.Close())
 	}
 	if err := rt.groups.sweep(rt.usesGroup); err != nil {
@@ -147,6 +152,7 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		late = errors.New("some state was still being written")
 	}
+	rt.closeNet() // before the watcher lets go of shims that live on
 	rt.groups.close()
 	return errors.Join(late, rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
 }

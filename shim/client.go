@@ -118,6 +118,29 @@ func dial(ctx context.Context, dir *os.File) (*os.File, error) {
 	}
 }
 
+// Tether connects to the shim of the box whose directory dir is, whether or not
+// that answers, and returns a descriptor that hangs up when the shim ends. What
+// comes through it before says nothing, and need not be read.
+func Tether(ctx context.Context, dir *os.File) (int, error) {
+	conn, err := dial(ctx, dir)
+	if err != nil {
+		return -1, err
+	}
+	defer conn.Close()
+	// Only who watches the log is kept on the line.
+	if _, err := conn.Write(appendRequest(nil, Request{Op: OpWatchLog})); err != nil {
+		return -1, err
+	}
+	fd := -1
+	// Not the file itself: the Go runtime would wake up for all that comes.
+	err = withFD(conn, func(c int) error {
+		var derr error
+		fd, derr = unix.FcntlInt(uintptr(c), unix.F_DUPFD_CLOEXEC, 0)
+		return derr
+	})
+	return fd, err
+}
+
 // LogWatch tells of changes of a box's log.
 type LogWatch struct {
 	conn *os.File
