@@ -75,6 +75,7 @@ func (b *Box) launch(r *run) {
 	close(r.forked)
 	if err == nil && h != nil {
 		err = h.Begin()
+		Fault("start.begun")
 		if err == nil || errors.Is(err, syscall.EPIPE) {
 			// A shim that takes no orders is dead, which WaitStarted has words for.
 			err = h.WaitStarted(context.Background())
@@ -82,6 +83,7 @@ func (b *Box) launch(r *run) {
 		h.Close()
 	}
 	if err == nil && h != nil {
+		Fault("start.executed")
 		err := b.update("start", func(t *tx) error {
 			if t.Status == StatusStarting {
 				t.Status = StatusRunning
@@ -91,6 +93,7 @@ func (b *Box) launch(r *run) {
 		if err != nil {
 			b.log("start").WithError(err).Error("started, but cannot be said to run")
 		}
+		Fault("start.running")
 		took := time.Since(began)
 		r.began.complete(nil)
 		close(r.launched)
@@ -139,6 +142,7 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 	if err != nil {
 		return nil, err
 	}
+	Fault("start.forked")
 	proc, err := reaper.NewChild(b.rt.bootID, h.PID, h.PIDFD)
 	if err != nil {
 		return nil, b.abandon(h, err)
@@ -154,9 +158,11 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		h.Close()
 		return nil, err
 	}
+	Fault("start.pid")
 	err = b.putOnRecord(&shimRecord{
 		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text),
 	})
+	Fault("start.recorded")
 	if err == nil {
 		// The last run's, which state.json has. The new one then replaces none.
 		if err = root.Remove(shim.RecordName); errors.Is(err, os.ErrNotExist) {
@@ -167,6 +173,7 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		h.Close()
 		return nil, fmt.Errorf("the run cannot be put on record: %w", err)
 	}
+	Fault("start.cleared")
 	b.mu.Lock()
 	killed := r.killed
 	b.mu.Unlock()
@@ -327,6 +334,7 @@ func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err
 // run ended, puts that on record, and only then says so.
 func (b *Box) ended(r *run, e reaper.Exit) {
 	<-r.launched
+	Fault("end.reaped")
 	rec, err := load(b.dir, shim.RecordName, decodeExit)
 	if rec != nil && rec.Run != r.id {
 		rec = nil // of an earlier run
@@ -359,6 +367,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 			b.log("reap").WithError(err).Error("end of the run not put on record")
 		}
 	}
+	Fault("end.recorded")
 	b.save.Lock()
 	started := b.snap.Load().Started
 	remove := false
@@ -374,6 +383,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	if uerr != nil {
 		b.log("reap").WithError(uerr).Error("ended, but cannot be said to have")
 	}
+	Fault("end.published")
 	r.code = v.code
 	close(r.done)
 	select {
@@ -381,6 +391,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	default:
 		r.began.complete(b.fail("start", fmt.Errorf("%w: %w", ErrStart, r.failure)))
 	}
+	Fault("end.told")
 	// The next run may have begun: what is written is how this one ended.
 	if err := b.saveNow(whole, func(s *stateRecord) {
 		s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = v.status, v.code, started, e.At, r.id
@@ -388,6 +399,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	}); err != nil {
 		b.log("reap").WithError(err).Error("end of the run not written down")
 	}
+	Fault("end.saved")
 	b.save.Unlock()
 	log := b.log("reap").WithFields(logrus.Fields{"exit_code": v.code, "outcome": e.Outcome.String()})
 	if v.status == StatusFailed {
@@ -414,6 +426,7 @@ func (b *Box) testify(rec shim.ExitRecord) error {
 	if err != nil {
 		return err
 	}
+	Fault("testify.opened")
 	_, err = f.Write(rec.AppendJSON(nil))
 	return errors.Join(err, f.Close())
 }
