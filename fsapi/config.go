@@ -149,6 +149,7 @@ func (h *configHandle) Write(ctx context.Context, data []byte, off int64) (uint3
 	}
 	h.writers[who] = true
 	h.dirty, h.emptied = true, false
+	runtime.Fault("config.part")
 	if next && bytes.IndexByte(data, '\n') >= 0 {
 		if err := runtime.CheckConfigPrefix(h.box.Name(), h.buf); err != nil {
 			return 0, h.refuse(err)
@@ -238,6 +239,7 @@ func (h *configHandle) commit() syscall.Errno {
 		h.dirty = false
 		return toErrno(h.box.RefuseConfig(fmt.Errorf("%w: its writer was killed before it had closed the file; nothing was changed", runtime.ErrInvalid)))
 	}
+	runtime.Fault("config.closed")
 	h.dirty, h.committed = false, true
 	return toErrno(h.box.Configure(append([]byte(nil), h.buf...)))
 }

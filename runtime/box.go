@@ -242,6 +242,7 @@ func (b *Box) Configure(text []byte) error {
 	if err != nil {
 		return b.refuse(b.fail("config", err))
 	}
+	Fault("config.accepted")
 	b.config.Lock()
 	defer b.config.Unlock()
 	// Limits are tried on the running box first: what the kernel refuses is not
@@ -262,6 +263,7 @@ func (b *Box) Configure(text []byte) error {
 	if err != nil {
 		return b.refuse(b.fail("config", err))
 	}
+	Fault("config.written")
 	first := false
 	err = b.update("config", func(t *tx) error {
 		if b.removed {
@@ -280,6 +282,7 @@ func (b *Box) Configure(text []byte) error {
 	if err != nil {
 		return err
 	}
+	Fault("config.published")
 	b.saveSoon()
 	if first && cfg.Autostart {
 		b.autostart()
@@ -335,6 +338,7 @@ func (b *Box) SetOwner(name string, o Owner) error {
 	if err != nil {
 		return err
 	}
+	Fault("chown.published")
 	// At once for the next daemon, and soon for the next boot: a client holds a
 	// kernel lock meanwhile.
 	b.save.Lock()
@@ -370,11 +374,13 @@ func (b *Box) remove(asked bool) error {
 		}
 		return b.fail("remove", fmt.Errorf("%w: it is %s (kill it first)", ErrBusy, s.Status))
 	}
+	Fault("remove.accepted")
 	trash, err := b.rt.store.discard(b.name, b.serial)
 	if err != nil {
 		b.mu.Unlock()
 		return b.fail("remove", err)
 	}
+	Fault("remove.renamed")
 	b.removed = true
 	gone := *s
 	gone.Removed = true
@@ -388,6 +394,7 @@ func (b *Box) remove(asked bool) error {
 	b.rt.record(b, Event{Name: "removed"}, true)
 	b.rt.forget(b)
 	b.rt.announce()
+	Fault("remove.told")
 	close(s.next)
 	b.rt.background(func() {
 		// Whoever still reads the log of a box that removed itself comes first,
@@ -401,6 +408,7 @@ func (b *Box) remove(asked bool) error {
 		defer b.config.Unlock()
 		b.save.Lock()
 		defer b.save.Unlock()
+		faultIn("remove.deleting", trash)
 		if err := os.RemoveAll(trash); err != nil {
 			b.log("remove").WithError(err).Error("left in the trash, deleted at the next start of the daemon")
 		}

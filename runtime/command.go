@@ -125,6 +125,7 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 		return nil, err
 	}
 	if r != nil {
+		Fault("start.accepted")
 		go b.launch(r)
 		// The daemon's end waits until the shim is on record, and no longer: one
 		// that hangs then would hold it up.
@@ -171,6 +172,7 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 	if r == nil {
 		return completed(), stops, nil
 	}
+	Fault("stop.accepted")
 	done := newCompletion()
 	go func() { done.complete(b.end(r, string(c.Verb), grace, force)) }()
 	return done, stops, nil
@@ -187,6 +189,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 		select {
 		case <-r.launched:
 			_, err := b.askShim(r, shim.Request{Op: shim.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace})
+			Fault("stop.asked")
 			if err != nil {
 				// It may have ended meanwhile. If not, its grace counts all the same.
 				b.log(op).WithError(err).Debug("shim does not answer")
@@ -218,6 +221,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 	if err := r.proc.Kill(); err != nil {
 		return b.refuse(b.fail(op, err))
 	}
+	Fault("kill.sent")
 	// After the kill, so that nothing of it runs any more.
 	b.thaw(r)
 	select {
@@ -260,6 +264,7 @@ func (b *Box) restart(note string, c Command) (*Completion, error) {
 // startAgain is the second half of a restart.
 func (b *Box) startAgain(stopped *Completion, stops int) error {
 	err := stopped.Wait(context.Background())
+	Fault("restart.stopped")
 	if err == nil {
 		var started *Completion
 		if started, err = b.start("", stops); err == nil {
@@ -308,6 +313,7 @@ func (b *Box) ask(note string, c Command) (*Completion, error) {
 	if err != nil {
 		return nil, err
 	}
+	Fault("ask.accepted")
 	done := newCompletion()
 	go func() { done.complete(b.asked(r, c)) }()
 	return done, nil
@@ -327,6 +333,7 @@ func (b *Box) asked(r *run, c Command) error {
 	r.asking.Lock()
 	defer r.asking.Unlock()
 	reply, err := b.askShim(r, req)
+	Fault("ask.answered")
 	if err == nil && req.Op == shim.OpState {
 		reply.State.Paused, err = b.freeze(r, c.Verb == VerbPause, reply.State)
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,6 +32,12 @@ type groupTree struct {
 	dirs map[string]string
 	// lack says of the others why not.
 	lack map[string]error
+
+	// mu is held while groups are made and removed, which the kernel does one by
+	// one in any case. owner has the group that was made last at a path: a run's
+	// end is told before its group is removed, and the next run may have begun.
+	mu    sync.Mutex
+	owner map[string]*group
 }
 
 // groupPrefix keeps a box's name from being that of a file of the kernel's.
@@ -50,7 +57,7 @@ func openGroupTree(parent, state string) (*groupTree, error) {
 	}
 	// Daemons beside each other have boxes of the same names.
 	place := filepath.Join("/", parent, fmt.Sprintf("%x-%x", st.Dev, st.Ino))
-	g := &groupTree{v2: cgroups.IsCgroup2UnifiedMode(), dirs: map[string]string{}, lack: map[string]error{}}
+	g := &groupTree{v2: cgroups.IsCgroup2UnifiedMode(), dirs: map[string]string{}, lack: map[string]error{}, owner: map[string]*group{}}
 	if g.v2 {
 		g.openV2(cgroup2.UnifiedMountpoint + place)
 	} else {
@@ -219,37 +226,58 @@ func (g *group) plausible() bool {
 func (g *group) open() (err error) {
 	conf := &cgroups.Cgroup{Resources: &cgroups.Resources{}}
 	if g.V2 {
-		g.m, err = cgroup2.NewManager(conf, uniq(g.Dirs)[0])
+		g.m, err = cgroup2.NewManager(conf, g.path())
 	} else {
 		g.m, err = cgroup1.NewManager(conf, maps.Clone(g.Dirs))
 	}
 	return err
 }
 
-// create makes the group, new and empty, with limits.
-func (g *group) create(res Resources) error {
+// create makes a group, new and empty, with limits.
+func (t *groupTree) create(g *group, res Resources) error {
 	if g == nil {
 		return nil
 	}
-	// One that was left behind would bring its counters along.
-	if err := g.remove(); err != nil {
-		return err
-	}
-	err := g.open()
-	if err == nil {
-		err = g.m.Apply(-1)
-	}
+	err := t.make(g)
 	if err == nil && res != (Resources{}) {
 		err = g.limit(res)
 	}
 	return err
 }
 
-// remove removes the group. Nothing may be in it any more.
-func (g *group) remove() error {
+func (t *groupTree) make(g *group) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	// One that was left behind would bring its counters along.
+	err := g.remove()
+	if err == nil {
+		err = g.open()
+	}
+	if err == nil {
+		t.owner[g.path()] = g
+		err = g.m.Apply(-1)
+	}
+	return err
+}
+
+// remove removes the group of a run that is proven gone, unless a later run has it.
+func (t *groupTree) remove(g *group) error {
 	if g == nil {
 		return nil
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.owner[g.path()]; o != nil && o != g {
+		return nil
+	}
+	delete(t.owner, g.path())
+	return g.remove()
+}
+
+// path names the group.
+func (g *group) path() string { return uniq(g.Dirs)[0] }
+
+func (g *group) remove() error {
 	var errs []error
 	for _, dir := range uniq(g.Dirs) {
 		errs = append(errs, removeGroup(dir))

@@ -24,6 +24,7 @@ const recoverers = 32
 // recover finds every box on disk, adopts what lives and tells how the rest
 // ended. A box that cannot be read is kept and says why.
 func (rt *Runtime) recover() error {
+	Fault("recover.locked")
 	entries, err := os.ReadDir(filepath.Join(rt.store.dir, "boxes"))
 	if err != nil {
 		return fmt.Errorf("state directory: %w", err)
@@ -47,10 +48,12 @@ func (rt *Runtime) recover() error {
 		slots <- struct{}{}
 		wg.Go(func() {
 			b.recover()
+			Fault("recover.box")
 			<-slots
 		})
 	}
 	wg.Wait()
+	Fault("recover.done")
 	return nil
 }
 
@@ -63,6 +66,7 @@ func (rt *Runtime) Autostart() {
 			continue
 		}
 		b.autostart()
+		Fault("recover.autostart")
 	}
 }
 
@@ -122,8 +126,11 @@ func (b *Box) reconsider(complaints []error) {
 	if err != nil {
 		complaints = append(complaints, err)
 		known = errors.As(err, new(*unusable))
-		if known {
-			live = b.findShim()
+	}
+	if live == nil && known {
+		if live, err = b.findShim(); err != nil {
+			complaints = append(complaints, err)
+			known = false
 		}
 	}
 	if live != nil && live.Run != rec.LastRun {
@@ -161,6 +168,7 @@ func (b *Box) reconsider(complaints []error) {
 	}); err != nil {
 		b.log("recover").WithError(err).Error("recovered, but cannot be said to be")
 	}
+	Fault("recover.adopted")
 	switch {
 	case !known:
 	case r == nil:
@@ -173,6 +181,7 @@ func (b *Box) reconsider(complaints []error) {
 		if err := b.rt.watcher.Watch(r.proc, func(e reaper.Exit) { b.rt.background(func() { b.ended(r, e) }) }); err != nil {
 			b.log("recover").WithError(err).Error("adopted, but not under watch")
 		}
+		Fault("recover.watched")
 		b.settle(r, reply)
 	}
 }
@@ -227,27 +236,33 @@ func (r *stateRecord) rest(c *Config) Status {
 	return StatusConfigured
 }
 
-// findShim looks for the shim of a run whose record is lost: one that answers on
-// the box's socket lives, whatever the disk says. The kernel vouches for its pid.
-func (b *Box) findShim() *shimRecord {
+// findShim looks for the shim of a run whose record is lost, to this daemon or to
+// one that died before it had renewed it: one that answers on the box's socket
+// lives, whatever the disk says. The kernel vouches for its pid. One that takes
+// the question and does not answer may live; that is an error.
+func (b *Box) findShim() (*shimRecord, error) {
 	reply, err := b.askShim(nil, shim.Request{Op: shim.OpState})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("a shim without a record does not answer: %w", err)
+	}
 	if err != nil {
-		return nil // as dead
+		return nil, nil // as dead
 	}
 	id, err := reaper.Identify(b.rt.bootID, reply.Peer)
 	if err != nil {
 		b.log("recover").WithError(err).Warn("a shim answered, and is gone")
-		return nil
+		return nil, nil
 	}
 	s := b.Snapshot()
 	live := &shimRecord{
 		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id, Cgroup: b.rt.groups.of(b.name),
 		Started: time.Unix(0, reply.State.StartedNs), Config: string(s.Text),
 	}
+	Fault("recover.found")
 	if err := b.putOnRecord(live); err != nil {
 		b.log("recover").WithError(err).Error("the record of a living run cannot be renewed")
 	}
-	return live
+	return live, nil
 }
 
 // settle decides what an adopted box is said to be whose shim gives no answer.

@@ -89,6 +89,7 @@ func (b *Box) launch(r *run) {
 	close(r.forked)
 	if err == nil && h != nil {
 		err = h.Begin()
+		Fault("start.begun")
 		if err == nil || errors.Is(err, syscall.EPIPE) {
 			// A shim that takes no orders is dead, which WaitStarted has words for.
 			err = h.WaitStarted(context.Background())
@@ -96,6 +97,7 @@ func (b *Box) launch(r *run) {
 		h.Close()
 	}
 	if err == nil && h != nil {
+		Fault("start.executed")
 		err := b.update("start", func(t *tx) error {
 			if t.Status == StatusStarting {
 				t.Status = StatusRunning
@@ -105,6 +107,7 @@ func (b *Box) launch(r *run) {
 		if err != nil {
 			b.log("start").WithError(err).Error("started, but cannot be said to run")
 		}
+		Fault("start.running")
 		took := time.Since(began)
 		r.began.complete(nil)
 		close(r.launched)
@@ -163,6 +166,7 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 	if err != nil {
 		return nil, err
 	}
+	Fault("start.forked")
 	proc, err := reaper.NewChild(b.rt.bootID, h.PID, h.PIDFD)
 	if err != nil {
 		return nil, b.abandon(h, err)
@@ -178,9 +182,11 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		h.Close()
 		return nil, err
 	}
+	Fault("start.pid")
 	err = b.putOnRecord(&shimRecord{
 		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text), Cgroup: r.group,
 	})
+	Fault("start.recorded")
 	if err == nil {
 		// The last run's, which state.json has. The new one then replaces none.
 		if err = root.Remove(shim.RecordName); errors.Is(err, os.ErrNotExist) {
@@ -191,6 +197,7 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		h.Close()
 		return nil, fmt.Errorf("the run cannot be put on record: %w", err)
 	}
+	Fault("start.cleared")
 	b.mu.Lock()
 	killed := r.killed
 	b.mu.Unlock()
@@ -208,7 +215,7 @@ func (b *Box) enclose(r *run) error {
 	res := b.Snapshot().Config.Resources
 	err := b.rt.groups.missing(res)
 	if err == nil {
-		err = r.group.create(res)
+		err = b.rt.groups.create(r.group, res)
 	}
 	if err == nil {
 		err = b.watchOOM(r, res)
@@ -421,6 +428,7 @@ var (
 // run ended, puts that on record, and only then says so.
 func (b *Box) ended(r *run, e reaper.Exit) {
 	<-r.launched
+	Fault("end.reaped")
 	told <- struct{}{}
 	rec, err := load(b.dir, shim.RecordName, decodeExit)
 	if rec != nil && rec.Run != r.id {
@@ -449,8 +457,6 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	if err != nil {
 		v.message = strings.TrimPrefix(v.message+"; "+err.Error(), "ok; ")
 	}
-	ungrouped := make(chan struct{})
-	go func() { b.ungroup(r); close(ungrouped) }()
 	if rec == nil && v.code >= 0 && !v.supervisor {
 		// What the kernel said of the shim is known to this daemon alone. It is
 		// put on record before anybody is told, so that no later daemon
@@ -460,7 +466,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 			b.log("reap").WithError(err).Error("end of the run not put on record")
 		}
 	}
-	<-ungrouped
+	Fault("end.recorded")
 	b.save.Lock()
 	started := b.snap.Load().Started
 	remove := false
@@ -477,14 +483,17 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	if uerr != nil {
 		b.log("reap").WithError(uerr).Error("ended, but cannot be said to have")
 	}
+	Fault("end.published")
+	<-told
+	b.ungroup(r)
 	r.code = v.code
 	close(r.done)
-	<-told
 	select {
 	case <-r.began.done:
 	default:
 		r.began.complete(b.fail("start", fmt.Errorf("%w: %w", ErrStart, r.failure)))
 	}
+	Fault("end.told")
 	// The next run may have begun: what is written is how this one ended.
 	kept <- struct{}{}
 	if err := b.saveNow(whole, func(s *stateRecord) {
@@ -494,6 +503,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 		b.log("reap").WithError(err).Error("end of the run not written down")
 	}
 	<-kept
+	Fault("end.saved")
 	b.save.Unlock()
 	log := b.log("reap").WithFields(logrus.Fields{"exit_code": v.code, "outcome": e.Outcome.String()})
 	if v.status == StatusFailed {
@@ -510,7 +520,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 func (b *Box) ungroup(r *run) {
 	r.unguard()
 	b.rt.oom.forget(r)
-	if err := r.group.remove(); err != nil {
+	if err := b.rt.groups.remove(r.group); err != nil {
 		b.log("reap").WithError(err).Error("cgroup left: the next start of the box or of the daemon tries again")
 	}
 }
@@ -529,6 +539,7 @@ func (b *Box) testify(rec shim.ExitRecord) error {
 	if err != nil {
 		return err
 	}
+	Fault("testify.opened")
 	_, err = f.Write(rec.AppendJSON(nil))
 	return errors.Join(err, f.Close())
 }

@@ -135,7 +135,9 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	for _, b := range rt.Boxes() {
 		stops.Go(func() { b.shutdown(ctx) })
 	}
+	Fault("close.stopping")
 	stops.Wait()
+	Fault("close.stopped")
 	for _, b := range rt.Boxes() {
 		if r := b.Snapshot().run; r != nil {
 			r.unguard()
@@ -187,7 +189,9 @@ func (rt *Runtime) Create(name string) (*Box, error) {
 		b.mu.Unlock()
 		return nil, &Error{Box: name, Op: "create", Err: ErrExist}
 	}
+	Fault("create.mapped")
 	err := os.Mkdir(b.dir, 0o700)
+	Fault("create.made")
 	if err != nil {
 		b.removed = true
 		rt.forget(b)
@@ -197,6 +201,7 @@ func (rt *Runtime) Create(name string) (*Box, error) {
 		return nil, &Error{Box: name, Op: "create", Err: err}
 	}
 	rt.emit(b, "created", "")
+	Fault("create.told")
 	return b, nil
 }
 

@@ -99,6 +99,7 @@ func (s *store) emptyTrash() error {
 	}
 	var errs []error
 	for _, e := range left {
+		faultIn("trash.emptying", trash, e.Name())
 		errs = append(errs, os.RemoveAll(filepath.Join(trash, e.Name())))
 	}
 	return errors.Join(errs...)
@@ -125,23 +126,28 @@ func replaceFile(dir *os.Root, name string, data []byte, c care) error {
 	writers <- struct{}{}
 	defer func() { <-writers }()
 	tmp := "." + name + ".tmp"
+	Fault("replace.begun", name)
 	f, err := dir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
+	Fault("replace.opened", name)
 	_, err = f.Write(data)
+	Fault("replace.written", name)
 	if err == nil && c >= whole {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
+	Fault("replace.synced", name)
 	if err == nil {
 		err = dir.Rename(tmp, name)
 	}
 	if err != nil {
 		return errors.Join(err, dir.Remove(tmp))
 	}
+	Fault("replace.renamed", name)
 	if c < durable {
 		return nil
 	}
@@ -273,10 +279,12 @@ func load[T any](dir, name string, decode func([]byte) (*T, error)) (*T, error) 
 	if err == nil {
 		return r, nil
 	}
+	Fault("load.unusable", name)
 	aside := filepath.Join(dir, name+".bad")
 	if rerr := os.Rename(filepath.Join(dir, name), aside); rerr != nil {
 		return nil, fmt.Errorf("%s is unusable (%w) and cannot be kept aside: %w", name, err, rerr)
 	}
+	Fault("load.aside", name)
 	return nil, &unusable{name, aside, err}
 }
 

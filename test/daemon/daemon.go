@@ -66,6 +66,9 @@ func (h *Home) Refused(args ...string) (code int, said string) {
 func (h *Home) launch(args []string) (*Daemon, bool) {
 	h.T.Helper()
 	boxlited, _ := Binaries(h.T)
+	if h.Boxlited != "" {
+		boxlited = h.Boxlited
+	}
 	h.mu.Lock()
 	h.launches++
 	socket := filepath.Join(h.Dir, "notify"+strconv.Itoa(h.launches))
@@ -165,6 +168,20 @@ func (d *Daemon) Kill() {
 	d.Signal(unix.SIGKILL)
 	if !d.wait(Bound) {
 		d.home.T.Fatalf("boxlited does not die of SIGKILL: it is in state %s", State(d.PID))
+	}
+}
+
+// AwaitKilled waits until a signal that the test did not send through Kill has
+// ended the daemon. Its mount stays, dead, until the next Start.
+func (d *Daemon) AwaitKilled() {
+	d.home.T.Helper()
+	d.killed = true
+	if !d.wait(Bound) {
+		d.Kill()
+		d.home.T.Fatal("boxlited lives, but should have been killed")
+	}
+	if d.code != -1 {
+		d.home.T.Fatalf("boxlited ended with %d, not by a signal", d.code)
 	}
 }
 

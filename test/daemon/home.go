@@ -31,6 +31,8 @@ type Home struct {
 	Dir, Mount, State string
 	// Shim is the shim that the next Start gives to the daemon.
 	Shim string
+	// Boxlited is the daemon that the next Start runs, if not the tree's own.
+	Boxlited string
 	// Wrap are the words before the daemon's own on the command line.
 	Wrap []string
 	// Env is added to the daemon's environment.

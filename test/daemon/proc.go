@@ -191,3 +191,26 @@ func Mounts(path string) ([]MountPoint, error) {
 	}
 	return out, nil
 }
+
+// WithEnv returns the pids of the processes that have NAME=VALUE in the
+// environment that they were started with.
+func WithEnv(setting string) []int {
+	var out []int
+	for _, pid := range pids() {
+		text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+		if err == nil && strings.Contains("\x00"+string(text), "\x00"+setting+"\x00") {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// NamespaceOf returns the name of the pid namespace of a process, "" if it has
+// ended. Without the process the name means nothing; see Namespace.
+func NamespaceOf(pid int) string {
+	name, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/pid")
+	if err != nil {
+		return ""
+	}
+	return name
+}

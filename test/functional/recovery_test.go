@@ -26,6 +26,8 @@ var recoveryCases = []testCase{
 	{"an old complaint does not come back", oldComplaint},
 	{"an unusable state.json is kept aside", corruptState},
 	{"an unusable shim.json is kept aside", corruptShim},
+	{"a lost shim.json of a live box", lostShim},
+	{"a lost shim.json of a box that does not answer", lostAndFrozen},
 	{"an unusable exit.json is kept aside", corruptExit},
 	{"a reused pid is not signalled", reusedPID},
 	{"after a reboot every box is stopped", rebooted},
@@ -340,6 +342,43 @@ func corruptShim(t *testing.T, s subject) {
 		is(t, s, "x", "last_error", "ok", "status", "running")
 	}
 	do(t, s, "x", "kill")
+}
+
+func lostShim(t *testing.T, s subject) {
+	up(t, s, "x", sleeper)
+	pid := pidOf(t, s, "x")
+	reopened(t, s, func(end func()) {
+		end()
+		if err := os.Remove(boxFile(s, "x", "shim.json")); err != nil {
+			t.Fatal(err)
+		}
+		s.open()
+		is(t, s, "x", "status", "running", "pid", strconv.Itoa(pid))
+	})
+	do(t, s, "x", "kill")
+	is(t, s, "x", "status", "stopped", "exit_code", "137")
+}
+
+func lostAndFrozen(t *testing.T, s subject) {
+	up(t, s, "x", sleeper)
+	up(t, s, "other", sleeper)
+	pid, ns := pidOf(t, s, "x"), namespace(t, s, "x")
+	s.crash()
+	spoil(t, s, "x", "shim.json", "")
+	kill(t, pid, unix.SIGSTOP)
+	s.open()
+	// Nothing may be concluded from its silence.
+	is(t, s, "x", "status", "unknown")
+	has(t, s, "x", "last_error", "does not answer")
+	want(t, "start", try(t, s, "x", "start"), busy)
+	want(t, "remove", s.remove("x"), busy)
+	is(t, s, "other", "status", "running")
+	kill(t, pid, unix.SIGCONT)
+	daemon.Await(t, "the box to be found", func() bool { return try(t, s, "x", "start") == fine })
+	is(t, s, "x", "status", "running", "pid", strconv.Itoa(pid))
+	do(t, s, "x", "kill")
+	ended(t, pid, ns)
+	do(t, s, "other", "kill")
 }
 
 func corruptExit(t *testing.T, s subject) {
