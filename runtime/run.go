@@ -420,7 +420,7 @@ func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err
 // wait until each of a thousand goroutines has had its turn, so only a few ends are
 // found out at once (told), and one is written down (kept): that can wait.
 var (
-	told = make(chan struct{}, 3)
+	told = make(chan struct{}, 2)
 	kept = make(chan struct{}, 1)
 )
 
@@ -484,8 +484,8 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 		b.log("reap").WithError(uerr).Error("ended, but cannot be said to have")
 	}
 	Fault("end.published")
-	<-told
 	b.ungroup(r)
+	<-told
 	r.code = v.code
 	close(r.done)
 	select {
