@@ -333,10 +333,10 @@ func (b *Box) asked(r *run, c Command) error {
 	r.asking.Lock()
 	defer r.asking.Unlock()
 	reply, err := b.askShim(r, req)
-	Fault("ask.answered")
 	if err == nil && req.Op == shim.OpState {
 		reply.State.Paused, err = b.freeze(r, c.Verb == VerbPause, reply.State)
 	}
+	Fault("ask.answered")
 	for _, gone := range []error{syscall.ESRCH, syscall.ESTALE, syscall.ENOENT, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.ENODEV, io.ErrUnexpectedEOF} {
 		if errors.Is(err, gone) {
 			err = ErrNoProcess // it has just ended, or its shim is about to

@@ -66,28 +66,28 @@ func openGroupTree(parent, state string) (*groupTree, error) {
 	return g, nil
 }
 
-func (g *groupTree) openV1(place string) {
+func (t *groupTree) openV1(place string) {
 	mounts, err := cgroups.GetCgroupMounts(true)
 	for _, c := range controllers {
 		if err != nil {
-			g.lack[c] = err
+			t.lack[c] = err
 			continue
 		}
 		i := slices.IndexFunc(mounts, func(m cgroups.Mount) bool { return slices.Contains(m.Subsystems, c) })
 		if i < 0 {
-			g.lack[c] = errors.New("no cgroup v1 hierarchy with it is mounted")
+			t.lack[c] = errors.New("no cgroup v1 hierarchy with it is mounted")
 			continue
 		}
 		dir := mounts[i].Mountpoint + place
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			g.lack[c] = err
+			t.lack[c] = err
 			continue
 		}
-		g.dirs[c] = dir
+		t.dirs[c] = dir
 	}
 }
 
-func (g *groupTree) openV2(dir string) {
+func (t *groupTree) openV2(dir string) {
 	var words []string
 	err := cgroup2.CreateCgroupPath(dir, &cgroups.Cgroup{Resources: &cgroups.Resources{}})
 	if err == nil {
@@ -105,11 +105,11 @@ func (g *groupTree) openV2(dir string) {
 		}
 		switch {
 		case err != nil:
-			g.lack[c] = err
+			t.lack[c] = err
 		case have:
-			g.dirs[c] = dir
+			t.dirs[c] = dir
 		default:
-			g.lack[c] = fmt.Errorf("it is not in %s/cgroup.controllers", dir)
+			t.lack[c] = fmt.Errorf("it is not in %s/cgroup.controllers", dir)
 		}
 	}
 }
@@ -120,17 +120,17 @@ func exists(path string) bool {
 }
 
 // features returns a word for each controller that boxes can use.
-func (g *groupTree) features() []string {
+func (t *groupTree) features() []string {
 	var words []string
-	for c := range g.dirs {
+	for c := range t.dirs {
 		words = append(words, "cgroup."+c)
 	}
 	return words
 }
 
 // close removes what openGroupTree made, unless boxes still use it.
-func (g *groupTree) close() {
-	for _, dir := range g.dirs {
+func (t *groupTree) close() {
+	for _, dir := range t.dirs {
 		if os.Remove(dir) == nil {
 			_ = os.Remove(filepath.Dir(dir)) // the last daemon takes the parent along
 		}
@@ -138,9 +138,9 @@ func (g *groupTree) close() {
 }
 
 // sweep removes the groups of boxes that do not use them, which a crash has left.
-func (g *groupTree) sweep(used func(box string) bool) error {
+func (t *groupTree) sweep(used func(box string) bool) error {
 	var errs []error
-	for _, dir := range uniq(g.dirs) {
+	for _, dir := range uniq(t.dirs) {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			errs = append(errs, err)
@@ -200,15 +200,15 @@ type group struct {
 }
 
 // of returns the group that a run of the box will have, or nil.
-func (g *groupTree) of(box string) *group {
-	if len(g.dirs) == 0 {
+func (t *groupTree) of(box string) *group {
+	if len(t.dirs) == 0 {
 		return nil
 	}
-	dirs := make(map[string]string, len(g.dirs))
-	for c, dir := range g.dirs {
+	dirs := make(map[string]string, len(t.dirs))
+	for c, dir := range t.dirs {
 		dirs[c] = filepath.Join(dir, groupPrefix+box)
 	}
-	return &group{V2: g.v2, Dirs: dirs}
+	return &group{V2: t.v2, Dirs: dirs}
 }
 
 // plausible reports whether a group that was read from a record may be a box's: its
@@ -429,7 +429,7 @@ func (g *group) usage() (st Stats, complete bool, err error) {
 }
 
 // missing says in one sentence which limit cannot be had on this host, or nil.
-func (g *groupTree) missing(res Resources) error {
+func (t *groupTree) missing(res Resources) error {
 	for _, need := range []struct {
 		key, controller string
 		asked           bool
@@ -438,9 +438,9 @@ func (g *groupTree) missing(res Resources) error {
 		{"memory", "memory", res.Memory > 0},
 		{"pids", "pids", res.Pids > 0},
 	} {
-		if need.asked && g.dirs[need.controller] == "" {
+		if need.asked && t.dirs[need.controller] == "" {
 			return fmt.Errorf("resources.%s needs the cgroup controller %q, which is not to be had here: %w (remove the limit, or provide the controller)",
-				need.key, need.controller, g.lack[need.controller])
+				need.key, need.controller, t.lack[need.controller])
 		}
 	}
 	return nil

@@ -217,7 +217,10 @@ func (h *Home) endShims() {
 		reap(pid)
 	}
 	for _, dir := range groups {
-		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		// A killed shim may still be ending its processes.
+		var err error
+		await(2*time.Second, func() bool { err = unix.Rmdir(dir); return !errors.Is(err, unix.EBUSY) })
+		if err != nil && !errors.Is(err, unix.ENOENT) {
 			h.T.Errorf("cgroup %s: %v", dir, err)
 		}
 	}

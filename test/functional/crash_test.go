@@ -62,7 +62,7 @@ func (c *crashed) marked(name, config string) string {
 // ran makes x with one run behind it, which exited with 3; from now on it would
 // stay.
 func (c *crashed) ran() {
-	c.T.Helper()
+	c.Helper()
 	c.config("x", script("[ -e "+c.gate+" ] || exit 3; echo up; trap 'exit 9' TERM; while :; do sleep 0.02; done"))
 	do(c.T, c.m, "x", "start")
 	if got := waits(c.T, c.m, "x", "stopped"); got != "3" {
@@ -75,14 +75,14 @@ func (c *crashed) ran() {
 
 // runs makes x with a second run, that goes on.
 func (c *crashed) runs() {
-	c.T.Helper()
+	c.Helper()
 	c.ran()
 	do(c.T, c.m, "x", "start")
 	awaitLog(c.T, c.m, "x", "up")
 }
 
 func (c *crashed) config(name, text string) {
-	c.T.Helper()
+	c.Helper()
 	if name == "x" {
 		text = c.marked(name, text)
 		c.text = strings.TrimSuffix(text, "\n")
@@ -235,7 +235,7 @@ func ends(c *crashed) { c.endsWith("") }
 func removes(c *crashed) { c.endsWith("remove_on_exit: true\n") }
 
 func (c *crashed) endsWith(more string) {
-	c.T.Helper()
+	c.Helper()
 	c.config("x", script("trap 'exit 4' USR1; echo up; while :; do sleep 0.02; done", more))
 	do(c.T, c.m, "x", "start")
 	awaitLog(c.T, c.m, "x", "up")
