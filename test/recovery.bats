@@ -1,0 +1,321 @@
+#!/usr/bin/env bats
+#
+# What the next daemon makes of the boxes that it finds: each row of the table of
+# recovery, looked at from outside, and the ends that come while nobody watches.
+
+load helpers
+
+export BATS_TEST_TIMEOUT=180
+
+setup() {
+	common_setup
+	start_daemon
+}
+
+# A box that says what it is told by signals, and runs until then.
+TOLD='command: [sh, -c, "trap \"exit 6\" USR1; echo ready; while :; do sleep 0.05; done"]'
+
+# up_ready BOX CONFIG: runs a box until it has said ready.
+up_ready() {
+	up "$@"
+	logs "$1" ready
+}
+
+# edit_identity BOX CODE: changes the identity in shim.json, which CODE has as id.
+# An inode has more digits than some JSON tools keep.
+edit_identity() {
+	py 'import json, sys
+path = sys.argv[1]
+record = json.load(open(path))
+id = record["identity"]
+exec(sys.argv[2])
+json.dump(record, open(path, "w"))' "$STATE/boxes/$1/shim.json" "$2"
+}
+
+# crash_by SIGNAL: the daemon ends by a signal that it does not take.
+crash_by() {
+	DAEMON_KILLED=yes
+	kill -s "$1" "$DAEMON"
+	await "boxlited to die of SIG$1" 10 gone "$DAEMON"
+	reap_daemon
+}
+
+# usable BOX…: each can be run, killed and removed.
+usable() {
+	local name
+	for name; do
+		configure "$name" <<<"$SLEEPER"
+		ctl "$name" start
+		is "$name" status running
+		is "$name" last_error ok
+		ctl "$name" kill
+		is "$name" exit_code 137
+		ok rmdir "$MNT/boxes/$name"
+		[[ ! -e $STATE/boxes/$name ]] || fail "$name is removed, and its directory is there"
+	done
+}
+
+@test "a shim that is a zombie of somebody else's is dead, whatever its parent does" {
+	stop_daemon
+	# The orphans of this daemon come to a process that waits for none of them.
+	bg holder /usr/bin/python3 -c 'import ctypes, signal, subprocess, sys
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
+log = open(sys.argv[1], "a")
+p = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+print(p.pid, flush=True)
+signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM"
+	await "the pid of boxlited" 10 test -s "$W/holder.out"
+	DAEMON=$(<"$W/holder.out") DAEMON_RC=''
+	await "boxlited" 10 daemon_up_or_dead
+	local pid
+	up x "$SLEEPER"
+	up other "$SLEEPER"
+	pid=$(pid_of x)
+	kill -KILL "$DAEMON"
+	await "boxlited to die" 10 gone "$DAEMON"
+	DAEMON_KILLED=yes
+	kill -KILL "$pid"
+	is_zombie() { grep -q '^State:.Z' "/proc/$1/status"; }
+	await "the shim to be a zombie" 10 is_zombie "$pid"
+	start_daemon
+	is x status stopped
+	is x pid -1
+	is x exit_code -1
+	is other status running
+	is_zombie "$pid" || fail "the zombie was not there any more: this has shown nothing"
+	usable x
+	ctl other kill
+	is other status stopped
+	is other exit_code 137
+}
+
+@test "after a reboot every box is stopped, and autostart starts again" {
+	local name
+	local -A pid=()
+	for name in plain paused auto; do
+		up "$name" "$SLEEPER"$'\n'"autostart: $([[ $name == auto ]] && echo true || echo false)"
+		pid[$name]=$(pid_of "$name")
+	done
+	ctl paused pause
+	box off "$SLEEPER"
+	kill_daemon
+	for name in "${!pid[@]}"; do
+		kill -KILL "${pid[$name]}"
+		await "$name to go" 10 vanished "${pid[$name]}"
+		edit_identity "$name" "id['boot_id'] = '00000000-0000-0000-0000-000000000000'"
+	done
+	start_daemon
+	for name in plain paused; do
+		is "$name" status stopped
+		is "$name" pid -1
+		is "$name" exit_code -1
+		rd "$name/wait/stopped"
+		assert "$out" = -1 "wait/stopped of $name"
+	done
+	is off status configured
+	becomes auto status running
+	assert "$(live_shims)" = "$(pid_of auto)" "shims"
+	ctl auto kill
+	usable plain paused auto off
+}
+
+@test "a directory that is gone takes its box with it, one that is half made or half removed is finished" {
+	box gone "$SLEEPER"
+	up kept "$SLEEPER"
+	stop_daemon
+	rm -r "$STATE/boxes/gone"
+	mkdir -p "$STATE/boxes/half" "$STATE/trash/kept.7.abc/deep"
+	echo 'comm' >"$STATE/boxes/half/.config.yaml.tmp"
+	echo '{"version":1,"stat' >"$STATE/boxes/half/.state.json.tmp"
+	echo "$SLEEPER" >"$STATE/trash/kept.7.abc/config.yaml"
+	start_daemon
+	ok ls "$MNT/boxes"
+	assert "$(xargs <<<"$out")" = 'half kept' "boxes"
+	is half status empty
+	is half last_error ok
+	is kept status running
+	trash_empty() { [[ -z $(ls -A "$STATE/trash") ]]; }
+	await "the trash to be emptied" 10 trash_empty
+	ctl kept kill
+	usable half
+}
+
+@test "boxes whose shims do not answer hold up no other" {
+	local i began took
+	up other "$TOLD"
+	logs other ready
+	for i in {1..5}; do
+		up "hung$i" "$SLEEPER"
+		kill -STOP "$(pid_of "hung$i")"
+	done
+	local pid
+	pid=$(pid_of other)
+	kill_daemon
+	began=$(now)
+	start_daemon
+	took=$(($(now) - began))
+	echo "# ready after $took ms beside 5 shims that do not answer" >&3
+	assert "$took" -le 10000 "milliseconds until the mount"
+	is other status running
+	is other pid "$pid"
+	began=$(now)
+	ctl other pause
+	ctl other resume
+	ctl other stop
+	assert $(($(now) - began)) -le 3000 "milliseconds for three commands of another box"
+	for i in {1..5}; do
+		T=20 ctl "hung$i" kill
+		is "hung$i" status stopped
+	done
+}
+
+@test "a box with detach: false dies with its daemon, however that dies, also when it is paused" {
+	local sig name pids
+	box running 'detach: false
+command: [sh, -c, "setsid sleep 86401 & sleep 86401"]'
+	box paused 'detach: false
+command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
+	for sig in TERM KILL SEGV ABRT QUIT; do
+		: >"$W/ns"
+		pids=()
+		for name in running paused; do
+			ctl "$name" start
+			pids+=("$(pid_of "$name")")
+			hold_namespace "${pids[-1]}"
+			echo "$ns" >>"$W/ns"
+		done
+		ctl paused pause
+		if [[ $sig == TERM ]]; then
+			stop_daemon
+			assert "$DAEMON_RC" -eq 0 "exit status"
+		else
+			crash_by "$sig"
+		fi
+		await "the boxes to die after SIG$sig" 10 namespaces_empty "$W/ns"
+		for name in "${pids[@]}"; do
+			await "the shim $name to be reaped" 10 vanished "$name"
+		done
+		no_shims || fail "shims are left after SIG$sig: $(live_shims | xargs)"
+		start_daemon
+		for name in running paused; do
+			is "$name" status stopped
+			is "$name" pid -1
+			is "$name" exit_code 137
+		done
+	done
+}
+
+@test "remove_on_exit is carried out by the next daemon, and only after a run" {
+	local pid
+	up_ready x "$TOLD"$'\nremove_on_exit: true'
+	box never "$SLEEPER"$'\nremove_on_exit: true'
+	box fails $'command: [no-such-command]\nremove_on_exit: true'
+	ctl_refused EIO fails start
+	pid=$(pid_of x)
+	kill_daemon
+	kill -USR1 "$(box_command "$pid")"
+	await "the box to end" 10 gone "$pid"
+	start_daemon
+	only_two() { [[ $(t ls "$MNT/boxes" | xargs) == 'fails never' ]]; }
+	await "the box to be removed" 10 only_two
+	[[ ! -e $STATE/boxes/x ]] || fail "the state directory still has the box"
+	is fails status failed
+	is never status configured
+	up x "$SLEEPER"
+	ctl x kill
+	is x exit_code 137
+}
+
+@test "a restart of a box with remove_on_exit does not remove it" {
+	up x "$SLEEPER"$'\nremove_on_exit: true'
+	local pid
+	pid=$(pid_of x)
+	ctl x restart
+	is x status running
+	[[ $(pid_of x) != "$pid" ]] || fail "it is the same process"
+	ctl x kill
+	gone_from_list() { ! t ls "$MNT/boxes" | grep -qx x; }
+	await "the box to be removed" 10 gone_from_list
+}
+
+@test "autostart at the daemon's start: what runs stays, what ended starts, what fails says so" {
+	local runs
+	up runs "$SLEEPER"$'\nautostart: true'
+	up ended "$SLEEPER"$'\nautostart: true'
+	ctl ended kill
+	box fails $'command: [no-such-command]\nautostart: true'
+	becomes fails status failed
+	up manual "$SLEEPER"
+	ctl manual kill
+	runs=$(pid_of runs)
+	kill_daemon
+	start_daemon
+	becomes ended status running
+	is runs pid "$runs"
+	json runs runs
+	assert "$out" = 1 "runs of the box that ran on"
+	becomes fails status failed
+	rd fails/last_error
+	assert "$out" has 'no-such-command' "last_error"
+	is manual status stopped
+}
+
+@test "SIGTERM with boxes in every state ends in 2 s, and each ends or goes on as it should" {
+	local began name
+	local -A pid=()
+	up_ready detached "$TOLD"
+	up holding "$SLEEPER"$'\ndetach: false'
+	up_ready stubborn $'command: [sh, -c, "trap \\"\\" TERM; echo ready; while :; do sleep 0.05; done"]\ndetach: false'
+	up_ready grace 'command: [sh, -c, "trap \"\" TERM; echo ready; while :; do sleep 0.05; done"]'
+	up_ready long 'command: [sh, -c, "trap \"\" TERM; echo ready; while :; do sleep 0.05; done"]'
+	up held-paused "$SLEEPER"$'\ndetach: false'
+	ctl held-paused pause
+	up paused "$SLEEPER"
+	ctl paused pause
+	for name in detached holding stubborn grace long held-paused paused; do
+		pid[$name]=$(pid_of "$name")
+		bg "wait-$name" cat "$MNT/boxes/$name/wait/stopped"
+		bg "exit-$name" cat "$MNT/boxes/$name/wait/exit"
+	done
+	bg stop "${ECHO[@]}" "$MNT/boxes/grace/ctl" 'stop 3s'
+	bg stop-long "${ECHO[@]}" "$MNT/boxes/long/ctl" 'stop 1h'
+	bg stop-held "${ECHO[@]}" "$MNT/boxes/stubborn/ctl" 'stop 1h'
+	becomes grace status stopping
+	becomes long status stopping
+	becomes stubborn status stopping
+	began=$(now)
+	stop_daemon
+	assert "$DAEMON_RC" -eq 0 "exit status"
+	assert $(($(now) - began)) -le 2000 "milliseconds until the end"
+	for name in detached holding stubborn grace long held-paused paused; do
+		join "wait-$name" 5
+		join "exit-$name" 5
+	done
+	join stop 5
+	join stop-long 5
+	join stop-held 5
+	for name in holding stubborn held-paused; do
+		await "$name to be gone" 10 vanished "${pid[$name]}"
+	done
+	for name in detached long paused; do
+		gone "${pid[$name]}" && fail "$name ended with the daemon"
+	done
+	# The shim keeps the time of a grace, with a daemon or without.
+	await "the grace to end the box" 10 vanished "${pid[grace]}"
+	start_daemon
+	for name in holding stubborn held-paused grace; do
+		is "$name" status stopped
+		is "$name" exit_code 137
+		is "$name" pid -1
+	done
+	is detached status running
+	is long status stopping
+	is paused status paused
+	for name in detached long paused; do
+		is "$name" pid "${pid[$name]}"
+		ctl "$name" kill
+		is "$name" status stopped
+		is "$name" exit_code 137
+	done
+	no_shims || fail "shims are left: $(live_shims | xargs)"
+}
