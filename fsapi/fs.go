@@ -2,6 +2,7 @@ package fsapi
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -27,9 +28,11 @@ type FS struct {
 	boxes   *boxesDir
 	// closing wakes every waiting reader when the daemon shuts down.
 	closing chan struct{}
-	// serving says that the tree has its root: before, there is nothing that the
-	// kernel could have cached.
+	// serving says that the kernel can be told of changes; see early.
 	serving atomic.Bool
+	earlyMu sync.Mutex
+	rooted  bool     // under earlyMu: the tree has its root
+	missed  []func() // under earlyMu: what is to be told once serving
 }
 
 // New returns the filesystem, which is not yet mounted. version is what the file
@@ -189,9 +192,38 @@ func caller(ctx context.Context) runtime.By {
 	return runtime.By{UID: c.Uid, PID: int(c.Pid)}
 }
 
+// early keeps a notification for later if the server cannot send it yet: until
+// fs.Mount has returned it is not even safe to try.
+func (f *FS) early(notify func()) bool {
+	if f.serving.Load() {
+		return false
+	}
+	f.earlyMu.Lock()
+	defer f.earlyMu.Unlock()
+	if f.serving.Load() {
+		return false
+	}
+	if f.rooted { // before, there is nothing that the kernel could know
+		f.missed = append(f.missed, notify)
+	}
+	return true
+}
+
+// serve makes good for what early has kept.
+func (f *FS) serve() {
+	f.earlyMu.Lock()
+	f.serving.Store(true)
+	missed := f.missed
+	f.missed = nil
+	f.earlyMu.Unlock()
+	for _, notify := range missed {
+		notify()
+	}
+}
+
 // BoxChanged makes the kernel forget what it holds of the files that changed.
 func (f *FS) BoxChanged(b *runtime.Box, fields runtime.Field) {
-	if !f.serving.Load() {
+	if f.early(func() { f.BoxChanged(b, fields) }) {
 		return
 	}
 	d := f.boxes.GetChild(b.Name())
@@ -219,7 +251,7 @@ func (f *FS) BoxChanged(b *runtime.Box, fields runtime.Field) {
 // asked for needs nothing: the kernel saw it.
 func (f *FS) BoxRemoved(b *runtime.Box, asked bool) {
 	f.boxes.touch()
-	if asked || !f.serving.Load() {
+	if asked || f.early(func() { f.BoxRemoved(b, asked) }) {
 		return
 	}
 	invalidate(f.boxes.EmbeddedInode())
@@ -228,7 +260,7 @@ func (f *FS) BoxRemoved(b *runtime.Box, asked bool) {
 
 // Changed makes the kernel forget the sizes of the daemon's own files.
 func (f *FS) Changed() {
-	if !f.serving.Load() {
+	if f.early(f.Changed) {
 		return
 	}
 	invalidate(f.root.GetChild("events"))

@@ -97,7 +97,9 @@ func (d *rootDir) stat() (attr, syscall.Errno) {
 // themselves, also when nobody has looked there yet.
 func (d *rootDir) OnAdd(ctx context.Context) {
 	d.AddChild("boxes", d.NewPersistentInode(ctx, d.fs.boxes, fs.StableAttr{Mode: fuse.S_IFDIR, Ino: inoBoxes}), true)
-	d.fs.serving.Store(true)
+	d.fs.earlyMu.Lock()
+	defer d.fs.earlyMu.Unlock()
+	d.fs.rooted = true
 }
 
 // Getattr shows the directory as it is.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -312,6 +313,14 @@ func (r *stateRecord) lastChange() time.Time {
 	return t
 }
 
+// isShim reports whether a process has the name that a shim gives itself. A start
+// time has a resolution of 10 ms only: where it decides alone, a stranger that got
+// the pid within that must not be taken for the shim.
+func isShim(pid int) bool {
+	comm, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
+	return err == nil && string(comm) == "boxlite-shim\n"
+}
+
 // adopt takes a run that an earlier daemon began under this one's care. The run
 // has no process if its shim is gone, and there is no reply if the shim gives
 // none; an error means that nothing can be known of it.
@@ -327,6 +336,9 @@ func (b *Box) adopt(live *shimRecord) (*run, *shim.Reply, error) {
 	r.began.complete(nil)
 	close(r.forked)
 	close(r.launched)
+	if live.Identity.Inode == 0 && !isShim(live.Identity.PID) {
+		return r, nil, nil
+	}
 	r.proc, err = reaper.Find(b.rt.bootID, live.Identity)
 	if errors.Is(err, reaper.ErrGone) {
 		return r, nil, nil
