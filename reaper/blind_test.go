@@ -148,8 +148,22 @@ func TestHintProvesNothing(t *testing.T) {
 	}
 	must(t, unix.Kill(pid, unix.SIGKILL))
 	reap()
-	// Its parent reaps it meanwhile: either is true.
+	// A look may come between the two.
 	if e := get(t, ended); e.Outcome != AlreadyGone && e.Outcome != NotOurChild {
+		t.Fatalf("%+v", e)
+	}
+}
+
+// A blind process that its parent reaped before the watch began.
+func TestBlindIsAlreadyGone(t *testing.T) {
+	without(t, unix.ENOSYS, true)
+	w := watcher(t)
+	pid, hint, reap := stranger(t, "exec sleep 1000")
+	p := found(t, pid)
+	p.Hint(hint)
+	must(t, unix.Kill(pid, unix.SIGKILL))
+	reap()
+	if e := get(t, watch(t, w, p)); e.Outcome != AlreadyGone || e.Code != -1 {
 		t.Fatalf("%+v", e)
 	}
 }
