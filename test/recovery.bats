@@ -98,7 +98,13 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 	done
 	ctl paused pause
 	box off "$SLEEPER"
+	local frozen
+	frozen=$(cgroup_of "$(box_command "${pid[paused]}")" freezer)
 	kill_daemon
+	# A reboot ends also what is frozen, which here nobody is left to thaw.
+	if [[ -e $frozen/freezer.state ]]; then
+		echo THAWED >"$frozen/freezer.state"
+	fi
 	for name in "${!pid[@]}"; do
 		kill -KILL "${pid[$name]}"
 		await "$name to go" 10 vanished "${pid[$name]}"
