@@ -230,12 +230,15 @@ func (rt *Runtime) Box(name string) *Box {
 	return rt.boxes[name]
 }
 
-// Boxes returns all boxes by name.
+// Boxes returns all boxes by name. One that is removed, and still has its name
+// because that is being told, is none: who asks after it was told would keep it.
 func (rt *Runtime) Boxes() []*Box {
 	rt.mu.Lock()
 	out := make([]*Box, 0, len(rt.boxes))
 	for _, b := range rt.boxes {
-		out = append(out, b)
+		if s := b.Snapshot(); s == nil || !s.Removed {
+			out = append(out, b)
+		}
 	}
 	rt.mu.Unlock()
 	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
