@@ -276,7 +276,7 @@ func comm(pid int) string {
 // canTellOwned returns why children that somebody will wait for can't be told from
 // others here.
 func canTellOwned() error {
-	if err := ownProc(); err != nil {
+	if err := CheckProc(); err != nil {
 		return err
 	}
 	if _, err := os.Stat("/proc/thread-self/children"); err != nil {
@@ -298,14 +298,15 @@ func canTellOwned() error {
 	return nil
 }
 
-// ownProc returns an error if /proc shows the pids of another namespace.
-func ownProc() error {
+// CheckProc returns an error if /proc shows the pids of another namespace: nothing
+// can be told from it then of a process that this one knows by pid.
+func CheckProc() error {
 	self, err := os.Readlink("/proc/self")
 	if err != nil {
 		return err
 	}
 	if self != strconv.Itoa(os.Getpid()) {
-		return fmt.Errorf("/proc belongs to another pid namespace: it has this process as %s, not %d", self, os.Getpid())
+		return fmt.Errorf("/proc belongs to another pid namespace: it has this process as %s, not %d (mount -t proc proc /proc)", self, os.Getpid())
 	}
 	return nil
 }

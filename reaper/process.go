@@ -207,7 +207,7 @@ func Find(bootID string, id Identity) (*Process, error) {
 // kernel answers in it for that process only, never for one that got its pid later.
 func openBlind(bootID string, pid int) (Identity, int, error) {
 	id := Identity{BootID: bootID, PID: pid}
-	if err := ownProc(); err != nil {
+	if err := CheckProc(); err != nil {
 		return id, -1, err
 	}
 	fd, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

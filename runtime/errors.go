@@ -27,6 +27,8 @@ var (
 	ErrCanceled = errors.New("it will not happen any more")
 	// ErrClosed: the daemon is shutting down.
 	ErrClosed = errors.New("the daemon is shutting down")
+	// ErrHost: this host lacks what every box needs.
+	ErrHost = errors.New("this host cannot run boxes")
 	// ErrInvalid: an argument is out of its range.
 	ErrInvalid = errors.New("invalid argument")
 )

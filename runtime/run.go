@@ -188,17 +188,10 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text), Cgroup: r.group,
 	})
 	Fault("start.recorded")
-	if err == nil {
-		// The last run's, which state.json has. The new one then replaces none.
-		if err = root.Remove(shim.RecordName); errors.Is(err, os.ErrNotExist) {
-			err = nil
-		}
-	}
 	if err != nil {
 		h.Close()
 		return nil, fmt.Errorf("the run cannot be put on record: %w", err)
 	}
-	Fault("start.cleared")
 	b.mu.Lock()
 	killed := r.killed
 	b.mu.Unlock()
@@ -417,21 +410,15 @@ func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err
 	return uid, gid, groups, home, nil
 }
 
-// A thousand boxes may end at the same moment. A request that comes in then would
-// wait until each of a thousand goroutines has had its turn, so only a few ends are
-// found out at once (told), and one is written down (kept): that can wait.
-var (
-	told = make(chan struct{}, 2)
-	kept = make(chan struct{}, 1)
-)
-
 // ended is called once a run, when its shim is proven gone. It finds out how the
 // run ended, puts that on record, and only then says so.
 func (b *Box) ended(r *run, e reaper.Exit) {
 	<-r.launched
 	Fault("end.reaped")
-	told <- struct{}{}
-	rec, err := load(b.dir, shim.RecordName, decodeExit)
+	// Until it is written down: the next run may begin and end before that.
+	b.save.Lock()
+	defer b.save.Unlock()
+	rec, broken := load(b.dir, shim.RecordName, decodeExit)
 	if rec != nil && rec.Run != r.id {
 		rec = nil // of an earlier run
 	}
@@ -444,14 +431,41 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 		if killed {
 			e.Code, e.Signal = 128+int(unix.SIGKILL), unix.SIGKILL
 		} else {
-			<-told
 			e = e.Witness()
-			told <- struct{}{}
 		}
 	}
-	used, _, uerr := r.group.usage()
-	if uerr != nil && !gone(uerr) {
-		b.log("reap").WithError(uerr).Warn("what the run used is not known")
+	var done stateRecord
+	b.rt.ends.tell(func() { done = b.tellEnd(r, e, rec, broken) })
+	Fault("end.told")
+	b.rt.ends.keep(func() {
+		b.ungroup(r)
+		// The next run may have begun: what is written is how this one ended.
+		if err := b.saveNow(whole, func(s *stateRecord) {
+			s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = done.Status, done.ExitCode, done.Started, done.Ended, r.id
+			s.CPUUsec, s.OOMKills, s.Remove = done.CPUUsec, done.OOMKills, done.Remove
+		}); err != nil {
+			b.log("reap").WithError(err).Error("end of the run not written down")
+		}
+	})
+	Fault("end.saved")
+	log := b.log("reap").WithFields(logrus.Fields{"exit_code": done.ExitCode, "outcome": e.Outcome.String()})
+	if done.Status == StatusFailed {
+		log.WithError(errors.New(done.LastError)).Warn("failed")
+	} else {
+		log.Info("ended")
+	}
+	if done.Remove {
+		b.removeItself()
+	}
+}
+
+// tellEnd finds out how a run ended from its exit record, if it left one that is
+// not broken, and from what the kernel says of its shim; puts that on record, and
+// says so.
+func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error) stateRecord {
+	used, _, err := r.group.usage()
+	if err != nil && !gone(err) {
+		b.log("reap").WithError(err).Warn("what the run used is not known")
 	}
 	v := judge(r, rec, e, used, filepath.Join(b.dir, shim.LogFile))
 	asked := b.Snapshot().Status == StatusStopping
@@ -462,8 +476,8 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 			v.message = "ok"
 		}
 	}
-	if err != nil {
-		v.message = strings.TrimPrefix(v.message+"; "+err.Error(), "ok; ")
+	if broken != nil {
+		v.message = strings.TrimPrefix(v.message+"; "+broken.Error(), "ok; ")
 	}
 	if r.said != "" && !asked {
 		v.message = strings.TrimSuffix(r.said+"; "+v.message, "; ok")
@@ -478,53 +492,31 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 		}
 	}
 	Fault("end.recorded")
-	b.save.Lock()
-	started := b.snap.Load().Started
-	remove := false
-	uerr = b.update("reap", func(t *tx) error {
-		t.Status, t.ExitCode, t.LastError, t.PID = v.status, v.code, oneLine(v.message), -1
-		t.Ended, t.CPU, t.Pending = e.At, v.cpu, false
+	done := stateRecord{
+		Status: v.status, ExitCode: v.code, LastError: oneLine(v.message), Started: b.Snapshot().Started, Ended: e.At,
+		CPUUsec: v.cpu.Microseconds(), OOMKills: used.OOMKills,
+	}
+	if err := b.update("reap", func(t *tx) error {
+		t.Status, t.ExitCode, t.LastError, t.PID = done.Status, done.ExitCode, done.LastError, -1
+		t.Ended, t.CPU, t.Pending = done.Ended, v.cpu, false
 		t.countOOM(used.OOMKills)
-		remove = r.cfg.RemoveOnExit && v.status == StatusStopped && !t.Restarting
+		done.Remove = r.cfg.RemoveOnExit && done.Status == StatusStopped && !t.Restarting
 		if r.proc != nil {
 			t.event("reaped", fmt.Sprintf("pid=%d outcome=%s", r.proc.PID(), e.Outcome))
 		}
 		return nil
-	})
-	if uerr != nil {
-		b.log("reap").WithError(uerr).Error("ended, but cannot be said to have")
+	}); err != nil {
+		b.log("reap").WithError(err).Error("ended, but cannot be said to have")
 	}
 	Fault("end.published")
-	b.ungroup(r)
-	<-told
-	r.code = v.code
+	r.code = done.ExitCode
 	close(r.done)
 	select {
 	case <-r.began.done:
 	default:
 		r.began.complete(b.fail("start", fmt.Errorf("%w: %w", ErrStart, r.failure)))
 	}
-	Fault("end.told")
-	// The next run may have begun: what is written is how this one ended.
-	kept <- struct{}{}
-	if err := b.saveNow(whole, func(s *stateRecord) {
-		s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = v.status, v.code, started, e.At, r.id
-		s.CPUUsec, s.OOMKills, s.Remove = v.cpu.Microseconds(), used.OOMKills, remove
-	}); err != nil {
-		b.log("reap").WithError(err).Error("end of the run not written down")
-	}
-	<-kept
-	Fault("end.saved")
-	b.save.Unlock()
-	log := b.log("reap").WithFields(logrus.Fields{"exit_code": v.code, "outcome": e.Outcome.String()})
-	if v.status == StatusFailed {
-		log.WithError(errors.New(v.message)).Warn("failed")
-	} else {
-		log.Info("ended")
-	}
-	if remove {
-		b.removeItself()
-	}
+	return done
 }
 
 // ungroup removes the cgroup of a run that is proven gone.
@@ -536,23 +528,13 @@ func (b *Box) ungroup(r *run) {
 	}
 }
 
-// testify writes the exit record that a shim could not write. Nobody has been told
-// of it before it is whole, so half a record is as good as none, and it need not
-// be renamed into place. Replacing a file was a third of the time of a kill when
-// it was traced on ext4.
+// testify writes the exit record that a shim could not write.
 func (b *Box) testify(rec shim.ExitRecord) error {
 	dir, err := b.pin()
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	f, err := dir.OpenFile(shim.RecordName, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	Fault("testify.opened")
-	_, err = f.Write(rec.AppendJSON(nil))
-	return errors.Join(err, f.Close())
+	return errors.Join(replaceFile(dir, shim.RecordName, rec.AppendJSON(nil), loose), dir.Close())
 }
 
 // removeItself carries out remove_on_exit. A start that came first wins.

@@ -67,7 +67,8 @@ type Runtime struct {
 
 	serial atomic.Uint64
 	looks  chan struct{} // bounds how many boxes are looked at at once
-	seq    sync.Mutex    // orders events between the daemon's ring and a box's
+	ends   *ends
+	seq    sync.Mutex // orders events between the daemon's ring and a box's
 	seqNo  uint64
 	events events
 
@@ -83,14 +84,19 @@ type Runtime struct {
 }
 
 // Open locks the state directory, recovers every box in it and returns when
-// that is done. It returns a *LockedError if another daemon has the directory.
+// that is done. It returns a *LockedError if another daemon has the directory, and
+// ErrHost where no directory would do.
 func Open(opt Options) (*Runtime, error) {
-	rt := &Runtime{opt: opt, log: opt.Log, boxes: map[string]*Box{}, closing: make(chan struct{}), looks: make(chan struct{}, recoverers)}
+	rt := &Runtime{opt: opt, log: opt.Log, boxes: map[string]*Box{}, closing: make(chan struct{}), looks: make(chan struct{}, recoverers), ends: newEnds()}
 	rt.events.max = eventHistory
 	rt.setLastError("ok")
 	var err error
 	if rt.bootID, err = reaper.BootID(); err != nil {
 		return nil, err
+	}
+	// A record with the start time of some other process would not be known again.
+	if err = reaper.CheckProc(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrHost, err)
 	}
 	if rt.bounding, err = boundingSet(); err != nil {
 		return nil, err

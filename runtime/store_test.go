@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,6 +61,9 @@ func TestReplaceFileLeavesTheOldOnFailure(t *testing.T) {
 	for _, c := range []care{loose, whole, durable} {
 		must(t, replaceFile(dir, "f", []byte("old"), c))
 		// A directory where the temporary file should go: it cannot be opened.
+		if err := dir.Remove(".f.tmp"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
 		must(t, dir.Mkdir(".f.tmp", 0o700))
 		if err := replaceFile(dir, "f", []byte("new"), c); err == nil {
 			t.Fatal("no error")
@@ -70,6 +74,30 @@ func TestReplaceFileLeavesTheOldOnFailure(t *testing.T) {
 			t.Fatalf("got %q", got)
 		}
 		must(t, dir.Remove(".f.tmp"))
+	}
+}
+
+// What is overwritten may have been longer, and what was replaced durably is gone:
+// a configuration may hold secrets.
+func TestReplaceFileGivesTheNewBytesOnly(t *testing.T) {
+	for _, c := range []care{loose, whole, durable} {
+		path := t.TempDir()
+		dir, err := os.OpenRoot(path)
+		must(t, err)
+		for _, text := range []string{"one", "two, which is longer", "three", "", "four"} {
+			must(t, replaceFile(dir, "f", []byte(text), c))
+			got, err := dir.ReadFile("f")
+			must(t, err)
+			if string(got) != text {
+				t.Errorf("care %d: got %q, not %q", c, got, text)
+			}
+		}
+		must(t, dir.Close())
+		files, err := os.ReadDir(path)
+		must(t, err)
+		if len(files) > 2 || c == durable && len(files) > 1 {
+			t.Errorf("care %d: left %v", c, files)
+		}
 	}
 }
 

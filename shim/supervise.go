@@ -252,15 +252,19 @@ func writeRecord(dirfd int, r *ExitRecord) {
 
 func tryWriteRecord(dirfd int, b []byte) error {
 	fd, err := retry(func() (int, error) {
-		return unix.Openat(dirfd, recordTemp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return unix.Openat(dirfd, recordTemp, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	})
 	if err != nil {
 		return err
 	}
+	size := int64(len(b))
 	for len(b) > 0 && err == nil {
 		var n int
 		n, err = retry(func() (int, error) { return unix.Write(fd, b) })
 		b = b[max(n, 0):]
+	}
+	if err == nil {
+		err = unix.Ftruncate(fd, size)
 	}
 	if err == nil {
 		err = unix.Fsync(fd)
@@ -271,7 +275,12 @@ func tryWriteRecord(dirfd int, b []byte) error {
 	if err != nil {
 		return err
 	}
-	return unix.Renameat(dirfd, recordTemp, dirfd, RecordName)
+	err = unix.Renameat2(dirfd, recordTemp, dirfd, RecordName, unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// The first record of the box, or a file system without exchange.
+		err = unix.Renameat(dirfd, recordTemp, dirfd, RecordName)
+	}
+	return err
 }
 
 func monotonic() int64 { return clock(unix.CLOCK_MONOTONIC) }

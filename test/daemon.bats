@@ -102,6 +102,13 @@ ends() {
 	assert "$(mount_count)" -eq 0 "mounts"
 }
 
+@test "a /proc of another pid namespace is refused, and said to be" {
+	try unshare --pid --fork --kill-child "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM"
+	assert "$rc" -eq 1 "exit status: $err"
+	assert "$err" has '/proc belongs to another pid namespace' "what it says"
+	assert "$(mount_count)" -eq 0 "mounts"
+}
+
 @test "the shim is looked for beside the daemon" {
 	echo "[bg] boxlited without --shim" >>"$CALLS"
 	"$BOXLITED" --mount "$MNT" --state "$STATE" </dev/null >>"$LOG" 2>&1 3>&- 4>&- &

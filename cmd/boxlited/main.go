@@ -217,6 +217,9 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	if errors.As(err, new(*runtime.LockedError)) {
 		return exitLock, err
 	}
+	if errors.Is(err, runtime.ErrHost) {
+		return exitOther, err
+	}
 	if err != nil {
 		return exitState, err
 	}

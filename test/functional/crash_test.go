@@ -127,7 +127,6 @@ var crashes = []crash{
 	{point: "start.forked", ready: ran, act: tell("start"), want: stays},
 	{point: "start.pid", ready: ran, act: tell("start"), want: stays},
 	{point: "start.recorded", ready: ran, act: tell("start"), want: neverRan},
-	{point: "start.cleared", ready: ran, act: tell("start"), want: neverRan},
 	{point: "start.begun", ready: ran, act: tell("start"), want: goesOn},
 	{point: "start.executed", ready: ran, act: tell("start"), want: goesOn},
 	{point: "start.running", ready: ran, act: tell("start"), want: goesOn},
@@ -147,7 +146,11 @@ var crashes = []crash{
 	{point: "end.reaped", ready: runs2, act: tell("kill"), want: killed},
 	{point: "end.reaped", name: "own child", ready: ran, act: startAndKill, want: []string{"stopped/-1"}},
 	{point: "end.reaped", name: "after a stop", ready: runs2, act: tell("stop"), want: []string{"stopped/9"}},
-	{point: "testify.opened", ready: ran, act: startAndKill, want: []string{"stopped/-1"}},
+	{point: "replace.begun/exit.json", ready: ran, act: startAndKill, want: []string{"stopped/-1"}},
+	{point: "replace.opened/exit.json", ready: ran, act: startAndKill, want: []string{"stopped/-1"}},
+	{point: "replace.written/exit.json", ready: ran, act: startAndKill, want: []string{"stopped/-1"}},
+	{point: "replace.synced/exit.json", ready: ran, act: startAndKill, want: []string{"stopped/-1"}},
+	{point: "replace.renamed/exit.json", ready: ran, act: startAndKill, want: seen},
 	{point: "end.recorded", ready: ran, act: startAndKill, want: seen},
 	{point: "end.recorded", name: "adopted", ready: runs2, act: tell("kill"), want: seen},
 	{point: "end.published", ready: ran, act: startAndKill, want: seen},
@@ -496,11 +499,11 @@ func (c *crashed) usable() {
 
 // replaced are the files that go through the points of replaceFile and load.
 var replaced = map[string][]string{
-	"replace.begun":   {"config.yaml", "state.json", "shim.json"},
-	"replace.opened":  {"config.yaml", "state.json", "shim.json"},
-	"replace.written": {"config.yaml", "state.json", "shim.json"},
-	"replace.synced":  {"config.yaml", "state.json", "shim.json"},
-	"replace.renamed": {"config.yaml", "state.json", "shim.json"},
+	"replace.begun":   {"config.yaml", "state.json", "shim.json", "exit.json"},
+	"replace.opened":  {"config.yaml", "state.json", "shim.json", "exit.json"},
+	"replace.written": {"config.yaml", "state.json", "shim.json", "exit.json"},
+	"replace.synced":  {"config.yaml", "state.json", "shim.json", "exit.json"},
+	"replace.renamed": {"config.yaml", "state.json", "shim.json", "exit.json"},
 	"load.unusable":   {"state.json", "shim.json", "exit.json"},
 	"load.aside":      {"state.json", "shim.json", "exit.json"},
 }
