@@ -513,6 +513,8 @@ groups_left() {
 	find /sys/fs/cgroup/ -mindepth 1 -type d -path "*/boxlite/$(stat -c '%D' "$STATE" | sed 's/^0*//')-$(printf %x "$(stat -c %i "$STATE")")*" 2>/dev/null || :
 }
 
+no_groups_of_boxes() { ! groups_left | grep -q /box-; }
+
 # namespaces_empty FILE: nothing lives in the pid namespaces of FILE. Zombies do
 # not count: the shim of a dead daemon is left to the first process to reap.
 namespaces_empty() {

@@ -147,7 +147,7 @@ make_hog() {
 	assert "$out" has "killed by the OOM killer" "last_error"
 	stat_is x oom_kills 1 || fail "stats: $(t cat "$MNT/boxes/x/stats")"
 	ctl x kill
-	! groups_left | grep -q box- || fail "cgroups left: $(groups_left)"
+	await "the cgroup to go" 5 no_groups_of_boxes
 }
 
 @test "pids holds back what forks, and the box stays in command" {
@@ -400,7 +400,7 @@ h() {
 	up x "$SLEEPER"
 	groups_left | grep -q '/box-x$' || fail "the box has no cgroup"
 	ctl x kill
-	! groups_left | grep -q box- || fail "left: $(groups_left)"
+	await "the cgroup to go" 5 no_groups_of_boxes
 	ok rmdir "$MNT/boxes/x"
 	up y "$SLEEPER"
 	local pid dir
@@ -414,7 +414,7 @@ h() {
 	for dir in "${dirs[@]}"; do mkdir -p "${dir%/*}/box-zombie/inner"; done
 	start_daemon
 	becomes y status stopped
-	! groups_left | grep -q box- || fail "left: $(groups_left)"
+	await "the cgroups to go" 5 no_groups_of_boxes
 	stop_daemon
 	[[ -z $(groups_left) ]] || fail "left by a daemon without boxes: $(groups_left)"
 }
