@@ -70,3 +70,37 @@ func TestTheGroupsTimeIsTheRunsTime(t *testing.T) {
 		t.Errorf("with a cgroup: %s, not what that says", got)
 	}
 }
+
+// A restart begins the next run as soon as the end of the last is told, and mostly
+// before a removal would come. If that run fails, the box is there to say why.
+func TestTheEndThatARestartBringsRemovesNothing(t *testing.T) {
+	for _, restarting := range []bool{false, true} {
+		rt := testRuntime(t)
+		var err error
+		rt.oom, err = newOOMWatch(false)
+		must(t, err)
+		t.Cleanup(func() { must(t, rt.oom.close()) })
+		b, err := rt.Create("x")
+		must(t, err)
+		must(t, b.Configure([]byte("command: [sleep, infinity]\nremove_on_exit: true\n")))
+		r := newRun(1, "r", b.Snapshot().Config, nil)
+		r.began.complete(nil)
+		close(r.forked)
+		close(r.launched)
+		for _, status := range []Status{StatusStarting, StatusRunning, StatusStopping} {
+			must(t, b.update("test", func(tx *tx) error {
+				b.run, tx.run = r, r
+				tx.Status, tx.Restarting = status, restarting
+				return nil
+			}))
+		}
+		b.ended(r, reaper.Exit{Outcome: reaper.Reaped, Code: 137, Signal: unix.SIGKILL, At: time.Now()})
+		rt.work.Wait()
+		if kept := rt.Box("x") != nil; kept != restarting {
+			t.Errorf("restarting %t: the box is kept: %t", restarting, kept)
+		}
+		if b.record.Remove == restarting {
+			t.Errorf("restarting %t: the record says that it is to be removed: %t", restarting, b.record.Remove)
+		}
+	}
+}
