@@ -98,6 +98,8 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 	done
 	ctl paused pause
 	box off "$SLEEPER"
+	up taken "$SLEEPER"
+	pid[taken]=$(pid_of taken)
 	local frozen
 	frozen=$(cgroup_of "$(box_command "${pid[paused]}")" freezer)
 	kill_daemon
@@ -110,8 +112,15 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 		await "$name to go" 10 vanished "${pid[$name]}"
 		edit_identity "$name" "id['boot_id'] = '00000000-0000-0000-0000-000000000000'"
 	done
+	# Since the boot another process has got all by which one is known within a boot.
+	bg stranger sleep 1000
+	edit_identity taken "import os
+pid = ${PID[stranger]}
+id['pid'], id['start_ticks'] = pid, int(open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[19])
+if 'pidfd_inode' in id:
+    id['pidfd_inode'] = os.fstat(os.pidfd_open(pid)).st_ino"
 	start_daemon
-	for name in plain paused; do
+	for name in plain paused taken; do
 		is "$name" status stopped
 		is "$name" pid -1
 		is "$name" exit_code -1
@@ -122,7 +131,9 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 	becomes auto status running
 	assert "$(live_shims)" = "$(pid_of auto)" "shims"
 	ctl auto kill
-	usable plain paused auto off
+	ctl taken kill
+	gone "${PID[stranger]}" && fail "a stranger was killed for a box of before the boot"
+	usable plain paused auto off taken
 }
 
 @test "a directory that is gone takes its box with it, one that is half made or half removed is finished" {
@@ -183,6 +194,34 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 	done
 }
 
+@test "a box that could not be looked at is looked at again when a command comes, and by every one" {
+	local pid verb
+	up x "$SLEEPER"
+	pid=$(pid_of x)
+	for verb in start kill pause rmdir; do
+		kill_daemon
+		: >"$LOG"
+		echo '{' >"$STATE/boxes/x/shim.json"
+		kill -STOP "$pid"
+		start_daemon
+		is x status unknown
+		# The daemon's own looks are two.
+		looked() { (($(grep -c 'box=x .*does not answer.* op=recover' "$LOG") >= 2)); }
+		await "the daemon to give it up" 10 looked
+		kill -CONT "$pid"
+		is x status unknown
+		if [[ $verb == rmdir ]]; then
+			refused EBUSY rmdir "$MNT/boxes/x"
+		else
+			ctl_refused EBUSY x "$verb"
+		fi
+		becomes x status running
+		is x pid "$pid"
+	done
+	ctl x kill
+	is x exit_code 137
+}
+
 @test "a box with detach: false dies with its daemon, however that dies, also when it is paused" {
 	local sig name pids
 	box running 'detach: false
@@ -215,6 +254,7 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 			is "$name" status stopped
 			is "$name" pid -1
 			is "$name" exit_code 137
+			is "$name" last_error ok # it was to end
 		done
 	done
 }
@@ -268,6 +308,8 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 	is runs pid "$runs"
 	json runs runs
 	assert "$out" = 1 "runs of the box that ran on"
+	runs_twice() { [[ $(json fails runs) == 2 ]]; }
+	await "the box that failed to be tried again" 10 runs_twice
 	becomes fails status failed
 	rd fails/last_error
 	assert "$out" has 'no-such-command' "last_error"
@@ -284,9 +326,12 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 	up_ready long 'command: [sh, -c, "trap \"\" TERM; echo ready; while :; do sleep 0.05; done"]'
 	up held-paused "$SLEEPER"$'\ndetach: false'
 	ctl held-paused pause
+	# Its shim cannot learn that the daemon is gone.
+	up held-hung "$SLEEPER"$'\ndetach: false'
+	kill -STOP "$(pid_of held-hung)"
 	up paused "$SLEEPER"
 	ctl paused pause
-	for name in detached holding stubborn grace long held-paused paused; do
+	for name in detached holding stubborn grace long held-paused held-hung paused; do
 		pid[$name]=$(pid_of "$name")
 		bg "wait-$name" cat "$MNT/boxes/$name/wait/stopped"
 		bg "exit-$name" cat "$MNT/boxes/$name/wait/exit"
@@ -301,14 +346,17 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 	stop_daemon
 	assert "$DAEMON_RC" -eq 0 "exit status"
 	assert $(($(now) - began)) -le 2000 "milliseconds until the end"
-	for name in detached holding stubborn grace long held-paused paused; do
+	gone "${pid[held-hung]}" || fail "the daemon has ended before a box that must not outlive it"
+	for name in detached holding stubborn grace long held-paused held-hung paused; do
 		join "wait-$name" 5
+		# Of a box that ends just now its end may be told.
+		[[ $name == h* || $name == stubborn ]] || assert "$err" has "${ERRNO_TEXT[ESHUTDOWN]}" "wait/stopped of $name"
 		join "exit-$name" 5
 	done
 	join stop 5
 	join stop-long 5
 	join stop-held 5
-	for name in holding stubborn held-paused; do
+	for name in holding stubborn held-paused held-hung; do
 		await "$name to be gone" 10 vanished "${pid[$name]}"
 	done
 	for name in detached long paused; do
@@ -317,7 +365,7 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 	# The shim keeps the time of a grace, with a daemon or without.
 	await "the grace to end the box" 10 vanished "${pid[grace]}"
 	start_daemon
-	for name in holding stubborn held-paused grace; do
+	for name in holding stubborn held-paused held-hung grace; do
 		is "$name" status stopped
 		is "$name" exit_code 137
 		is "$name" pid -1
