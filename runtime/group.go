@@ -349,8 +349,48 @@ func (g *group) thawFile() (path, word string) {
 
 func (g *group) canFreeze() bool { return g != nil && g.Dirs["freezer"] != "" }
 
-// freeze stops every process of the group where it is.
-func (g *group) freeze() error { return g.m.Freeze(cgroups.Frozen) }
+// freezeBound is how long the processes of a group have to come to where they stop.
+// One that has used up its share of the processor comes there with its next one.
+const freezeBound = 2 * time.Second
+
+// freeze stops every process of the group where it is, or none. The library would
+// give those of a v1 group half a millisecond at a time, and thaw them in between:
+// a box with a limit of cpus was seen never to be frozen so. EBUSY says that a kill
+// has thawed it meanwhile.
+func (g *group) freeze() error {
+	file, word := "freezer.state", string(cgroups.Frozen)
+	if g.V2 {
+		file, word = "cgroup.freeze", "1"
+	}
+	if err := cgroups.WriteFile(g.Dirs["freezer"], file, word); err != nil {
+		return err
+	}
+	over := time.After(freezeBound)
+	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		stopped, err := g.stopped()
+		if err != nil || stopped {
+			return err
+		}
+		if frozen, err := g.frozen(); err != nil || !frozen {
+			return errors.Join(err, unix.EBUSY)
+		}
+		select {
+		case <-time.After(wait):
+		case <-over:
+			return errors.Join(fmt.Errorf("not all of its processes could be stopped within %s", freezeBound), g.thaw())
+		}
+	}
+}
+
+// stopped reports whether all that is in a group which freezes is where it stops.
+func (g *group) stopped() (bool, error) {
+	if g.V2 {
+		n, err := fscommon.GetValueByKey(g.Dirs["freezer"], "cgroup.events", "frozen")
+		return n == 1, err
+	}
+	state, err := cgroups.ReadFile(g.Dirs["freezer"], "freezer.state")
+	return strings.TrimSpace(state) == string(cgroups.Frozen), err
+}
 
 // thaw undoes freeze, whoever did it, also in groups that the box has made.
 func (g *group) thaw() error {

@@ -41,6 +41,7 @@ declare -gA ERRNO_TEXT=(
 	[ENODATA]="No data available"
 	[ENOTCONN]="Transport endpoint is not connected"
 	[ECONNABORTED]="Software caused connection abort"
+	[ESHUTDOWN]="Cannot send after transport endpoint shutdown"
 	[ECANCELED]="Operation canceled"
 )
 

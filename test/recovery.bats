@@ -98,6 +98,8 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 	done
 	ctl paused pause
 	box off "$SLEEPER"
+	up taken "$SLEEPER"
+	pid[taken]=$(pid_of taken)
 	local frozen
 	frozen=$(cgroup_of "$(box_command "${pid[paused]}")" freezer)
 	kill_daemon
@@ -110,8 +112,15 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 		await "$name to go" 10 vanished "${pid[$name]}"
 		edit_identity "$name" "id['boot_id'] = '00000000-0000-0000-0000-000000000000'"
 	done
+	# Since the boot another process has got all by which one is known within a boot.
+	bg stranger sleep 1000
+	edit_identity taken "import os
+pid = ${PID[stranger]}
+id['pid'], id['start_ticks'] = pid, int(open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[19])
+if 'pidfd_inode' in id:
+    id['pidfd_inode'] = os.fstat(os.pidfd_open(pid)).st_ino"
 	start_daemon
-	for name in plain paused; do
+	for name in plain paused taken; do
 		is "$name" status stopped
 		is "$name" pid -1
 		is "$name" exit_code -1
@@ -122,7 +131,9 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 	becomes auto status running
 	assert "$(live_shims)" = "$(pid_of auto)" "shims"
 	ctl auto kill
-	usable plain paused auto off
+	ctl taken kill
+	gone "${PID[stranger]}" && fail "a stranger was killed for a box of before the boot"
+	usable plain paused auto off taken
 }
 
 @test "a directory that is gone takes its box with it, one that is half made or half removed is finished" {
@@ -183,6 +194,34 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 	done
 }
 
+@test "a box that could not be looked at is looked at again when a command comes, and by every one" {
+	local pid verb
+	up x "$SLEEPER"
+	pid=$(pid_of x)
+	for verb in start kill pause rmdir; do
+		kill_daemon
+		: >"$LOG"
+		echo '{' >"$STATE/boxes/x/shim.json"
+		kill -STOP "$pid"
+		start_daemon
+		is x status unknown
+		# The daemon's own looks are two.
+		looked() { (($(grep -c 'box=x .*does not answer.* op=recover' "$LOG") >= 2)); }
+		await "the daemon to give it up" 10 looked
+		kill -CONT "$pid"
+		is x status unknown
+		if [[ $verb == rmdir ]]; then
+			refused EBUSY rmdir "$MNT/boxes/x"
+		else
+			ctl_refused EBUSY x "$verb"
+		fi
+		becomes x status running
+		is x pid "$pid"
+	done
+	ctl x kill
+	is x exit_code 137
+}
+
 @test "a box with detach: false dies with its daemon, however that dies, also when it is paused" {
 	local sig name pids
 	box running 'detach: false
@@ -215,6 +254,7 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 			is "$name" status stopped
 			is "$name" pid -1
 			is "$name" exit_code 137
+			is "$name" last_error ok # it was to end
 		done
 	done
 }
@@ -268,6 +308,8 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 	is runs pid "$runs"
 	json runs runs
 	assert "$out" = 1 "runs of the box that ran on"
+	runs_twice() { [[ $(json fails runs) == 2 ]]; }
+	await "the box that failed to be tried again" 10 runs_twice
 	becomes fails status failed
 	rd fails/last_error
 	assert "$out" has 'no-such-command' "last_error"
@@ -284,9 +326,12 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 	up_ready long 'command: [sh, -c, "trap \"\" TERM; echo ready; while :; do sleep 0.05; done"]'
 	up held-paused "$SLEEPER"$'\ndetach: false'
 	ctl held-paused pause
+	# Its shim cannot learn that the daemon is gone.
+	up held-hung "$SLEEPER"$'\ndetach: false'
+	kill -STOP "$(pid_of held-hung)"
 	up paused "$SLEEPER"
 	ctl paused pause
-	for name in detached holding stubborn grace long held-paused paused; do
+	for name in detached holding stubborn grace long held-paused held-hung paused; do
 		pid[$name]=$(pid_of "$name")
 		bg "wait-$name" cat "$MNT/boxes/$name/wait/stopped"
 		bg "exit-$name" cat "$MNT/boxes/$name/wait/exit"
@@ -301,14 +346,17 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 	stop_daemon
 	assert "$DAEMON_RC" -eq 0 "exit status"
 	assert $(($(now) - began)) -le 2000 "milliseconds until the end"
-	for name in detached holding stubborn grace long held-paused paused; do
+	gone "${pid[held-hung]}" || fail "the daemon has ended before a box that must not outlive it"
+	for name in detached holding stubborn grace long held-paused held-hung paused; do
 		join "wait-$name" 5
+		# Of a box that ends just now its end may be told.
+		[[ $name == h* || $name == stubborn ]] || assert "$err" has "${ERRNO_TEXT[ESHUTDOWN]}" "wait/stopped of $name"
 		join "exit-$name" 5
 	done
 	join stop 5
 	join stop-long 5
 	join stop-held 5
-	for name in holding stubborn held-paused; do
+	for name in holding stubborn held-paused held-hung; do
 		await "$name to be gone" 10 vanished "${pid[$name]}"
 	done
 	for name in detached long paused; do
@@ -317,7 +365,7 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 	# The shim keeps the time of a grace, with a daemon or without.
 	await "the grace to end the box" 10 vanished "${pid[grace]}"
 	start_daemon
-	for name in holding stubborn held-paused grace; do
+	for name in holding stubborn held-paused held-hung grace; do
 		is "$name" status stopped
 		is "$name" exit_code 137
 		is "$name" pid -1
@@ -332,4 +380,174 @@ command: [sh, -c, "trap \"\" TERM; setsid sleep 86401 & sleep 86401"]'
 		is "$name" exit_code 137
 	done
 	no_shims || fail "shims are left: $(live_shims | xargs)"
+}
+
+# A box that says tick for as long as it runs, and ends as it is told.
+TICKER='command: [sh, -c, "trap \"exit 6\" USR1; trap \"exit 9\" TERM; trap \"echo winch\" WINCH; while :; do echo tick; sleep 0.05; done"]'
+
+# file_of PATH: which file it is, whatever its name is now.
+file_of() { stat -L -c %d:%i "$1"; }
+
+# version_of DIR: what the boxlited there says of itself.
+version_of() {
+	ok "$1/boxlited" --version
+	echo "$out"
+}
+
+# next_programs: makes $W/next, which holds another version of both programs: that
+# of BOXLITE_NEXT_BIN, or the same ones under a number of the same length.
+next_programs() {
+	local number
+	mkdir "$W/next" "$W/last"
+	cp -l "$W/bin/"* "$W/last/"
+	if [[ -n ${BOXLITE_NEXT_BIN:-} ]]; then
+		cp "$BOXLITE_NEXT_BIN"/{boxlited,boxlite-shim} "$W/next/"
+	else
+		cp "$W/bin/"* "$W/next/"
+		read -r _ number _ <<<"$(version_of "$W/bin")"
+		ok perl -pi -e 's/\Q'"$number"'\E/"9" x length $&/ge' "$W/next/boxlited"
+	fi
+	[[ $(version_of "$W/next") != "$(version_of "$W/last")" ]] || fail "both versions are $out"
+}
+
+# install_programs DIR: replaces both programs, as a package manager does.
+install_programs() {
+	local name
+	for name in boxlited boxlite-shim; do
+		ln "$W/$1/$name" "$W/bin/$name.new"
+		mv -T "$W/bin/$name.new" "$W/bin/$name"
+	done
+}
+
+# runs_of BOX DIR: its shim is the program of DIR.
+runs_of() { assert "$(file_of "/proc/$(pid_of "$1")/exe")" = "$(file_of "$W/$2/boxlite-shim")" "the program of the shim of $1"; }
+
+# obeys BOX: its log goes on growing, and it takes every command but an end.
+obeys() {
+	logs "$1" tick $(($(t cat "$MNT/boxes/$1/log" | grep -c tick) + 2))
+	ctl "$1" pause
+	is "$1" status paused
+	ctl "$1" resume
+	is "$1" status running
+	local winches
+	winches=$(t cat "$MNT/boxes/$1/log" | grep -c winch || :)
+	ctl "$1" 'signal WINCH'
+	logs "$1" winch $((winches + 1))
+}
+
+# taken_over END FROM TO N: replaces the programs of FROM, which run, by those of TO,
+# and then the daemon by a new one, once END has ended it. It does so the N-th time.
+taken_over() {
+	local end=$1 from=$2 to=$3 n=$4 name
+	local -A pid=()
+	for name in runs paused grace ends; do
+		ctl "$name" start
+		logs "$name" tick "$(($(t cat "$MNT/boxes/$name/log" | grep -c tick || :) + 1))"
+		pid[$name]=$(pid_of "$name")
+		runs_of "$name" "$from"
+	done
+	ctl paused pause
+	bg stop "${ECHO[@]}" "$MNT/boxes/grace/ctl" 'stop 1h'
+	logs grace asked "$n"
+	install_programs "$to"
+	# The daemon that runs is still the old one, and its boxes are what they were.
+	rd ../version
+	assert "$out" = "$(version_of "$W/$from")" "version"
+	obeys runs
+	is paused status paused
+	ctl between start
+	runs_of between "$to"
+	pid[between]=$(pid_of between)
+	$end
+	join stop 5
+	kill -USR1 "$(box_command "${pid[ends]}")"
+	await "a box to end meanwhile" 10 gone "${pid[ends]}"
+	start_daemon
+	rd ../version
+	assert "$out" = "$(version_of "$W/$to")" "version"
+	is ends status stopped
+	is ends exit_code 6
+	for name in runs paused grace; do
+		is "$name" pid "${pid[$name]}"
+		runs_of "$name" "$from"
+	done
+	is between pid "${pid[between]}"
+	is runs status running
+	is paused status paused
+	is grace status stopping
+	ctl paused resume
+	for name in runs paused between; do
+		obeys "$name"
+	done
+	ctl grace 'signal USR1'
+	becomes grace status stopped
+	is grace exit_code 6
+	ctl runs restart
+	runs_of runs "$to"
+	obeys runs
+	ctl runs kill
+	is runs exit_code 137
+	for name in paused between; do
+		ctl "$name" stop
+		is "$name" status stopped
+		is "$name" exit_code 9
+	done
+}
+
+# upgraded END: to the next version and back.
+upgraded() {
+	local name
+	next_programs
+	for name in runs paused ends between; do
+		box "$name" "$TICKER"
+	done
+	box grace "${TICKER/exit 9/echo asked}"
+	taken_over "$1" last next 1
+	taken_over "$1" next last 2
+}
+
+@test "a new version takes over what the old one runs, and the old one takes it back" {
+	orderly() {
+		stop_daemon
+		assert "$DAEMON_RC" -eq 0 "exit status"
+	}
+	upgraded orderly
+}
+
+@test "a new version takes over also from an old one that was killed, and the old one takes it back" {
+	upgraded kill_daemon
+}
+
+@test "boxes need no file of the shim, and a start without it says so" {
+	local pid
+	box new "$TICKER"
+	up x "$TICKER"
+	up y "$TICKER"
+	up again "$TICKER"
+	pid=$(pid_of x)
+	rm "$SHIM"
+	obeys x
+	ctl_refused EIO new start
+	is new status failed
+	rd new/last_error
+	assert "$out" has "$SHIM" "last_error"
+	ctl_refused EIO again restart
+	is again status failed
+	ctl y stop
+	is y exit_code 9
+	stop_daemon
+	assert "$DAEMON_RC" -eq 0 "exit status"
+	try "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM"
+	assert "$rc" -eq 6 "exit status without a shim: $err"
+	gone "$pid" && fail "the box ended with a daemon that could not begin"
+	cp "$BOXLITE_BIN/boxlite-shim" "$SHIM"
+	start_daemon
+	is x status running
+	is x pid "$pid"
+	obeys x
+	ctl x stop
+	is x exit_code 9
+	ctl new start
+	is new status running
+	ctl new kill
 }

@@ -320,6 +320,24 @@ h() {
 	done
 }
 
+@test "a box that has used up its share of the processor is paused, too" {
+	start_daemon
+	local i cmd
+	up x 'command: [sh, -c, "for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; echo ready; wait"]
+resources: {cpus: 0.01}'
+	T=30 logs x ready
+	cmd=$(box_command "$(pid_of x)")
+	for i in {1..5}; do
+		ctl x pause
+		is x status paused
+		frozen "$cmd" || fail "said to be paused, and not frozen"
+		ctl x resume
+		is x status running
+	done
+	ctl x kill
+	is x exit_code 137
+}
+
 @test "the shim of a paused box that somebody kills takes the box with it" {
 	start_daemon
 	local sig pid

@@ -11,8 +11,10 @@ CASE says what is done to the record of the box while there is no daemon:
     plain    nothing: pidfd inode and start time both differ
     tick     the start time is made that of the stranger, as it is for two processes of
              the same 10 ms: only the inode tells them apart
-    noinode  the inode is taken out, as an old kernel had none: nothing is to be believed
+    noinode  the inode is taken out, as an old kernel had none: the start time decides
+    name     both: only that a shim names itself so tells it from the stranger
     alive    the shim is not killed and no stranger comes: the box is found again
+    named    so it is by its start time and its name, where the record has no inode
 """
 
 import json
@@ -25,6 +27,7 @@ import time
 BOXLITED, SHIM, DIR, CASE = sys.argv[1:]
 MNT, STATE = DIR + "/mnt", DIR + "/state"
 BOX = MNT + "/boxes/x"
+ALIVE = CASE in ("alive", "named")
 
 
 def check(ok, what):
@@ -119,23 +122,23 @@ def main():
     d.kill()
     d.wait()
     record = STATE + "/boxes/x/shim.json"
-    if CASE != "alive":
+    if not ALIVE:
         os.kill(pid, signal.SIGKILL)
         got, _ = os.waitpid(pid, 0)  # an orphan of the daemon: it is ours
         check(got == pid, "the shim is not ours")
         stranger(pid)
-        with open(record) as f:
-            live = json.load(f)
-        check(live["identity"]["pid"] == pid, "the record is of another process")
-        if CASE == "tick":
-            live["identity"]["start_ticks"] = ticks(pid)
-        if CASE == "noinode":
-            live["identity"].pop("pidfd_inode")
-        with open(record, "w") as f:
-            json.dump(live, f)
+    with open(record) as f:
+        live = json.load(f)
+    check(live["identity"]["pid"] == pid, "the record is of another process")
+    if CASE in ("tick", "name"):
+        live["identity"]["start_ticks"] = ticks(pid)
+    if CASE in ("noinode", "name", "named"):
+        live["identity"].pop("pidfd_inode", None)  # an old kernel has none
+    with open(record, "w") as f:
+        json.dump(live, f)
 
     d = daemon()
-    if CASE == "alive":
+    if ALIVE:
         check(read("status") == "running" and int(read("pid")) == pid, "a box that lives is not found again")
         command("kill")
         check(os.waitpid(pid, 0)[0] == pid, "the shim is not ours")
@@ -145,21 +148,21 @@ def main():
     check(read("pid") == "-1", "the box has the pid " + read("pid"))
     for text in "kill", "stop", "kill":
         command(text)
-        if CASE != "alive":
+        if not ALIVE:
             unharmed(pid, "after a " + text)
     check(read("status") == "stopped", "the box is " + read("status"))
     # It starts again, beside the stranger, and is ended again.
     command("start")
     again = int(read("pid"))
-    check(again != pid or CASE == "alive", "the new run has the stranger's pid")
+    check(again != pid or ALIVE, "the new run has the stranger's pid")
     command("kill")
     check(not status(again), "the new run is still there")
-    if CASE != "alive":
+    if not ALIVE:
         unharmed(pid, "after another run")
     os.rmdir(BOX)
     d.send_signal(signal.SIGTERM)
     check(d.wait(10) == 0, "the daemon ended with %s" % d.returncode)
-    if CASE != "alive":
+    if not ALIVE:
         unharmed(pid, "after the end of the daemon")
     print("pid %d, %s: ok" % (pid, CASE))
 

@@ -117,7 +117,7 @@ in_its_own_namespace() {
 }
 
 @test "a pid that a stranger has now is not signalled, and the box is stopped" {
-	local case cases=(alive plain)
+	local case cases=(alive named plain name)
 	! grep -q pidfd.inode <<<"$(t cat "$MNT/features")" || cases+=(tick noinode)
 	stop_daemon
 	for case in "${cases[@]}"; do

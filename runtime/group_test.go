@@ -1,0 +1,32 @@
+package runtime
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// The end of a run is told before its group is removed: by then the next run may
+// have made its own, which has the same path.
+func TestTheGroupOfALaterRunStays(t *testing.T) {
+	freezer := t.TempDir() // removed and made as a hierarchy's directory is
+	tree := &groupTree{dirs: map[string]string{"freezer": freezer}, owner: map[string]*group{}}
+	dir := filepath.Join(freezer, groupPrefix+"x")
+	first, second := tree.of("x"), tree.of("x")
+	must(t, tree.create(first, Resources{}))
+	must(t, tree.create(second, Resources{}))
+	must(t, tree.remove(first))
+	if !exists(dir) {
+		t.Fatal("the end of the first run removed the group of the second")
+	}
+	must(t, tree.remove(second))
+	if exists(dir) {
+		t.Error("the group is left")
+	}
+	// One that an earlier daemon made has no owner here.
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, tree.remove(tree.of("x")))
+	if exists(dir) {
+		t.Error("the group of an adopted run is left")
+	}
+}
