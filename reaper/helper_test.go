@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
-	for _, pid := range children() {
+	for _, pid := range children(os.Getpid()) {
 		fmt.Fprintf(os.Stderr, "left behind: process %d %s in state %s\n", pid, comm(pid), State(pid))
 		code = max(code, 1)
 	}

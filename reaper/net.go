@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -148,7 +147,7 @@ func (n *Net) sweepSome() int {
 		}
 	}()
 	watched := n.w.pids()
-	for _, pid := range children() {
+	for _, pid := range children(os.Getpid()) {
 		if watched[pid] || !zombie(unix.P_PID, pid) {
 			continue
 		}
@@ -210,28 +209,6 @@ func (n *Net) sweep(pins []pin) int {
 func zombie(idType, id int) bool {
 	var info siginfo
 	return waitid(idType, id, &info, unix.WEXITED|unix.WNOWAIT, nil) == nil && info.pid != 0
-}
-
-// children returns the pids of the children of all threads. While some are being
-// reaped, others may be missing.
-func children() []int {
-	var out []int
-	tasks, err := filepath.Glob("/proc/self/task/*/children")
-	if err != nil {
-		return nil // the pattern is right
-	}
-	for _, task := range tasks {
-		text, err := os.ReadFile(task)
-		if err != nil {
-			continue // a thread that has ended; its children are another's now
-		}
-		for word := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(word); err == nil {
-				out = append(out, pid)
-			}
-		}
-	}
-	return out
 }
 
 // owned returns the pids for which this process holds a pidfd besides the pins.

@@ -47,8 +47,8 @@ func (o Outcome) Gone() bool { return o != TimedOut }
 // Exit is what is known of a process's end.
 type Exit struct {
 	Outcome Outcome
-	// Code is the exit status, or 128+N for death by signal N; -1 if nobody
-	// witnessed it.
+	// Code is the exit status, or 128+N for death by signal N; -1 if nobody has
+	// witnessed it so far (see Witness).
 	Code int
 	// Signal is the signal that killed it, or 0.
 	Signal unix.Signal
@@ -57,6 +57,29 @@ type Exit struct {
 	CPU time.Duration
 	// At is when the daemon learnt of it.
 	At time.Time
+
+	late *lateStatus // nil if no more will be known
+}
+
+// lateStatus is the status of a process that another parent reaps.
+type lateStatus struct {
+	told   chan struct{} // closed when the rest is valid
+	code   int
+	signal unix.Signal
+}
+
+// Witness returns the exit with the status of a process that another parent reaps.
+// The kernel tells it once that has reaped it, which is waited for, up to 200 ms
+// after the end. It is still -1 if that takes longer, or the kernel can't tell
+// (before Linux 6.15).
+func (e Exit) Witness() Exit {
+	if e.late == nil {
+		return e
+	}
+	<-e.late.told
+	e.Code, e.Signal = e.late.code, e.late.signal
+	e.late = nil
+	return e
 }
 
 // Process is one process under watch. Its descriptors are closed once it has
@@ -379,8 +402,12 @@ func reapedExit(info *siginfo, ru *unix.Rusage) Exit {
 	return e
 }
 
-// collect finds out what can be known of a process that is not known to be a child
-// and whose pidfd is readable.
+// Ended reports whether the process is known to have ended, before its Watch. Of a
+// Blind one it is not known.
+func (p *Process) Ended() bool { return !p.blind && awaitEnd(p.fd, unix.POLLIN, 0) == nil }
+
+// collect finds out what can be known at once of a process that is not known to be
+// a child and whose pidfd is readable. A late status is for witness to tell.
 func (p *Process) collect() Exit {
 	var info siginfo
 	var ru unix.Rusage
@@ -388,12 +415,9 @@ func (p *Process) collect() Exit {
 		return reapedExit(&info, &ru) // this daemon's image was replaced over its children
 	}
 	// A zombie still takes signal 0; a reaped one does not.
-	e := Exit{Outcome: NotOurChild, Code: -1, At: time.Now()}
+	e := Exit{Outcome: NotOurChild, Code: -1, At: time.Now(), late: &lateStatus{told: make(chan struct{}), code: -1}}
 	if errors.Is(unreaped(p.fd), unix.ESRCH) {
 		e.Outcome = AlreadyGone
-	}
-	if code, sig, ok := p.witness(); ok {
-		e.Code, e.Signal = code, sig
 	}
 	return e
 }
@@ -426,18 +450,18 @@ func (p *Process) look() (e Exit, ended bool) {
 // long a tracer has to let go of a child before its end is told without reaping it.
 const witnessBound = 200 * time.Millisecond
 
-// witness asks the kernel how a process ended that another parent reaps (Linux
-// 6.15 and later). ok is false where the kernel can't tell.
-func (p *Process) witness() (code int, sig unix.Signal, ok bool) {
+// witness asks the kernel how a process ended that another parent reaps, and tells
+// those who wait for it.
+func (p *Process) witness(late *lateStatus) {
+	defer close(late.told)
 	if err := awaitEnd(p.fd, 0, witnessBound); err != nil {
-		return 0, 0, false
+		return
 	}
 	info := pidfdInfo{mask: pidfdInfoExit}
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(p.fd), pidfdGetInfo, uintptr(unsafe.Pointer(&info))); errno != 0 || info.mask&pidfdInfoExit == 0 {
-		return 0, 0, false
+		return
 	}
-	code, sig = decodeStatus(unix.WaitStatus(info.exitCode))
-	return code, sig, true
+	late.code, late.signal = decodeStatus(unix.WaitStatus(info.exitCode))
 }
 
 // held tells the end of a child whose zombie a tracer holds back. How it ended is in

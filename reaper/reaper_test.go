@@ -198,6 +198,10 @@ func TestStrangersEndIsNoticed(t *testing.T) {
 	ended := watch(t, w, p)
 	must(t, p.Kill())
 	e := get(t, ended)
+	if e.Code != -1 {
+		t.Errorf("told before it was asked for: %+v", e)
+	}
+	e = e.Witness()
 	must(t, cmd.Wait())
 	if e.Outcome != NotOurChild && e.Outcome != AlreadyGone {
 		t.Fatalf("%+v", e)
@@ -206,6 +210,40 @@ func TestStrangersEndIsNoticed(t *testing.T) {
 	if told && e.Code != 137 || !told && e.Code != -1 {
 		t.Fatalf("the kernel tells: %v; %+v", told, e)
 	}
+}
+
+// The end is told when the kernel tells it, though the parent takes its time: who
+// needs the status waits for that, and not for ever.
+func TestStrangersEndIsToldBeforeItIsReaped(t *testing.T) {
+	w := watcher(t)
+	pid, hint, reap := stranger(t, "exec sleep 1000")
+	must(t, unix.Close(hint))
+	p := found(t, pid)
+	if p.Ended() {
+		t.Fatal("a living process has ended")
+	}
+	again := found(t, pid)
+	defer again.close()
+	ended := watch(t, w, p)
+	began := time.Now()
+	must(t, p.Kill())
+	e := get(t, ended)
+	if took := time.Since(began); took > witnessBound/2 {
+		t.Errorf("told after %s", took)
+	}
+	if e.Outcome != NotOurChild || e.Code != -1 {
+		t.Errorf("%+v", e)
+	}
+	if !again.Ended() {
+		t.Error("a zombie has not ended")
+	}
+	if e = e.Witness(); e.Code != -1 {
+		t.Errorf("the status of a zombie is its parent's: %+v", e)
+	}
+	if took := time.Since(began); took < witnessBound/2 || took > witnessBound+2*time.Second {
+		t.Errorf("given up after %s", took)
+	}
+	reap()
 }
 
 func TestManyDeathsCostNoThreads(t *testing.T) {

@@ -148,8 +148,11 @@ func (w *Watcher) loop() {
 				w.forget(p, p.fd)
 				go func() { // it may wait for another parent to reap
 					e := p.collect()
-					p.close()
 					p.tellEnd(e)
+					if e.late != nil {
+						p.witness(e.late)
+					}
+					p.close()
 				}()
 			}
 		}

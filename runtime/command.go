@@ -188,7 +188,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 		defer over.Stop()
 		select {
 		case <-r.launched:
-			_, err := b.askShim(r, shim.Request{Op: shim.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace})
+			_, err := b.askShim(r, shim.Request{Op: shim.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace}, askBound)
 			Fault("stop.asked")
 			if err != nil {
 				// It may have ended meanwhile. If not, its grace counts all the same.
@@ -236,15 +236,24 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 	return nil
 }
 
-// late says that a kill was not reaped in its bound. Nothing is given up: the
-// watch goes on, and the box becomes stopped when its process can end.
+// late says that a kill was not reaped in its bound, and what keeps it. Nothing is
+// given up: the watch goes on, and the box becomes stopped when its process can end.
 func (b *Box) late(r *run, op string) error {
-	pid, state := -1, "?"
+	what := "its shim is not even started"
 	if s := b.Snapshot(); s.run == r && s.PID > 0 {
-		pid = s.PID
-		state = reaper.State(pid)
+		shim, by := s.PID, reaper.FindSurvivor(s.PID)
+		what = fmt.Sprintf("process %d was killed %s ago and is in state %s", shim, KillBound, reaper.State(shim))
+		if by.PID != shim {
+			what += fmt.Sprintf("; it waits for process %d (%s), which is in state %s", by.PID, by.Name, by.State)
+		}
+		if by.Tracer != 0 {
+			what += fmt.Sprintf(", traced by process %d", by.Tracer)
+		}
+		if group := frozenIn(by.PID); group != "" {
+			what += ", frozen in cgroup " + group
+		}
 	}
-	return b.refuse(b.fail(op, fmt.Errorf("%w: process %d was killed %s ago and is in state %s; the box stays stopping and becomes stopped when it ends", ErrTimedOut, pid, KillBound, state)))
+	return b.refuse(b.fail(op, fmt.Errorf("%w: %s; the box stays stopping and becomes stopped when that ends", ErrTimedOut, what)))
 }
 
 func (b *Box) restart(note string, c Command) (*Completion, error) {
@@ -332,7 +341,7 @@ func (b *Box) asked(r *run, c Command) error {
 	}
 	r.asking.Lock()
 	defer r.asking.Unlock()
-	reply, err := b.askShim(r, req)
+	reply, err := b.askShim(r, req, askBound)
 	if err == nil && req.Op == shim.OpState {
 		reply.State.Paused, err = b.freeze(r, c.Verb == VerbPause, reply.State)
 	}
@@ -444,8 +453,8 @@ func (b *Box) thaw(r *run) {
 }
 
 // askShim puts one request to the shim of a run; nil is whichever answers. What
-// the shim could not do is the error.
-func (b *Box) askShim(r *run, req shim.Request) (shim.Reply, error) {
+// the shim could not do is the error, or that it has not answered within the bound.
+func (b *Box) askShim(r *run, req shim.Request, bound time.Duration) (shim.Reply, error) {
 	dir, err := os.Open(b.dir)
 	if err != nil {
 		return shim.Reply{}, err
@@ -454,7 +463,7 @@ func (b *Box) askShim(r *run, req shim.Request) (shim.Reply, error) {
 	if r != nil {
 		req.Run = r.id
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), askBound)
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
 	reply, err := shim.Ask(ctx, dir, req)
 	if err == nil && reply.Errno != 0 {

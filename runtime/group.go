@@ -384,6 +384,29 @@ func (g *group) frozen() (bool, error) {
 	return n == 1, err
 }
 
+// frozenIn returns the directory of the v1 freezer cgroup that keeps a process, any,
+// from dying, or "".
+func frozenIn(pid int) string {
+	paths, err := cgroups.ParseCgroupFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil || paths["freezer"] == "" {
+		return ""
+	}
+	mounts, err := cgroups.GetCgroupMounts(true)
+	if err != nil {
+		return ""
+	}
+	for _, m := range mounts {
+		if !slices.Contains(m.Subsystems, "freezer") {
+			continue
+		}
+		dir := filepath.Join(m.Mountpoint, paths["freezer"])
+		if state, err := cgroups.ReadFile(dir, "freezer.state"); err == nil && strings.TrimSpace(state) == string(cgroups.Frozen) {
+			return dir
+		}
+	}
+	return ""
+}
+
 // usage returns what the group uses. Where a controller is missing its figures are
 // 0, and complete is false.
 func (g *group) usage() (st Stats, complete bool, err error) {

@@ -17,10 +17,14 @@ import (
 	"github.com/boxlitefs/boxlite/shim"
 )
 
-// recoverers is how many boxes are looked at at once: the work is small reads
-// and one question to a shim, and one that does not answer must not hold up the
-// others.
-const recoverers = 32
+const (
+	// recoverers is how many boxes are looked at at once. The work is small reads;
+	// nobody is waited for meanwhile.
+	recoverers = 32
+	// patience is how long the daemon's start waits for the shims that do not
+	// answer. All are asked at once, and answer from memory.
+	patience = 250 * time.Millisecond
+)
 
 // recover finds every box on disk, adopts what lives and tells how the rest
 // ended. A box that cannot be read is kept and says why.
@@ -36,7 +40,6 @@ func (rt *Runtime) recover() error {
 		}
 	})
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, recoverers)
 	for _, e := range entries {
 		if !e.IsDir() || !ValidName(e.Name()) {
 			rt.log.WithFields(logrus.Fields{"op": "recover", "path": e.Name()}).Warn("not a box, left alone")
@@ -46,11 +49,9 @@ func (rt *Runtime) recover() error {
 		rt.mu.Lock() // a box that was recovered may be removing itself
 		rt.boxes[b.name] = b
 		rt.mu.Unlock()
-		slots <- struct{}{}
 		wg.Go(func() {
 			b.recover()
 			Fault("recover.box")
-			<-slots
 		})
 	}
 	wg.Wait()
@@ -73,7 +74,18 @@ func (rt *Runtime) Autostart() {
 
 // recover brings back one box from its directory.
 func (b *Box) recover() {
-	var complaints []error
+	b.rt.looks <- struct{}{}
+	complaints := b.readBack()
+	<-b.rt.looks
+	b.reconsider(complaints, patience)
+	if b.Snapshot().Status == StatusUnknown {
+		// It may be that its shim needs longer.
+		b.rt.background(func() { b.reconsider(nil, askBound) })
+	}
+}
+
+// readBack makes of a box what its directory says of it, but for its last run.
+func (b *Box) readBack() (complaints []error) {
 	note := func(err error) {
 		if err != nil {
 			complaints = append(complaints, err)
@@ -104,65 +116,115 @@ func (b *Box) recover() {
 	}
 	note(err)
 	b.publish(s, rec.lastChange())
+	return complaints
+}
 
-	b.reconsider(complaints)
+// finding is what is found out of the last run of a box.
+type finding struct {
+	known  bool // whether there is a process or not
+	run    *run // nil if that run had been seen to end
+	live   *shimRecord
+	frozen bool
+	reply  *shim.Reply // nil if there is no shim, or none that answers
+	silent bool        // its shim lives and took longer than it had
+
+	complaints []error
+}
+
+func (f *finding) note(err error) {
+	if err != nil {
+		f.complaints = append(f.complaints, err)
+	}
 }
 
 // reconsider finds out what became of the last run of a box whose status is
 // unknown, and says so. Where that can't be had, it stays unknown: nothing may be
-// concluded from not knowing, and lookAgain comes back here.
-func (b *Box) reconsider(complaints []error) {
+// concluded from not knowing, and lookAgain comes back here. The shim has so long
+// for an answer.
+func (b *Box) reconsider(complaints []error, bound time.Duration) {
 	b.look.Lock()
 	defer b.look.Unlock()
 	if s := b.Snapshot(); s.Status != StatusUnknown || s.run != nil {
 		return
 	}
+	b.rt.looks <- struct{}{}
+	f := b.find(complaints, bound)
+	<-b.rt.looks
+	if f.run != nil && f.run.proc != nil && !f.run.proc.Ended() {
+		b.greet(f, bound)
+	}
+	b.conclude(f)
+	b.settle(f)
+}
+
+// find looks at the records of the last run, and for its process.
+func (b *Box) find(complaints []error, bound time.Duration) *finding {
+	f := &finding{known: true, complaints: complaints}
 	b.mu.Lock()
-	rec := b.record
+	last := b.record.LastRun
 	b.mu.Unlock()
-	var r *run
-	var reply *shim.Reply
-	live, err := load(b.dir, shimFile, decodeShim)
-	known := true
-	if err != nil {
-		complaints = append(complaints, err)
-		known = errors.As(err, new(*unusable))
+	var err error
+	if f.live, err = load(b.dir, shimFile, decodeShim); err != nil {
+		f.note(err)
+		f.known = errors.As(err, new(*unusable))
 	}
-	if live == nil && known {
-		if live, err = b.findShim(); err != nil {
-			complaints = append(complaints, err)
-			known = false
+	if f.live == nil && f.known {
+		if f.live, err = b.findShim(bound); err != nil {
+			f.note(err)
+			f.known = false
 		}
 	}
-	if live != nil && live.Run != rec.LastRun {
-		if r, reply, err = b.adopt(live); err != nil {
-			complaints = append(complaints, err)
-			known = false
+	if f.live != nil && f.live.Run != last {
+		if f.run, err = b.adopt(f.live); err != nil {
+			f.note(err)
+			f.known = false
 		}
 	}
-	if r != nil {
-		complaints = append(complaints, b.regroup(r, live, reply)...)
+	if f.run != nil {
+		b.regroup(f)
 	}
-	for _, err := range complaints {
+	return f
+}
+
+// greet asks the shim of a run how its box is.
+func (b *Box) greet(f *finding, bound time.Duration) {
+	reply, err := b.askShim(f.run, shim.Request{Op: shim.OpState}, bound)
+	if err == nil {
+		f.reply = &reply
+		return
+	}
+	b.log("recover").WithError(err).Warn("shim does not answer")
+	f.silent = errors.Is(err, context.DeadlineExceeded)
+}
+
+// conclude says what was found.
+func (b *Box) conclude(f *finding) {
+	for _, err := range f.complaints {
 		b.log("recover").WithError(err).Warn("recovery")
 	}
+	said := ""
+	if len(f.complaints) > 0 {
+		said = oneLine("recovery: " + errors.Join(f.complaints...).Error())
+	}
 	if err := b.update("recover", func(t *tx) error {
-		if len(complaints) > 0 {
-			t.LastError = oneLine("recovery: " + errors.Join(complaints...).Error())
+		if said != "" {
+			t.LastError = said
 		}
+		r := f.run
 		switch {
-		case !known:
+		case !f.known:
 		case r == nil:
-			t.Status = rec.rest(t.Config)
+			t.Status = b.record.rest(t.Config)
 		default:
+			r.said = said
 			b.run, t.run = r, r
-			t.Runs, t.Started = max(t.Runs, r.n), live.Started
+			t.Runs, t.Started = max(t.Runs, r.n), f.live.Started
 			t.Pending = t.Config != nil && !r.cfg.runsLike(t.Config)
 			if r.proc != nil {
 				t.PID = r.proc.PID()
 			}
-			if reply != nil {
-				t.Status = adopted(reply)
+			if f.reply != nil || f.silent {
+				t.Status = f.status()
 			}
 		}
 		return nil
@@ -170,37 +232,92 @@ func (b *Box) reconsider(complaints []error) {
 		b.log("recover").WithError(err).Error("recovered, but cannot be said to be")
 	}
 	Fault("recover.adopted")
+}
+
+// settle takes a box into the daemon's care as what it was said to be, and returns
+// when its state is one that stays.
+func (b *Box) settle(f *finding) {
+	r := f.run
 	switch {
-	case !known:
+	case !f.known:
+		return
 	case r == nil:
-		if rec.Remove {
+		b.mu.Lock()
+		remove := b.record.Remove
+		b.mu.Unlock()
+		if remove {
 			b.removeItself() // the daemon died before it got to that
 		}
+		return
 	case r.proc == nil:
 		b.ended(r, reaper.Exit{Outcome: reaper.AlreadyGone, Code: -1, At: time.Now()})
-	default:
-		if err := b.rt.watcher.Watch(r.proc, func(e reaper.Exit) { b.rt.background(func() { b.ended(r, e) }) }); err != nil {
-			b.log("recover").WithError(err).Error("adopted, but not under watch")
+		return
+	}
+	if err := b.rt.watcher.Watch(r.proc, func(e reaper.Exit) { b.rt.background(func() { b.ended(r, e) }) }); err != nil {
+		b.log("recover").WithError(err).Error("adopted, but not under watch")
+	}
+	Fault("recover.watched")
+	switch {
+	case f.silent:
+		go b.listen(f)
+	case f.reply == nil:
+		// It has ended, or is about to: it has no socket any more.
+		select {
+		case <-r.done:
+			return
+		case <-time.After(askBound):
 		}
-		Fault("recover.watched")
-		b.settle(r, reply)
+		b.becomes(f)
+	}
+	b.log("recover").Info("adopted")
+}
+
+// listen asks a shim once more that gave no answer in time. Until it gives one its
+// box runs, for all that is known.
+func (b *Box) listen(f *finding) {
+	f.run.asking.Lock()
+	defer f.run.asking.Unlock()
+	b.greet(f, askBound)
+	b.becomes(f)
+}
+
+// becomes says what an adopted box is now known to be, unless a command was faster.
+func (b *Box) becomes(f *finding) {
+	if err := b.update("recover", func(t *tx) error {
+		if b.run == f.run && (t.Status == StatusUnknown || t.Status == StatusRunning) {
+			t.Status = f.status()
+		}
+		return nil
+	}); err != nil {
+		b.log("recover").WithError(err).Error("adopted, but cannot be said to be")
 	}
 }
 
+// status is the state of a box whose shim lives.
+func (f *finding) status() Status {
+	reply := shim.Reply{}
+	if f.reply != nil {
+		reply = *f.reply
+	}
+	reply.State.Paused = reply.State.Paused || f.frozen
+	return adopted(&reply)
+}
+
 // regroup takes the cgroup of an adopted run under this daemon's care.
-func (b *Box) regroup(r *run, live *shimRecord, reply *shim.Reply) (complaints []error) {
-	r.group = live.Cgroup
+func (b *Box) regroup(f *finding) {
+	r := f.run
+	r.group = f.live.Cgroup
 	if r.group == nil {
-		return nil
+		return
 	}
 	note := func(err error) {
 		if err != nil && !gone(err) {
-			complaints = append(complaints, fmt.Errorf("cgroup: %w", err))
+			f.note(fmt.Errorf("cgroup: %w", err))
 		}
 	}
 	note(r.group.open())
 	if r.proc == nil {
-		return complaints
+		return
 	}
 	// The last daemon may have died between the commit of new limits and now, or
 	// before it.
@@ -208,21 +325,18 @@ func (b *Box) regroup(r *run, live *shimRecord, reply *shim.Reply) (complaints [
 		note(r.group.limit(c.Resources))
 		note(b.watchOOM(r, c.Resources))
 	}
-	frozen, err := r.group.frozen()
+	var err error
+	f.frozen, err = r.group.frozen()
 	note(err)
-	if frozen {
+	if f.frozen {
 		b.guardFrozen(r)
-		if reply != nil {
-			reply.State.Paused = true
-		}
 	}
-	return complaints
 }
 
 // lookAgain is the refusal of a command to a box whose status is unknown. It
 // cannot wait for the shim, but the next command finds it looked at.
 func (b *Box) lookAgain() error {
-	b.rt.background(func() { b.reconsider(nil) })
+	b.rt.background(func() { b.reconsider(nil, askBound) })
 	return fmt.Errorf("%w: it is not known whether its process lives; that is being looked at again, so repeat the command", ErrBusy)
 }
 
@@ -241,8 +355,8 @@ func (r *stateRecord) rest(c *Config) Status {
 // one that died before it had renewed it: one that answers on the box's socket
 // lives, whatever the disk says. The kernel vouches for its pid. One that takes
 // the question and does not answer may live; that is an error.
-func (b *Box) findShim() (*shimRecord, error) {
-	reply, err := b.askShim(nil, shim.Request{Op: shim.OpState})
+func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
+	reply, err := b.askShim(nil, shim.Request{Op: shim.OpState}, bound)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("a shim without a record does not answer: %w", err)
 	}
@@ -264,28 +378,6 @@ func (b *Box) findShim() (*shimRecord, error) {
 		b.log("recover").WithError(err).Error("the record of a living run cannot be renewed")
 	}
 	return live, nil
-}
-
-// settle decides what an adopted box is said to be whose shim gives no answer.
-// It is a zombie that its parent has not reaped, or on its way out, and then its
-// end is seen at once; or it hangs, and then it runs for all that is known.
-func (b *Box) settle(r *run, reply *shim.Reply) {
-	if reply == nil {
-		select {
-		case <-r.done:
-			return
-		case <-time.After(askBound):
-		}
-		if err := b.update("recover", func(t *tx) error {
-			if t.Status == StatusUnknown {
-				t.Status = StatusRunning
-			}
-			return nil
-		}); err != nil {
-			b.log("recover").WithError(err).Error("adopted, but cannot be said to run")
-		}
-	}
-	b.log("recover").Info("adopted")
 }
 
 // adopted is the state of a box whose shim answered.
@@ -322,9 +414,9 @@ func isShim(pid int) bool {
 }
 
 // adopt takes a run that an earlier daemon began under this one's care. The run
-// has no process if its shim is gone, and there is no reply if the shim gives
-// none; an error means that nothing can be known of it.
-func (b *Box) adopt(live *shimRecord) (*run, *shim.Reply, error) {
+// has no process if its shim is gone; an error means that nothing can be known of
+// it.
+func (b *Box) adopt(live *shimRecord) (*run, error) {
 	cfg, err := ParseConfig(b.name, []byte(live.Config))
 	if err != nil {
 		// Another version's word. The process runs as it was started in any
@@ -337,24 +429,19 @@ func (b *Box) adopt(live *shimRecord) (*run, *shim.Reply, error) {
 	close(r.forked)
 	close(r.launched)
 	if live.Identity.Inode == 0 && !isShim(live.Identity.PID) {
-		return r, nil, nil
+		return r, nil
 	}
 	r.proc, err = reaper.Find(b.rt.bootID, live.Identity)
 	if errors.Is(err, reaper.ErrGone) {
-		return r, nil, nil
+		return r, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if r.proc.Blind() {
 		b.tether(r.proc)
 	}
-	reply, err := b.askShim(r, shim.Request{Op: shim.OpState})
-	if err != nil {
-		b.log("recover").WithError(err).Warn("shim does not answer")
-		return r, nil, nil
-	}
-	return r, &reply, nil
+	return r, nil
 }
 
 // tether makes a connection to the shim the hint that it has ended, for a process

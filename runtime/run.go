@@ -37,6 +37,7 @@ type run struct {
 	launched chan struct{}   // closed when it is decided whether the command runs
 	failure  error           // why it does not; valid once launched is closed
 	began    *Completion     // of the start command
+	said     string          // what its recovery complained of
 
 	group *group // nil on a host without cgroups
 	// guard ends the goroutine of guardFrozen, if there is one.
@@ -434,19 +435,26 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	if rec != nil && rec.Run != r.id {
 		rec = nil // of an earlier run
 	}
+	if rec == nil && e.Code == -1 && r.proc != nil {
+		b.mu.Lock()
+		killed := r.killed
+		b.mu.Unlock()
+		// The status of an adopted shim is its parent's first. But if it was this
+		// daemon that sent the SIGKILL, that need not be waited for.
+		if killed {
+			e.Code, e.Signal = 128+int(unix.SIGKILL), unix.SIGKILL
+		} else {
+			<-told
+			e = e.Witness()
+			told <- struct{}{}
+		}
+	}
 	used, _, uerr := r.group.usage()
 	if uerr != nil && !gone(uerr) {
 		b.log("reap").WithError(uerr).Warn("what the run used is not known")
 	}
 	v := judge(r, rec, e, used, filepath.Join(b.dir, shim.LogFile))
-	b.mu.Lock()
-	asked := b.snap.Load().Status == StatusStopping
-	if r.killed && rec == nil && e.Code == -1 && r.proc != nil {
-		// An adopted shim's status comes to nobody here on older kernels; but
-		// it was this daemon that sent the SIGKILL.
-		v.code = 128 + int(syscall.SIGKILL)
-	}
-	b.mu.Unlock()
+	asked := b.Snapshot().Status == StatusStopping
 	if asked && !v.supervisor {
 		// It was asked to end: that it did is no failure, however it did.
 		v.status = StatusStopped
@@ -456,6 +464,9 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	}
 	if err != nil {
 		v.message = strings.TrimPrefix(v.message+"; "+err.Error(), "ok; ")
+	}
+	if r.said != "" && !asked {
+		v.message = strings.TrimSuffix(r.said+"; "+v.message, "; ok")
 	}
 	if rec == nil && v.code >= 0 && !v.supervisor {
 		// What the kernel said of the shim is known to this daemon alone. It is

@@ -66,7 +66,8 @@ type Runtime struct {
 	boxes map[string]*Box
 
 	serial atomic.Uint64
-	seq    sync.Mutex // orders events between the daemon's ring and a box's
+	looks  chan struct{} // bounds how many boxes are looked at at once
+	seq    sync.Mutex    // orders events between the daemon's ring and a box's
 	seqNo  uint64
 	events events
 
@@ -84,7 +85,7 @@ type Runtime struct {
 // Open locks the state directory, recovers every box in it and returns when
 // that is done. It returns a *LockedError if another daemon has the directory.
 func Open(opt Options) (*Runtime, error) {
-	rt := &Runtime{opt: opt, log: opt.Log, boxes: map[string]*Box{}, closing: make(chan struct{})}
+	rt := &Runtime{opt: opt, log: opt.Log, boxes: map[string]*Box{}, closing: make(chan struct{}), looks: make(chan struct{}, recoverers)}
 	rt.events.max = eventHistory
 	rt.setLastError("ok")
 	var err error

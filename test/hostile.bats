@@ -283,7 +283,7 @@ told_once() {
 	up x "$SLEEPER"
 	hold x
 	trace deaf "$cmd"
-	timed_out x kill 2000
+	timed_out x kill 2000 "; it waits for process $cmd \\(.*\\), which is in state Z, traced by process ${PID[tracer]};"
 	kill -KILL "${PID[tracer]}"
 	heals x
 }
@@ -351,7 +351,7 @@ told_once() {
 	await "the tracer to hold it" 5 in_state "$shim" t
 	is x status running
 	is x pid "$shim"
-	timed_out x kill 2000
+	timed_out x kill 2000 ", traced by process ${PID[tracer]};"
 	kill -KILL "${PID[tracer]}"
 	heals x
 }
@@ -376,7 +376,8 @@ told_once() {
 
 # --- frozen by somebody else -------------------------------------------------
 
-# A box of five processes; sets pids to those but the shim.
+# A box of five processes; sets pids to those but the shim, and HELD_BY_FROZEN to
+# what last_error says once these are frozen.
 frozen_box() {
 	script x <<<'sleep 1000 & (setsid sleep 1000 &) ; sh -c "sleep 1000 & wait" & echo ready; wait'
 	ctl x start
@@ -385,15 +386,16 @@ frozen_box() {
 	await "its processes" 5 has_processes 6
 	mapfile -t pids < <(ns_pids "$ns" | grep -vx "$shim")
 	make_freezer
+	HELD_BY_FROZEN="; it waits for process ($(IFS='|' && echo "${pids[*]}")) \\((sh|sleep)\\), which is in state D, frozen in cgroup $FREEZER;"
 }
 
 @test "a kill of a box whose processes somebody has frozen is ETIMEDOUT, and heals at the thaw" {
 	local shim cmd ns pids
 	frozen_box
 	freeze "${pids[@]}"
-	timed_out x kill 2000
+	timed_out x kill 2000 "$HELD_BY_FROZEN"
 	# The same again, and it is the same.
-	timed_out x kill 2000
+	timed_out x kill 2000 "$HELD_BY_FROZEN"
 	has_processes 6 || fail "some have died: $(ns_pids "$ns" | xargs)"
 	thaw
 	heals x
@@ -403,7 +405,7 @@ frozen_box() {
 	local shim cmd ns pids
 	frozen_box
 	freeze "$shim"
-	timed_out x kill 2000
+	timed_out x kill 2000 ", frozen in cgroup $FREEZER;"
 	has_processes 6 || fail "some have died: $(ns_pids "$ns" | xargs)"
 	thaw
 	heals x
@@ -413,7 +415,7 @@ frozen_box() {
 	local shim cmd ns pids
 	frozen_box
 	freeze "$shim" "${pids[@]}"
-	timed_out x kill 2000
+	timed_out x kill 2000 ", frozen in cgroup $FREEZER;"
 	thaw
 	heals x
 }
@@ -423,7 +425,7 @@ frozen_box() {
 	frozen_box
 	freeze "${pids[@]}"
 	# The grace, half a second in which the shim may be late, and the bound.
-	timed_out x 'stop 200ms' 2700
+	timed_out x 'stop 200ms' 2700 "$HELD_BY_FROZEN"
 	thaw
 	heals x
 }
@@ -438,7 +440,7 @@ frozen_box() {
 	kill_daemon
 	start_daemon
 	is x pid "$shim"
-	timed_out x kill 2000
+	timed_out x kill 2000 ", frozen in cgroup $FREEZER;"
 	thaw
 	becomes x status stopped
 	is x exit_code 137

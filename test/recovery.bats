@@ -147,11 +147,17 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 }
 
 @test "boxes whose shims do not answer hold up no other" {
-	local i began took
+	local i began took usual
 	up other "$TOLD"
 	logs other ready
-	for i in {1..5}; do
+	for i in {1..50}; do
 		up "hung$i" "$SLEEPER"
+	done
+	kill_daemon
+	began=$(now)
+	start_daemon
+	usual=$(($(now) - began))
+	for i in {1..50}; do
 		kill -STOP "$(pid_of "hung$i")"
 	done
 	local pid
@@ -160,8 +166,9 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 	began=$(now)
 	start_daemon
 	took=$(($(now) - began))
-	echo "# ready after $took ms beside 5 shims that do not answer" >&3
-	assert "$took" -le 10000 "milliseconds until the mount"
+	echo "# ready after $took ms beside 50 shims that do not answer, and $usual ms when they do" >&3
+	# They are waited for together, and so long that a busy machine does not lie.
+	assert "$took" -le $((2 * usual + 1000)) "milliseconds until the mount"
 	is other status running
 	is other pid "$pid"
 	began=$(now)
@@ -169,7 +176,8 @@ signal.pause()' "$LOG" "$BOXLITED" --mount "$MNT" --state "$STATE" --shim "$SHIM
 	ctl other resume
 	ctl other stop
 	assert $(($(now) - began)) -le 3000 "milliseconds for three commands of another box"
-	for i in {1..5}; do
+	for i in {1..50}; do
+		is "hung$i" status running
 		T=20 ctl "hung$i" kill
 		is "hung$i" status stopped
 	done

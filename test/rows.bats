@@ -126,3 +126,26 @@ in_its_own_namespace() {
 		say "$out"
 	done
 }
+
+# adopt DIR WHAT: see adopt.py.
+adopt() { T=60 ok /usr/bin/python3 "$BATS_TEST_DIRNAME/adopt.py" "$1" "$2" 200 "$W/notes"; }
+
+@test "two hundred boxes are adopted within 1 s, and those that ended meanwhile have their codes" {
+	local round took as_promised=''
+	adopt "$MNT/boxes" up
+	kill_daemon
+	adopt "$STATE" end
+	# One start has to be as promised, of at most three.
+	for round in 1 2 3; do
+		timed start_daemon
+		adopt "$MNT/boxes" check
+		say "200 boxes: the mount answers $took ms after the start of the daemon"
+		if ((took < 1000)); then
+			as_promised=yes
+			break
+		fi
+		kill_daemon
+	done
+	[[ -n $as_promised ]] || fail "in no round the mount answered within 1 s"
+	remove_boxes
+}

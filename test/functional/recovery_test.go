@@ -24,7 +24,9 @@ var recoveryCases = []testCase{
 	{"stopping and paused boxes are adopted as such", adoptedStates},
 	{"what is known of a box lasts", lasts},
 	{"an old complaint does not come back", oldComplaint},
+	{"a shim that answers late", lateAnswer},
 	{"an unusable state.json is kept aside", corruptState},
+	{"an unusable state.json of a box that ended meanwhile", corruptStateOfEnded},
 	{"an unusable shim.json is kept aside", corruptShim},
 	{"a lost shim.json of a live box", lostShim},
 	{"a lost shim.json of a box that does not answer", lostAndFrozen},
@@ -322,6 +324,41 @@ func corruptState(t *testing.T, s subject) {
 		do(t, s, b, "start")
 		do(t, s, b, "kill")
 	}
+}
+
+// The daemon's start waits for no shim that takes its time; what that says then still
+// counts.
+func lateAnswer(t *testing.T, s subject) {
+	upReady(t, s, "x", script("trap 'echo asked' TERM; echo ready; while :; do sleep 0.02; done"))
+	start(t, s, "x", "stop 1h")
+	awaitLog(t, s, "x", "asked")
+	pid, ns := pidOf(t, s, "x"), namespace(t, s, "x")
+	s.crash()
+	kill(t, pid, unix.SIGSTOP)
+	s.open()
+	is(t, s, "x", "status", "running", "pid", strconv.Itoa(pid))
+	kill(t, pid, unix.SIGCONT)
+	await(t, s, "x", "status", "stopping")
+	do(t, s, "x", "kill")
+	ended(t, pid, ns)
+	is(t, s, "x", "status", "stopped", "exit_code", "137")
+}
+
+func corruptStateOfEnded(t *testing.T, s subject) {
+	up(t, s, "x", sleeper)
+	pid := pidOf(t, s, "x")
+	s.crash()
+	kill(t, pid, unix.SIGKILL)
+	bury(t, pid)
+	spoil(t, s, "x", "state.json", "{")
+	s.open()
+	keptAside(t, s, "x", "state.json", "{")
+	has(t, s, "x", "last_error", "nobody watched")
+	is(t, s, "x", "status", "stopped", "exit_code", "-1", "pid", "-1")
+	do(t, s, "x", "start")
+	is(t, s, "x", "last_error", "ok")
+	do(t, s, "x", "kill")
+	is(t, s, "x", "last_error", "ok")
 }
 
 func corruptShim(t *testing.T, s subject) {
