@@ -291,9 +291,24 @@ const cpuPeriod = 100_000
 // made reports whether the group was created, or adopted.
 func (g *group) made() bool { return g != nil && g.m != nil }
 
+// preparedV1 has the library find out once, with a group that is nowhere, what it keeps
+// for all groups of v1: it does so at the first Set, without a lock.
+var preparedV1 = sync.OnceValue(func() error {
+	m, err := cgroup1.NewManager(&cgroups.Cgroup{Resources: &cgroups.Resources{}}, map[string]string{})
+	if err != nil {
+		return err
+	}
+	return m.Set(&cgroups.Resources{})
+})
+
 // limit makes the limits hold, at once and for what runs already. What is not
 // limited becomes unlimited.
 func (g *group) limit(res Resources) error {
+	if !g.V2 {
+		if err := preparedV1(); err != nil {
+			return err
+		}
+	}
 	r := &cgroups.Resources{MemoryCheckBeforeUpdate: true}
 	if g.Dirs["memory"] != "" {
 		r.Memory = -1
