@@ -166,6 +166,9 @@ func uniq(dirs map[string]string) []string {
 // wait: what was in it is proven gone.
 func removeGroup(dir string) error {
 	err := unix.Rmdir(dir)
+	if err == nil {
+		Fault("group.removed")
+	}
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -241,6 +244,7 @@ func (t *groupTree) create(g *group, res Resources) error {
 	err := t.make(g)
 	if err == nil && res != (Resources{}) {
 		err = g.limit(res)
+		Fault("group.limited")
 	}
 	return err
 }
@@ -250,6 +254,7 @@ func (t *groupTree) make(g *group) error {
 	defer t.mu.Unlock()
 	// One that was left behind would bring its counters along.
 	err := g.remove()
+	Fault("group.cleared")
 	if err == nil {
 		err = g.open()
 	}
