@@ -77,6 +77,8 @@ type stat struct {
 	parent     int
 	threads    int
 	startTicks uint64
+	// exit is the wait status of a zombie; 0 where it is not for this process to see.
+	exit unix.WaitStatus
 }
 
 // readStat reads a stat file of /proc, by a path that may start at a directory of
@@ -89,7 +91,7 @@ func readStat(dirfd int, path string) (stat, error) {
 	}
 	// The second field, the command's name, may hold spaces and parentheses.
 	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(f) < 20 {
+	if len(f) < 50 {
 		return stat{}, fmt.Errorf("%s of a process has only %d fields after the name", path, len(f))
 	}
 	s := stat{state: f[0]}
@@ -97,7 +99,9 @@ func readStat(dirfd int, path string) (stat, error) {
 	s.parent, perr = strconv.Atoi(f[1])
 	s.threads, terr = strconv.Atoi(f[17])
 	s.startTicks, serr = strconv.ParseUint(f[19], 10, 64)
-	return s, errors.Join(perr, terr, serr)
+	exit, eerr := strconv.ParseUint(f[49], 10, 32)
+	s.exit = unix.WaitStatus(exit)
+	return s, errors.Join(perr, terr, serr, eerr)
 }
 
 // read fills buf from the beginning of a file of /proc, which gives in one read

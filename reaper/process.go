@@ -447,7 +447,7 @@ func (p *Process) look() (e Exit, ended bool) {
 
 // witnessBound is how long an ended stranger's own parent is given to reap it,
 // after which the kernel tells its exit status to whoever holds a pidfd; and how
-// long a tracer has to let go of a child before its end is told without a status.
+// long a tracer has to let go of a child before its end is told without reaping it.
 const witnessBound = 200 * time.Millisecond
 
 // witness asks the kernel how a process ended that another parent reaps, and tells
@@ -461,12 +461,18 @@ func (p *Process) witness(late *lateStatus) {
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(p.fd), pidfdGetInfo, uintptr(unsafe.Pointer(&info))); errno != 0 || info.mask&pidfdInfoExit == 0 {
 		return
 	}
-	ws := unix.WaitStatus(info.exitCode)
-	if ws.Signaled() {
-		late.code, late.signal = 128+int(ws.Signal()), ws.Signal()
-		return
+	late.code, late.signal = decodeStatus(unix.WaitStatus(info.exitCode))
+}
+
+// held tells the end of a child whose zombie a tracer holds back. How it ended is in
+// /proc, where its pid is its own until it is reaped.
+func (p *Process) held() Exit {
+	e := Exit{Outcome: NotOurChild, Code: -1, At: time.Now()}
+	st, err := readStat(unix.AT_FDCWD, "/proc/"+strconv.Itoa(p.id.PID)+"/stat")
+	if err == nil && st.state == "Z" && st.parent == unix.Getpid() && st.exit != 0 {
+		e.Code, e.Signal = decodeStatus(st.exit)
 	}
-	late.code = ws.ExitStatus()
+	return e
 }
 
 // pidfdInfo is struct pidfd_info of linux/pidfd.h, first version.
@@ -513,6 +519,13 @@ func decode(code, status int32) (int, unix.Signal) {
 		return int(status), 0
 	}
 	return 128 + int(status), unix.Signal(status)
+}
+
+func decodeStatus(ws unix.WaitStatus) (int, unix.Signal) {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal()), ws.Signal()
+	}
+	return ws.ExitStatus(), 0
 }
 
 // Features returns what this kernel can do for the package: pidfd where it lets

@@ -4,10 +4,12 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// A child that dies under a tracer: that it has ended is told in time, though its
-// status is the tracer's first; and when the tracer lets go no zombie stays.
+// A child that dies under a tracer: that it has ended is told in time, and how,
+// though its status is the tracer's first; and when the tracer lets go no zombie stays.
 func TestTracedChild(t *testing.T) {
 	for _, how := range []string{"wait", "exit"} {
 		t.Run(how, func(t *testing.T) {
@@ -19,7 +21,7 @@ func TestTracedChild(t *testing.T) {
 			must(t, p.Kill())
 			e := p.Reap(context.Background(), time.Now().Add(10*time.Second))
 			took := time.Since(began)
-			if e.Outcome != NotOurChild || e.Code != -1 {
+			if e.Outcome != NotOurChild || e.Code != 137 || e.Signal != unix.SIGKILL {
 				t.Fatalf("%+v", e)
 			}
 			if took < witnessBound/2 || took > witnessBound+2*time.Second {

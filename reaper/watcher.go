@@ -185,8 +185,8 @@ func (w *Watcher) reap(p *Process) {
 			if err := unix.EpollCtl(w.epfd, unix.EPOLL_CTL_MOD, p.fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(p.fd)}); err != nil {
 				panic("epoll_ctl: " + err.Error())
 			}
-			at := time.Now()
-			time.AfterFunc(witnessBound, func() { p.tellEnd(Exit{Outcome: NotOurChild, Code: -1, At: at}) })
+			e := p.held()
+			time.AfterFunc(witnessBound, func() { p.tellEnd(e) })
 		}
 		return
 	}

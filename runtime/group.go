@@ -166,6 +166,9 @@ func uniq(dirs map[string]string) []string {
 // wait: what was in it is proven gone.
 func removeGroup(dir string) error {
 	err := unix.Rmdir(dir)
+	if err == nil {
+		Fault("group.removed")
+	}
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -241,6 +244,7 @@ func (t *groupTree) create(g *group, res Resources) error {
 	err := t.make(g)
 	if err == nil && res != (Resources{}) {
 		err = g.limit(res)
+		Fault("group.limited")
 	}
 	return err
 }
@@ -250,6 +254,7 @@ func (t *groupTree) make(g *group) error {
 	defer t.mu.Unlock()
 	// One that was left behind would bring its counters along.
 	err := g.remove()
+	Fault("group.cleared")
 	if err == nil {
 		err = g.open()
 	}
@@ -291,9 +296,24 @@ const cpuPeriod = 100_000
 // made reports whether the group was created, or adopted.
 func (g *group) made() bool { return g != nil && g.m != nil }
 
+// preparedV1 has the library find out once, with a group that is nowhere, what it keeps
+// for all groups of v1: it does so at the first Set, without a lock.
+var preparedV1 = sync.OnceValue(func() error {
+	m, err := cgroup1.NewManager(&cgroups.Cgroup{Resources: &cgroups.Resources{}}, map[string]string{})
+	if err != nil {
+		return err
+	}
+	return m.Set(&cgroups.Resources{})
+})
+
 // limit makes the limits hold, at once and for what runs already. What is not
 // limited becomes unlimited.
 func (g *group) limit(res Resources) error {
+	if !g.V2 {
+		if err := preparedV1(); err != nil {
+			return err
+		}
+	}
 	r := &cgroups.Resources{MemoryCheckBeforeUpdate: true}
 	if g.Dirs["memory"] != "" {
 		r.Memory = -1

@@ -321,7 +321,7 @@ func (b *Box) regroup(f *finding) {
 	}
 	// The last daemon may have died between the commit of new limits and now, or
 	// before it.
-	if c := b.Snapshot().Config; c != nil && (c.Resources != Resources{} || r.cfg.Resources != Resources{}) {
+	if c := b.Snapshot().Config; c != nil {
 		note(r.group.limit(c.Resources))
 		note(b.watchOOM(r, c.Resources))
 	}

@@ -254,6 +254,7 @@ func (b *Box) relimit(res Resources) (undo func(), err error) {
 		back()
 		return nil, fmt.Errorf("resources: %w", err)
 	}
+	Fault("group.relimited")
 	if old.Memory == 0 {
 		if err := b.watchOOM(r, res); err != nil && !gone(err) {
 			b.log("config").WithError(err).Warn("OOM kills will be told at the end of the run only")

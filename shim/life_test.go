@@ -321,9 +321,7 @@ func TestNobodyToAsk(t *testing.T) {
 // TestStuckShim asks a shim that is stopped, which has to end with the context.
 func TestStuckShim(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
-	if err := unix.PidfdSendSignal(b.h.PIDFD, unix.SIGSTOP, nil, 0); err != nil {
-		t.Fatal(err)
-	}
+	b.stands()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := Ask(ctx, b.dir, Request{Op: OpState}); !errors.Is(err, context.DeadlineExceeded) {

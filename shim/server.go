@@ -33,8 +33,10 @@ type conn struct {
 }
 
 // accept takes all waiting connections. Root's only: the socket is private to
-// the daemon, and this holds even where its directory is not.
-func (v *server) accept(epfd int, now int64) {
+// the daemon, and this holds even where its directory is not. A request that has
+// come is answered before the next connection is taken: many may have waited for a
+// shim that stood still, and none of them is silent.
+func (v *server) accept(s *supervisor, now int64) {
 	for {
 		fd, err := retry(func() (int, error) {
 			fd, _, err := unix.Accept4(fdListen, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
@@ -55,13 +57,16 @@ func (v *server) accept(epfd int, now int64) {
 			continue
 		}
 		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
-		if err := unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 			say("cannot watch a connection: " + err.Error())
 			closeFD(fd)
 			continue
 		}
 		v.conns[v.n] = conn{fd: fd, deadline: now + requestTimeoutNs}
 		v.n++
+		if !v.answer(s, &v.conns[v.n-1], now) {
+			v.drop(v.n - 1)
+		}
 	}
 }
 

@@ -71,7 +71,7 @@ func (s *supervisor) run() {
 					s.srv.logChanged()
 				}
 			case fdListen:
-				s.srv.accept(s.epfd, now)
+				s.srv.accept(s, now)
 			case fdHold:
 				s.daemonDied()
 			default:

@@ -18,6 +18,17 @@ hostile_setup() {
 	cp "$BATS_FILE_TMPDIR/hostile" "$HOSTILE"
 }
 
+# build_launch, launch_setup: the same for the program at $LAUNCHER, see launch.c.
+build_launch() {
+	gcc -O2 -Wall -Wextra -Werror -static -o "$BATS_FILE_TMPDIR/launch" "$BATS_TEST_DIRNAME/launch.c"
+}
+
+launch_setup() {
+	common_setup
+	LAUNCHER=$W/bin/launch
+	cp "$BATS_FILE_TMPDIR/launch" "$LAUNCHER"
+}
+
 # hostile BOX MODE [ARG…] [-- CONFIG…]: runs a box with the program.
 hostile() {
 	local name=$1 words=$HOSTILE

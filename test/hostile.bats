@@ -244,10 +244,24 @@ teardown() {
 	done
 }
 
-# trace reap|deaf PID…: a tracer outside the box stops the processes.
+# trace reap|deaf|idle|exit PID…: a tracer outside the box traces the processes.
 trace() {
 	bg tracer "$HOSTILE" tracer "$@"
-	await "the tracer to stop them" 5 grep -q ready "$W/tracer.out"
+	await "the tracer to trace them" 5 grep -q ready "$W/tracer.out"
+}
+
+# traced_shim HOW: runs the box x, with its shim under a tracer outside.
+traced_shim() {
+	up x "$SLEEPER"
+	hold x
+	trace "$1" "$shim"
+	[[ $1 == exit || $1 == idle ]] || in_state "$shim" t || fail "the shim is not stopped: $(grep State "/proc/$shim/status")"
+}
+
+# told_once OUTCOME: the end of x was told, once and so.
+told_once() {
+	ok grep -F " reaped pid=$shim " "$MNT/events"
+	assert "$out" =~ "^[0-9]+ [^ ]+ x reaped pid=$shim outcome=$1\$" "what is told of the shim's end"
 }
 
 @test "a box whose command is traced and stopped from outside is killed whole" {
@@ -272,6 +286,91 @@ trace() {
 	timed_out x kill 2000 "; it waits for process $cmd \\(.*\\), which is in state Z, traced by process ${PID[tracer]};"
 	kill -KILL "${PID[tracer]}"
 	heals x
+}
+
+@test "a box whose shim a tracer outside holds back as a zombie has ended, and the zombie goes with the tracer" {
+	local shim cmd ns took how mode
+	for mode in deaf idle; do
+		for how in 'ctl x kill' 'kill -KILL $shim'; do
+			traced_shim "$mode"
+			timed eval "$how; rd x/wait/stopped"
+			assert "$out" = 137 "exit code after $how"
+			say "$how under a tracer that is $mode: told after $took ms"
+			is x status stopped
+			is x pid -1
+			told_once not-our-child
+			# All that is left is the zombie, and it is not the box's any more.
+			in_state "$shim" Z || fail "the shim is $(grep State "/proc/$shim/status"): this has shown nothing"
+			assert "$(ns_pids "$ns")" = "$shim" "processes of the box"
+			ok rmdir "$MNT/boxes/x"
+			up x "$SLEEPER"
+			kill -KILL "${PID[tracer]}"
+			await "the zombie to be reaped" 5 vanished "$shim"
+			# The next run goes on.
+			is x status running
+			told_once not-our-child
+			ctl x kill
+			ok rmdir "$MNT/boxes/x"
+		done
+	done
+}
+
+@test "a box whose shim is stopped by a tracer outside, which waits for it, is killed and reaped" {
+	local shim cmd ns how
+	for how in 'ctl x kill' 'ctl x "stop 100ms"' 'kill -KILL $shim'; do
+		traced_shim reap
+		eval "$how"
+		rd x/wait/stopped
+		assert "$out" = 137 "exit code after $how"
+		nothing_left
+		is x status stopped
+		told_once reaped
+		join tracer
+		ok rmdir "$MNT/boxes/x"
+	done
+}
+
+@test "a shim that a tracer outside had stopped goes on when that dies, and so does its box" {
+	local shim cmd ns
+	traced_shim deaf
+	kill -KILL "${PID[tracer]}"
+	await "the shim to go on" 5 in_state "$shim" S
+	ctl x "signal WINCH"
+	is x status running
+	is x pid "$shim"
+	ctl x stop
+	is x exit_code 143
+	nothing_left
+}
+
+@test "a shim that a tracer outside holds while it ends is not given up before it has ended" {
+	local shim cmd ns
+	traced_shim exit
+	kill -KILL "$shim"
+	await "the tracer to hold it" 5 in_state "$shim" t
+	is x status running
+	is x pid "$shim"
+	timed_out x kill 2000 ", traced by process ${PID[tracer]};"
+	kill -KILL "${PID[tracer]}"
+	heals x
+}
+
+@test "an adopted shim that a tracer outside has stopped is killed, and the zombie goes with the tracer" {
+	local shim cmd ns
+	traced_shim deaf
+	kill_daemon
+	start_daemon
+	is x pid "$shim"
+	ctl x kill
+	is x status stopped
+	is x exit_code 137
+	told_once not-our-child
+	in_state "$shim" Z || fail "the shim is not a zombie: this has shown nothing"
+	ok rmdir "$MNT/boxes/x"
+	kill -KILL "${PID[tracer]}"
+	# Another process reaps it, in its own time.
+	await "the shim to be reaped" 10 vanished "$shim"
+	nothing_left
 }
 
 # --- frozen by somebody else -------------------------------------------------

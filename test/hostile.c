@@ -6,8 +6,10 @@
 //   daemon               a child made a daemon by two forks, tied to nothing, says "ready"
 //   deaf DEPTH WIDTH     a tree in which every process ignores and blocks all signals
 //   traced               a tree whose processes are stopped by a tracer among them
-//   tracer reap|deaf PID…  traces and stops the processes from where it runs, says
-//                        "ready"; a deaf one never waits for what it traces
+//   tracer reap|deaf|idle|exit PID…  traces the processes from where it runs, and says
+//                        "ready". One that is to reap and a deaf one stop them, and the
+//                        deaf one never waits for them; an idle one does neither; "exit"
+//                        holds them when they have begun to end
 //   orphans TOTAL BATCH  makes TOTAL orphans, and children of its own whose status
 //                        it checks; says "done", and exits on SIGTERM: 42 if none
 //                        of its own was lost, else 1
@@ -189,12 +191,19 @@ static void deaf(int depth, int width)
 	stay();
 }
 
+static void seize(pid_t pid, long options)
+{
+	if (ptrace(PTRACE_SEIZE, pid, 0, options) < 0)
+		die("ptrace");
+}
+
 // stop_traced makes the caller the tracer of a process, and waits until it stands.
 static void stop_traced(pid_t pid)
 {
 	int status;
 
-	if (ptrace(PTRACE_SEIZE, pid, 0, 0) < 0 || ptrace(PTRACE_INTERRUPT, pid, 0, 0) < 0)
+	seize(pid, 0);
+	if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) < 0)
 		die("ptrace");
 	if (waitpid(pid, &status, __WALL) != pid || !WIFSTOPPED(status)) {
 		errno = EIO;
@@ -229,12 +238,18 @@ static void traced(void)
 	stay();
 }
 
-static void tracer(int reap, char **pids)
+static void tracer(const char *how, char **pids)
 {
-	for (; *pids; pids++)
-		stop_traced(number(*pids));
+	for (; *pids; pids++) {
+		if (!strcmp(how, "idle"))
+			seize(number(*pids), 0);
+		else if (!strcmp(how, "exit"))
+			seize(number(*pids), PTRACE_O_TRACEEXIT);
+		else
+			stop_traced(number(*pids));
+	}
 	say("ready\n");
-	while (reap) {
+	while (!strcmp(how, "reap")) {
 		if (waitpid(-1, NULL, __WALL) < 0)
 			_exit(0); // none is left
 	}
@@ -321,7 +336,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(mode, "traced") && argc == 2)
 		traced();
 	else if (!strcmp(mode, "tracer") && argc > 3)
-		tracer(!strcmp(argv[2], "reap"), argv + 3);
+		tracer(argv[2], argv + 3);
 	else if (!strcmp(mode, "orphans") && argc == 4)
 		orphans(number(argv[2]), number(argv[3]));
 	dprintf(STDERR_FILENO, "hostile: no such mode\n");

@@ -247,6 +247,22 @@ func (h *Home) cgroups() ([]string, error) {
 	return dirs, nil
 }
 
+// Groups returns the cgroups of the boxes, by the name of the box.
+func (h *Home) Groups() map[string][]string {
+	h.T.Helper()
+	dirs, err := h.cgroups()
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	out := map[string][]string{}
+	for _, dir := range dirs {
+		if box, ok := strings.CutPrefix(filepath.Base(dir), "box-"); ok {
+			out[box] = append(out[box], dir)
+		}
+	}
+	return out
+}
+
 // reap takes the status of a shim that is a child of this process: that of a
 // runtime in here which was closed before.
 func reap(pid int) {

@@ -1,6 +1,7 @@
 package functional
 
 import (
+	"errors"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -25,6 +26,8 @@ type crash struct {
 	// ready brings about, with a daemon that has no faults, what the point needs;
 	// spoil changes the state directory while no daemon runs.
 	ready, spoil func(c *crashed)
+	// meanwhile is what happens between the death and the next daemon.
+	meanwhile func(c *crashed)
 	// act makes the daemon pass the point. What it is told does not matter. It is
 	// nil where the daemon passes the point on its way up.
 	act func(c *crashed)
@@ -32,8 +35,6 @@ type crash struct {
 	// want is what the box x may be said to be then, as STATUS/EXIT_CODE; "gone"
 	// says that it may be gone.
 	want []string
-	// config is what config.yaml of x may be then, unless it is the one it had.
-	config []string
 	// then checks what only this point promises.
 	then func(c *crashed)
 }
@@ -45,11 +46,18 @@ type crashed struct {
 	m    *mount
 	gate string
 	text string // config.yaml of x
+	next string // what rewrite makes of it, without the mark
 	keep int    // pid
 }
 
 // other is a second configuration.
 const other = "command: [sleep, infinity]\nhostname: other\n"
+
+// Limits that a box has at first, and that it gets.
+const (
+	limits  = "resources: {cpus: 0.5, memory: 64MiB, pids: 20}\n"
+	limits2 = "resources: {cpus: 0.75, memory: 96MiB, pids: 30}\n"
+)
 
 func (c *crashed) h() *daemon.Home { return c.m.h }
 
@@ -61,9 +69,11 @@ func (c *crashed) marked(name, config string) string {
 
 // ran makes x with one run behind it, which exited with 3; from now on it would
 // stay.
-func (c *crashed) ran() {
+func (c *crashed) ran() { c.ranWith("") }
+
+func (c *crashed) ranWith(more string) {
 	c.Helper()
-	c.config("x", script("[ -e "+c.gate+" ] || exit 3; echo up; trap 'exit 9' TERM; while :; do sleep 0.02; done"))
+	c.config("x", script("[ -e "+c.gate+" ] || exit 3; echo up; trap 'exit 9' TERM; while :; do sleep 0.02; done", more))
 	do(c.T, c.m, "x", "start")
 	if got := waits(c.T, c.m, "x", "stopped"); got != "3" {
 		c.Fatalf("the first run ended with %s", got)
@@ -74,11 +84,21 @@ func (c *crashed) ran() {
 }
 
 // runs makes x with a second run, that goes on.
-func (c *crashed) runs() {
+func (c *crashed) runs() { c.runsWith("") }
+
+func (c *crashed) runsWith(more string) {
 	c.Helper()
-	c.ran()
+	c.ranWith(more)
 	do(c.T, c.m, "x", "start")
 	awaitLog(c.T, c.m, "x", "up")
+}
+
+// relimits makes x run with the limits of more, and has rewrite give it others.
+func relimits(more, next string) func(c *crashed) {
+	return func(c *crashed) {
+		c.runsWith(more)
+		c.next = other + next
+	}
 }
 
 func (c *crashed) config(name, text string) {
@@ -96,9 +116,9 @@ func tell(line string) func(c *crashed) {
 }
 
 // rewrite gives x another configuration.
-func rewrite(c *crashed) { _, _ = c.h().Put("x", "config.yaml", c.marked("x", other)) }
+func rewrite(c *crashed) { _, _ = c.h().Put("x", "config.yaml", c.marked("x", c.next)) }
 
-func (c *crashed) rewritten() string { return strings.TrimSuffix(c.marked("x", other), "\n") }
+func (c *crashed) rewritten() string { return strings.TrimSuffix(c.marked("x", c.next), "\n") }
 
 // end has the daemon asked to end in order, once the box holding runs.
 func end(c *crashed) {
@@ -133,6 +153,8 @@ var crashes = []crash{
 	{point: "start.begun", name: "a command that does not exist", ready: func(c *crashed) {
 		c.config("x", "command: [no-such-command]\n")
 	}, act: tell("start"), want: []string{"failed/-1"}},
+	{point: "group.cleared", ready: ran, act: tell("start"), want: stays},
+	{point: "group.limited", ready: func(c *crashed) { c.ranWith(limits) }, act: tell("start"), want: stays},
 	{point: "replace.begun/shim.json", ready: ran, act: tell("start"), want: stays},
 	{point: "replace.opened/shim.json", ready: ran, act: tell("start"), want: stays},
 	{point: "replace.written/shim.json", ready: ran, act: tell("start"), want: stays},
@@ -154,6 +176,7 @@ var crashes = []crash{
 	{point: "end.recorded", ready: ran, act: startAndKill, want: seen},
 	{point: "end.recorded", name: "adopted", ready: runs2, act: tell("kill"), want: seen},
 	{point: "end.published", ready: ran, act: startAndKill, want: seen},
+	{point: "group.removed", ready: runs2, act: tell("kill"), want: seen},
 	{point: "end.told", ready: ran, act: startAndKill, want: seen},
 	{point: "end.saved", ready: ran, act: startAndKill, want: seen},
 	{point: "end.told", name: "of itself", ready: ends, act: tell("signal USR1"), want: []string{"stopped/4"}},
@@ -174,6 +197,9 @@ var crashes = []crash{
 		c.runs()
 		do(c.T, c.m, "x", "pause")
 	}, act: tell("resume"), want: goesOn},
+	{point: "ask.answered", name: "pause, and the shim is killed", ready: runs2, act: tell("pause"), meanwhile: func(c *crashed) {
+		kill(c.T, c.h().Records()["x"].Identity.PID, unix.SIGKILL)
+	}, want: killed},
 
 	{point: "config.part", ready: ran, act: rewrite, want: stays},
 	{point: "config.closed", ready: ran, act: rewrite, want: stays},
@@ -190,6 +216,11 @@ var crashes = []crash{
 	{point: "replace.synced/config.yaml", name: "the first", ready: func(c *crashed) { must(c.T, "create", c.m.create("x")) },
 		act: rewrite, want: []string{"empty/-1"}},
 	{point: "config.written", name: "of a running box", ready: runs2, act: rewrite, want: goesOn, then: hasNew},
+	{point: "group.relimited", ready: relimits(limits, limits2), act: rewrite, want: goesOn, then: hasLimits(limits)},
+	{point: "group.relimited", name: "of a box that had none", ready: relimits("", limits2), act: rewrite, want: goesOn, then: hasLimits("")},
+	{point: "group.relimited", name: "to none", ready: relimits(limits, ""), act: rewrite, want: goesOn, then: hasLimits(limits)},
+	{point: "config.written", name: "of new limits", ready: relimits(limits, limits2), act: rewrite, want: goesOn, then: hasLimits(limits2)},
+	{point: "config.written", name: "of no limits any more", ready: relimits(limits, ""), act: rewrite, want: goesOn, then: hasLimits("")},
 	{point: "chown.published", ready: ran, act: func(c *crashed) { c.m.chown("x", "ctl", 65534, 65534, 0o200) }, want: stays},
 
 	{point: "create.mapped", act: anew, want: []string{"gone"}},
@@ -220,6 +251,7 @@ var crashes = []crash{
 	{point: "load.aside/state.json", ready: runs2, spoil: noState, want: []string{"running/-1"}},
 	{point: "end.recorded", name: "at recovery", ready: runs2, spoil: killShim, want: []string{"stopped/-1"}},
 	{point: "end.told", name: "at recovery", ready: runs2, spoil: killShim, want: []string{"stopped/-1"}},
+	{point: "group.removed", name: "at recovery", ready: runs2, spoil: killShim, want: []string{"stopped/-1"}},
 	{point: "load.unusable/exit.json", ready: runs2, spoil: noExit, want: []string{"stopped/-1"}},
 	{point: "load.aside/exit.json", ready: runs2, spoil: noExit, want: []string{"stopped/-1"}},
 	{point: "trash.emptying", ready: ran, spoil: fullTrash, want: stays},
@@ -255,6 +287,59 @@ func hasNew(c *crashed) {
 	if got := read(c.T, c.m, "x", "config.yaml"); got != c.rewritten() {
 		c.Errorf("config.yaml was in place when the daemon died, and is %q", got)
 	}
+}
+
+// hasLimits checks that x has the limits, which those of its config.yaml have to be,
+// and that the kernel has them too. The box keep has none.
+func hasLimits(text string) func(c *crashed) {
+	return func(c *crashed) {
+		if got := read(c.T, c.m, "x", "config.yaml"); !strings.Contains(got, text) || text == "" && strings.Contains(got, "resources:") {
+			c.Errorf("config.yaml has other limits than %q: %q", text, got)
+		}
+		want := map[string]string{
+			limits:  "cpu.cfs_quota_us 50000, memory.limit_in_bytes 67108864, pids.max 20",
+			limits2: "cpu.cfs_quota_us 75000, memory.limit_in_bytes 100663296, pids.max 30",
+			"":      c.limits("keep"),
+		}[text]
+		if got := c.limits("x"); got != want {
+			c.Errorf("the kernel has the limits %s, not %s", got, want)
+		}
+	}
+}
+
+// limits returns the limits of a box as the kernel has them, in the words of v1.
+func (c *crashed) limits(name string) string {
+	c.Helper()
+	var out []string
+	for _, f := range []struct{ v1, v2 string }{
+		{"cpu.cfs_quota_us", "cpu.max"}, {"memory.limit_in_bytes", "memory.max"}, {"pids.max", "pids.max"},
+	} {
+		text, ok := c.groupFile(name, f.v1)
+		if !ok {
+			text, ok = c.groupFile(name, f.v2)
+			text, _, _ = strings.Cut(text, " ") // cpu.max has the period, too
+		}
+		if !ok {
+			c.Fatalf("%s has no %s", name, f.v1)
+		}
+		out = append(out, f.v1+" "+text)
+	}
+	return strings.Join(out, ", ")
+}
+
+// groupFile reads a file of the cgroup of a box, in whichever hierarchy it is.
+func (c *crashed) groupFile(box, file string) (string, bool) {
+	c.Helper()
+	for _, dir := range c.h().Groups()[box] {
+		text, err := os.ReadFile(filepath.Join(dir, file))
+		if err == nil {
+			return strings.TrimSpace(string(text)), true
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			c.Fatal(err)
+		}
+	}
+	return "", false
 }
 
 // withHolding adds a box that must not outlive the daemon.
@@ -315,7 +400,7 @@ func TestCrash(t *testing.T) {
 
 func (f *crash) run(t *testing.T) {
 	m := newMount(t)
-	c := &crashed{T: t, m: m, gate: filepath.Join(m.h.Dir, "gate")}
+	c := &crashed{T: t, m: m, gate: filepath.Join(m.h.Dir, "gate"), next: other}
 	m.open()
 	c.config("keep", c.marked("keep", script("while :; do echo tick; sleep 0.05; done")))
 	do(t, m, "keep", "start")
@@ -333,8 +418,11 @@ func (f *crash) run(t *testing.T) {
 		f.spoil(c)
 	}
 	c.daemonDiesAt(f.point, f.act)
+	if f.meanwhile != nil {
+		f.meanwhile(c)
+	}
 	m.open()
-	c.sound(f.want, append(f.config, c.text, c.rewritten()))
+	c.sound(f.want, []string{c.text, c.rewritten()})
 	if f.then != nil && !t.Failed() {
 		f.then(c)
 	}
@@ -408,7 +496,8 @@ func (c *crashed) sound(want, configs []string) {
 }
 
 // honest awaits that the pids of all boxes are those of shims that live, that no
-// other process of a box lives, and that nothing the daemon has to reap is left.
+// other process of a box lives, that nothing the daemon has to reap is left, and no
+// cgroup that no box uses, and that what is frozen is said to be paused.
 func (c *crashed) honest() {
 	c.Helper()
 	t, m := c.T, c.m
@@ -443,6 +532,19 @@ func (c *crashed) honest() {
 				}
 			} else if len(procs) > 0 {
 				return complain(name + " is " + status + " and has a process")
+			}
+			frozen, _ := c.groupFile(name, "freezer.self_freezing")
+			if v2, ok := c.groupFile(name, "cgroup.freeze"); ok {
+				frozen = v2
+			}
+			if (status == "paused") != (frozen == "1") {
+				return complain(name + " is " + status + ", and its freezer says " + strconv.Quote(frozen))
+			}
+		}
+		groups := m.h.Groups()
+		for name, dirs := range groups {
+			if !slices.Contains(m.names(), name) || read(t, m, name, "pid") == "-1" {
+				return complain("there are cgroups that no box uses: " + strings.Join(dirs, " "))
 			}
 		}
 		shims := slices.DeleteFunc(m.h.Users(), func(pid int) bool { return pid == m.d.PID })
