@@ -375,29 +375,30 @@ const freezeBound = 2 * time.Second
 
 // freeze stops every process of the group where it is, or none. The library would
 // give those of a v1 group half a millisecond at a time, and thaw them in between:
-// a box with a limit of cpus was seen never to be frozen so. EBUSY says that a kill
-// has thawed it meanwhile.
+// a box with a limit of cpus was seen never to be frozen so. But FROZEN has to be
+// written more than once: one that is just being forked may miss it. EBUSY says
+// that a kill has thawed the group meanwhile.
 func (g *group) freeze() error {
 	file, word := "freezer.state", string(cgroups.Frozen)
 	if g.V2 {
 		file, word = "cgroup.freeze", "1"
 	}
-	if err := cgroups.WriteFile(g.Dirs["freezer"], file, word); err != nil {
-		return err
-	}
 	over := time.After(freezeBound)
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		if err := cgroups.WriteFile(g.Dirs["freezer"], file, word); err != nil {
+			return err
+		}
 		stopped, err := g.stopped()
 		if err != nil || stopped {
 			return err
-		}
-		if frozen, err := g.frozen(); err != nil || !frozen {
-			return errors.Join(err, unix.EBUSY)
 		}
 		select {
 		case <-time.After(wait):
 		case <-over:
 			return errors.Join(fmt.Errorf("not all of its processes could be stopped within %s", freezeBound), g.thaw())
+		}
+		if frozen, err := g.frozen(); err != nil || !frozen {
+			return errors.Join(err, unix.EBUSY)
 		}
 	}
 }

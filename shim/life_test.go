@@ -152,6 +152,30 @@ func TestState(t *testing.T) {
 	}
 }
 
+// The answer and the end of the connection may both come after the kernel has
+// looked for a packet, and before it looks for the end.
+func TestAnAnswerBeforeTheEndIsNotLost(t *testing.T) {
+	b := sh(t, "sleep infinity").mustStart()
+	early := 0
+	recvmsg = func(fd int, p, oob []byte, flags int) (n, oobn, recvflags int, from unix.Sockaddr, err error) {
+		if early++; early > 1 {
+			return unix.Recvmsg(fd, p, oob, flags)
+		}
+		end := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		if n := must(retry(func() (int, error) { return unix.Poll(end, 10_000) })); n != 1 {
+			t.Error("the shim does not hang up")
+		}
+		return 0, 0, 0, nil, nil
+	}
+	t.Cleanup(func() { recvmsg = unix.Recvmsg })
+	if r := b.ask(Request{Op: OpState}); !r.State.Alive || r.Peer != b.h.PID {
+		t.Errorf("%+v", r)
+	}
+	if early != 2 {
+		t.Errorf("looked %d times", early)
+	}
+}
+
 func TestSignal(t *testing.T) {
 	b := sh(t, `trap 'echo usr1' USR1; echo ready; while :; do sleep 0.01; done`).mustStart()
 	b.awaitLog("ready")

@@ -338,6 +338,23 @@ resources: {cpus: 0.01}'
 	is x exit_code 137
 }
 
+@test "a box that starts processes all the time is paused, too" {
+	start_daemon
+	up x 'command: [sh, -c, "for i in 1 2; do (while :; do /bin/true; done) & done; echo ready; wait"]'
+	logs x ready
+	# One process in twenty pauses was seen to slip through a freezer that is told once.
+	T=60 py 'import os, sys
+for i in range(100):
+    for text, status in (b"pause", "paused"), (b"resume", "running"):
+        fd = os.open(sys.argv[1] + "/ctl", os.O_WRONLY)
+        os.write(fd, text)
+        os.close(fd)
+        got = open(sys.argv[1] + "/status").read().strip()
+        assert got == status, got' "$MNT/boxes/x"
+	ctl x kill
+	is x exit_code 137
+}
+
 @test "the shim of a paused box that somebody kills takes the box with it" {
 	start_daemon
 	local sig pid
