@@ -3,6 +3,7 @@ package reaper
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -193,6 +194,8 @@ func (w *Watcher) reap(p *Process) {
 	w.forget(p, p.fd)
 	p.close()
 	p.tellEnd(e)
+	// There may be a thousand more, and others may have to answer somebody.
+	runtime.Gosched()
 }
 
 // A blind process that may have ended is looked at from blindFirst on at doubling

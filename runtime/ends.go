@@ -1,64 +1,97 @@
 package runtime
 
-import "sync"
+import (
+	"runtime"
+	"sync"
+)
 
 // ends orders the work at the ends of runs. A thousand boxes may end at the same
 // moment: a request that comes in then would wait until each of a thousand
 // goroutines has had its turn, so that only a few tell at once. What can wait (the
 // removal of cgroups, the writing down) comes when nobody has to tell anything.
 type ends struct {
-	mu         sync.Mutex
-	turn, idle *sync.Cond
-	untold     int // tell and wait for it
-	telling    int
-	keeping    bool
+	mu      sync.Mutex
+	untold  []job
+	unkept  []job
+	telling int // goroutines that tell
+	keeping bool
+}
+
+type job struct {
+	work func()
+	done chan struct{}
 }
 
 // tellers is how many tell at once.
 const tellers = 2
 
-func newEnds() *ends {
-	e := &ends{}
-	e.turn, e.idle = sync.NewCond(&e.mu), sync.NewCond(&e.mu)
-	return e
-}
-
-// tell does what others wait for.
+// tell does what others wait for, and returns when it is done.
 func (e *ends) tell(work func()) {
+	j := job{work, make(chan struct{})}
 	e.mu.Lock()
-	e.untold++
-	for e.telling == tellers {
-		e.turn.Wait()
+	e.untold = append(e.untold, j)
+	if e.telling < tellers {
+		e.telling++
+		go e.teller()
 	}
-	e.telling++
 	e.mu.Unlock()
-	work()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.telling--
-	e.untold--
-	e.turn.Signal()
-	e.next()
+	<-j.done
 }
 
-// keep does what nobody waits for, one at a time.
+// keep does what nobody waits for, one at a time, and returns when it is done.
 func (e *ends) keep(work func()) {
+	j := job{work, make(chan struct{})}
 	e.mu.Lock()
-	for e.untold > 0 || e.keeping {
-		e.idle.Wait()
-	}
-	e.keeping = true
+	e.unkept = append(e.unkept, j)
+	e.goKeep()
 	e.mu.Unlock()
-	work()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.keeping = false
-	e.next()
+	<-j.done
 }
 
-// next lets one go on who keeps, if there is nothing to be told.
-func (e *ends) next() {
-	if e.untold == 0 && !e.keeping {
-		e.idle.Signal()
+// goKeep is called with mu held.
+func (e *ends) goKeep() {
+	if len(e.unkept) > 0 && e.telling == 0 && !e.keeping {
+		e.keeping = true
+		go e.keeper()
 	}
+}
+
+func (e *ends) teller() {
+	for {
+		e.mu.Lock()
+		if len(e.untold) == 0 {
+			e.telling--
+			e.goKeep()
+			e.mu.Unlock()
+			return
+		}
+		j := e.untold[0]
+		e.untold = e.untold[1:]
+		e.mu.Unlock()
+		j.do()
+	}
+}
+
+func (e *ends) keeper() {
+	for {
+		e.mu.Lock()
+		if len(e.unkept) == 0 || e.telling > 0 {
+			e.keeping = false
+			e.mu.Unlock()
+			return
+		}
+		j := e.unkept[0]
+		e.unkept = e.unkept[1:]
+		e.mu.Unlock()
+		j.do()
+	}
+}
+
+// do does one job, and then lets others have the processor: it would be up to 10 ms
+// until the scheduler takes it, and whoever answers a request waits as long at each
+// step.
+func (j job) do() {
+	j.work()
+	close(j.done)
+	runtime.Gosched()
 }

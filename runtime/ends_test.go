@@ -10,7 +10,7 @@ import (
 // one by one; only a few tell at once.
 func TestEndsAreToldBeforeTheyAreKept(t *testing.T) {
 	const n = 200
-	e := newEnds()
+	e := new(ends)
 	var telling, keeping, told, kept atomic.Int32
 	begun := make(chan struct{})
 	var work sync.WaitGroup
@@ -41,7 +41,7 @@ func TestEndsAreToldBeforeTheyAreKept(t *testing.T) {
 	}
 	for { // all are there
 		e.mu.Lock()
-		all := e.untold == n
+		all := len(e.untold)+e.telling == n
 		e.mu.Unlock()
 		if all {
 			break
@@ -56,7 +56,7 @@ func TestEndsAreToldBeforeTheyAreKept(t *testing.T) {
 
 // An end that comes while others are kept is told at once.
 func TestAnEndIsToldWhileOthersAreKept(t *testing.T) {
-	e := newEnds()
+	e := new(ends)
 	var order []string
 	e.keep(func() {
 		e.tell(func() { order = append(order, "told") })

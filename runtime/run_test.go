@@ -80,7 +80,6 @@ func TestTheEndThatARestartBringsRemovesNothing(t *testing.T) {
 		rt.oom, err = newOOMWatch(false)
 		must(t, err)
 		t.Cleanup(func() { must(t, rt.oom.close()) })
-		rt.ends = newEnds()
 		b, err := rt.Create("x")
 		must(t, err)
 		must(t, b.Configure([]byte("command: [sleep, infinity]\nremove_on_exit: true\n")))

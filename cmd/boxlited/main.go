@@ -35,10 +35,6 @@ var (
 // room to spare under the 2 s that are promised.
 const shutdownBound = 1500 * time.Millisecond
 
-// workers is how many goroutines are busy while many runs end: one that reaps, two
-// that tell.
-const workers = 3
-
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 type options struct {
@@ -58,12 +54,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintf(stderr, "boxlited: %v (boxlited --help tells more)\n", err)
 		return exitUsage
-	}
-	if os.Getenv("GOMAXPROCS") == "" {
-		// Those that work at the ends of a thousand runs keep as many Ps busy as they
-		// may, with short system calls. Go's scheduler then lets who answers a request
-		// wait for up to 10 ms at each step; the kernel's does not.
-		goruntime.GOMAXPROCS(goruntime.GOMAXPROCS(0) + workers)
 	}
 	line := fmt.Sprintf("boxlited %s %s %s", version, commit, goruntime.Version())
 	if opt.showVersion {
