@@ -79,7 +79,7 @@ func (t *groupTree) openV1(place string) {
 			continue
 		}
 		dir := mounts[i].Mountpoint + place
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := besideOthers(func() error { return os.MkdirAll(dir, 0o755) }); err != nil {
 			t.lack[c] = err
 			continue
 		}
@@ -89,7 +89,9 @@ func (t *groupTree) openV1(place string) {
 
 func (t *groupTree) openV2(dir string) {
 	var words []string
-	err := cgroup2.CreateCgroupPath(dir, &cgroups.Cgroup{Resources: &cgroups.Resources{}})
+	err := besideOthers(func() error {
+		return cgroup2.CreateCgroupPath(dir, &cgroups.Cgroup{Resources: &cgroups.Resources{}})
+	})
 	if err == nil {
 		var text string
 		text, err = cgroups.ReadFile(dir, "cgroup.controllers")
@@ -112,6 +114,18 @@ func (t *groupTree) openV2(dir string) {
 			t.lack[c] = fmt.Errorf("it is not in %s/cgroup.controllers", dir)
 		}
 	}
+}
+
+// besideOthers makes a directory below the parent of all daemons. The last one that
+// ends removes that: also while this one has made it, or found it, and has nothing
+// in it yet.
+func besideOthers(mkdir func() error) (err error) {
+	for range 100 {
+		if err = mkdir(); !gone(err) && !errors.Is(err, fs.ErrExist) {
+			break
+		}
+	}
+	return err
 }
 
 func exists(path string) bool {

@@ -60,3 +60,30 @@ func TestManyGetLimitsAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// The last daemon takes the parent along, and another may just be about to use it.
+func TestADaemonThatEndsTakesNothingFromOneThatBegins(t *testing.T) {
+	parent := fmt.Sprintf("/boxlite-test-%d", os.Getpid())
+	alone, err := openGroupTree(parent, t.TempDir())
+	must(t, err)
+	alone.close()
+	var daemons sync.WaitGroup
+	for range 3 {
+		state := t.TempDir()
+		daemons.Go(func() {
+			for range 300 {
+				tree, err := openGroupTree(parent, state)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				tree.close()
+				if len(tree.lack) != len(alone.lack) {
+					t.Errorf("it lacks %v, and %v alone", tree.lack, alone.lack)
+					return
+				}
+			}
+		})
+	}
+	daemons.Wait()
+}
