@@ -27,15 +27,40 @@ const tellers = 2
 
 // tell does what others wait for, and returns when it is done.
 func (e *ends) tell(work func()) {
-	j := job{work, make(chan struct{})}
 	e.mu.Lock()
-	e.untold = append(e.untold, j)
-	if e.telling < tellers {
-		e.telling++
-		go e.teller()
+	if e.telling == tellers {
+		j := job{work, make(chan struct{})}
+		e.untold = append(e.untold, j)
+		e.mu.Unlock()
+		<-j.done
+		return
 	}
+	e.telling++
 	e.mu.Unlock()
-	<-j.done
+	work()
+	if j, more := e.next(); more {
+		go e.teller(j)
+	}
+}
+
+// next takes what is to be told next. Without any, one less tells.
+func (e *ends) next() (job, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.untold) == 0 {
+		e.telling--
+		e.goKeep()
+		return job{}, false
+	}
+	j := e.untold[0]
+	e.untold = e.untold[1:]
+	return j, true
+}
+
+func (e *ends) teller(j job) {
+	for more := true; more; j, more = e.next() {
+		j.do()
+	}
 }
 
 // keep does what nobody waits for, one at a time, and returns when it is done.
@@ -53,22 +78,6 @@ func (e *ends) goKeep() {
 	if len(e.unkept) > 0 && e.telling == 0 && !e.keeping {
 		e.keeping = true
 		go e.keeper()
-	}
-}
-
-func (e *ends) teller() {
-	for {
-		e.mu.Lock()
-		if len(e.untold) == 0 {
-			e.telling--
-			e.goKeep()
-			e.mu.Unlock()
-			return
-		}
-		j := e.untold[0]
-		e.untold = e.untold[1:]
-		e.mu.Unlock()
-		j.do()
 	}
 }
 

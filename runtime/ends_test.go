@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -39,13 +40,11 @@ func TestEndsAreToldBeforeTheyAreKept(t *testing.T) {
 			})
 		})
 	}
-	for { // all are there
+	for all := false; !all; { // there
+		runtime.Gosched()
 		e.mu.Lock()
-		all := len(e.untold)+e.telling == n
+		all = len(e.untold)+e.telling == n
 		e.mu.Unlock()
-		if all {
-			break
-		}
 	}
 	close(begun)
 	work.Wait()

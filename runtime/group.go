@@ -482,48 +482,54 @@ func frozenIn(pid int) string {
 	return ""
 }
 
-// usage returns what the group uses. Where a controller is missing its figures are
-// 0, and complete is false.
-func (g *group) usage() (st Stats, complete bool, err error) {
+// used returns the time and the OOM kills of the group. Where a controller is
+// missing its figure is 0, and complete is false.
+func (g *group) used() (st Stats, complete bool, err error) {
 	if !g.made() {
 		return st, false, nil
 	}
-	complete = true
-	read := func(controller string, fn func(dir string) error) {
-		dir := g.Dirs[controller]
-		if dir == "" {
-			complete = false
-			return
-		}
-		err = errors.Join(err, fn(dir))
-	}
-	read("cpuacct", func(dir string) error {
-		if g.V2 {
-			n, err := fscommon.GetValueByKey(dir, "cpu.stat", "usage_usec")
-			st.CPU = time.Duration(n) * time.Microsecond
-			return err
-		}
-		n, err := fscommon.GetCgroupParamUint(dir, "cpuacct.usage")
+	cpu, memory := g.Dirs["cpuacct"], g.Dirs["memory"]
+	var cpuErr, oomErr error
+	switch {
+	case cpu == "":
+	case g.V2:
+		var n uint64
+		n, cpuErr = fscommon.GetValueByKey(cpu, "cpu.stat", "usage_usec")
+		st.CPU = time.Duration(n) * time.Microsecond
+	default:
+		var n uint64
+		n, cpuErr = fscommon.GetCgroupParamUint(cpu, "cpuacct.usage")
 		st.CPU = time.Duration(n)
-		return err
-	})
-	read("memory", func(dir string) error {
+	}
+	if memory != "" {
+		st.OOMKills, oomErr = g.m.OOMKillCount()
+	}
+	return st, cpu != "" && memory != "", errors.Join(cpuErr, oomErr)
+}
+
+// usage returns all that the group counts, as used does.
+func (g *group) usage() (Stats, bool, error) {
+	st, complete, err := g.used()
+	if !g.made() || err != nil {
+		return st, false, err
+	}
+	memory, pids := g.Dirs["memory"], g.Dirs["pids"]
+	var memErr, pidsErr error
+	if memory != "" {
 		file := "memory.usage_in_bytes"
 		if g.V2 {
 			file = "memory.current"
 		}
-		n, err1 := fscommon.GetCgroupParamUint(dir, file)
+		var n uint64
+		n, memErr = fscommon.GetCgroupParamUint(memory, file)
 		st.Memory = int64(n)
-		var err2 error
-		st.OOMKills, err2 = g.m.OOMKillCount()
-		return errors.Join(err1, err2)
-	})
-	read("pids", func(dir string) error {
-		n, err := fscommon.GetCgroupParamUint(dir, "pids.current")
+	}
+	if pids != "" {
+		var n uint64
+		n, pidsErr = fscommon.GetCgroupParamUint(pids, "pids.current")
 		st.Pids = int(n)
-		return err
-	})
-	return st, complete, err
+	}
+	return st, complete && pids != "", errors.Join(memErr, pidsErr)
 }
 
 // missing says in one sentence which limit cannot be had on this host, or nil.

@@ -141,7 +141,7 @@ func (b *Box) watchOOM(r *run, res Resources) error {
 		return nil
 	}
 	return b.rt.oom.add(r, r.group.Dirs["memory"], func() bool {
-		st, _, err := r.group.usage()
+		st, _, err := r.group.used()
 		if err != nil {
 			return false // the run is over, and its end counts
 		}

@@ -464,7 +464,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 // not broken, and from what the kernel says of its shim; puts that on record, and
 // says so.
 func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error) stateRecord {
-	used, _, err := r.group.usage()
+	used, _, err := r.group.used()
 	if err != nil && !gone(err) {
 		b.log("reap").WithError(err).Warn("what the run used is not known")
 	}
