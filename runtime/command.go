@@ -224,6 +224,9 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 	Fault("kill.sent")
 	// After the kill, so that nothing of it runs any more.
 	b.thaw(r)
+	if err := r.group.unthrottle(); err != nil {
+		b.log(op).WithError(err).Error("what is killed ends within its limit of processor time")
+	}
 	select {
 	case <-r.done:
 		return nil

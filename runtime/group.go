@@ -446,6 +446,23 @@ func (g *group) thaw() error {
 	return err
 }
 
+// unthrottle takes the limit of processor time away: to end takes some, too. With
+// little of it a killed box of a thousand processes would need minutes.
+func (g *group) unthrottle() error {
+	if g == nil || g.Dirs["cpu"] == "" {
+		return nil
+	}
+	file, word := "cpu.cfs_quota_us", "-1"
+	if g.V2 {
+		file, word = "cpu.max", "max"
+	}
+	err := cgroups.WriteFile(g.Dirs["cpu"], file, word)
+	if gone(err) {
+		return nil
+	}
+	return err
+}
+
 // frozen reports whether the group is frozen or about to be.
 func (g *group) frozen() (bool, error) {
 	if !g.canFreeze() {

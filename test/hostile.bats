@@ -92,6 +92,24 @@ teardown() {
 	is x exit_code 137
 }
 
+@test "a fork bomb that gets next to no processor time is killed whole, and as fast" {
+	local shim cmd ns took how
+	for how in 'ctl x kill' 'ctl x "stop 100ms"'; do
+		hostile x bomb 1000
+		hold x
+		logs x full
+		await "1,000 processes" 20 has_processes 1001
+		# Each needs some to die: a second's worth of that would take two minutes.
+		configure x <<<"command: [$HOSTILE, bomb, \"1000\"]"$'\nresources: {cpus: 0.01}'
+		((rc == 0)) || fail "config of x refused: $err"
+		timed eval "$how"
+		nothing_left
+		say "$how of 1,000 processes with cpus: 0.01: $took ms"
+		is x status stopped
+		ok rmdir "$MNT/boxes/x"
+	done
+}
+
 @test "a paused tree that ignores every signal is killed whole, and so is one whose shim is killed" {
 	local shim cmd ns how
 	for how in 'ctl x kill' 'ctl x "stop 100ms"' 'kill -KILL $shim' 'kill -TERM $shim'; do
