@@ -250,7 +250,12 @@ func (b *Box) settle(f *finding) {
 		}
 		return
 	case r.proc == nil:
-		b.ended(r, reaper.Exit{Outcome: reaper.AlreadyGone, Code: -1, At: time.Now()})
+		gone := reaper.Exit{Outcome: reaper.AlreadyGone, Code: -1, At: time.Now()}
+		b.rt.background(func() { b.ended(r, gone) })
+		select {
+		case <-r.done: // said; to write it down takes longer
+		case <-b.rt.closing:
+		}
 		return
 	}
 	if err := b.rt.watcher.Watch(r.proc, func(e reaper.Exit) { b.rt.background(func() { b.ended(r, e) }) }); err != nil {
