@@ -16,7 +16,9 @@ import signal
 import sys
 import time
 
-BOXES, WHAT, COUNT, NOTES = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+from boxes import BOXES, path, read, write
+
+WHAT, COUNT, NOTES = sys.argv[2], int(sys.argv[3]), sys.argv[4]
 NAMES = ["a%03d" % i for i in range(COUNT)]
 ENDING = {name: i % 250 + 1 for i, name in enumerate(NAMES) if i % 10 == 0}
 CONFIG = """command:
@@ -26,21 +28,8 @@ CONFIG = """command:
 """
 
 
-def read(name, file):
-    with open("%s/%s/%s" % (BOXES, name, file)) as f:
-        return f.read().strip()
-
-
-def write(name, file, text):
-    fd = os.open("%s/%s/%s" % (BOXES, name, file), os.O_WRONLY | os.O_TRUNC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)  # the close says how it ended
-
-
 def log(name):
-    return "%s/%s/log" % (BOXES, name)
+    return path(name, "log")
 
 
 def is_now(name, file, want):

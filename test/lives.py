@@ -12,21 +12,10 @@ import os
 import sys
 import threading
 
-BOXES, COUNT = sys.argv[1], int(sys.argv[2])
+from boxes import BOXES, read, write
+
+COUNT = int(sys.argv[2])
 over, failures, lives = threading.Event(), [], []
-
-
-def read(name, file):
-    with open("%s/%s/%s" % (BOXES, name, file)) as f:
-        return f.read().strip()
-
-
-def write(name, file, text):
-    fd = os.open("%s/%s/%s" % (BOXES, name, file), os.O_WRONLY | os.O_TRUNC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)  # the close says how it ended
 
 
 def live(name, code, killed):

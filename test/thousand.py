@@ -21,24 +21,10 @@ import sys
 import threading
 import time
 
-BOXES, WHAT, COUNT = sys.argv[1], sys.argv[2], int(sys.argv[3])
+from boxes import BOXES, read, write
+
+WHAT, COUNT = sys.argv[2], int(sys.argv[3])
 NAMES = ["b%04d" % i for i in range(COUNT)]
-
-
-def read(name, file):
-    fd = os.open("%s/%s/%s" % (BOXES, name, file), os.O_RDONLY)
-    try:
-        return os.read(fd, 4096).decode().strip()
-    finally:
-        os.close(fd)
-
-
-def write(name, file, text):
-    fd = os.open("%s/%s/%s" % (BOXES, name, file), os.O_WRONLY | os.O_TRUNC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)  # the close says how it ended
 
 
 def each(work):
