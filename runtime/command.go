@@ -222,11 +222,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 		return b.refuse(b.fail(op, err))
 	}
 	Fault("kill.sent")
-	// After the kill, so that nothing of it runs any more.
-	b.thaw(r)
-	if err := r.group.unthrottle(); err != nil {
-		b.log(op).WithError(err).Error("what is killed ends within its limit of processor time")
-	}
+	b.letDie(r)
 	select {
 	case <-r.done:
 		return nil
@@ -390,7 +386,21 @@ func (b *Box) freeze(r *run, freeze bool, s shim.State) (bool, error) {
 	if s.Stopping {
 		return false, syscall.EBUSY
 	}
-	if err := r.group.freeze(); err != nil {
+	// No other limit of processor time comes in between.
+	b.config.Lock()
+	defer b.config.Unlock()
+	cpus := 0.0
+	if c := b.Snapshot().Config; c != nil {
+		cpus = c.Resources.CPUs
+	}
+	err := r.group.freeze(cpus)
+	b.mu.Lock()
+	killed := r.killed
+	b.mu.Unlock()
+	if killed {
+		b.letDie(r)
+	}
+	if err != nil {
 		// A kill that came between has thawed it, and the library wonders.
 		switch s := b.Snapshot(); {
 		case s.run != r || !s.Status.Active():
@@ -452,6 +462,16 @@ func (b *Box) shimHangsUp(ctx context.Context) error {
 func (b *Box) thaw(r *run) {
 	if err := r.group.thaw(); err != nil {
 		b.log("thaw").WithError(err).Error("cgroup not thawed: what is in it cannot end")
+	}
+}
+
+// letDie takes from a run that has been killed what keeps its processes from ending:
+// that they are frozen, and that they get little processor time. To end takes some,
+// and a box of a thousand processes would need minutes.
+func (b *Box) letDie(r *run) {
+	b.thaw(r)
+	if err := r.group.throttle(0); err != nil {
+		b.log("kill").WithError(err).Error("what was killed ends within its limit of processor time")
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -384,23 +385,36 @@ func (g *group) thawFile() (path, word string) {
 func (g *group) canFreeze() bool { return g != nil && g.Dirs["freezer"] != "" }
 
 // freezeBound is how long the processes of a group have to come to where they stop.
-// One that has used up its share of the processor comes there with its next one.
 const freezeBound = 2 * time.Second
 
 // freeze stops every process of the group where it is, or none. The library would
 // give those of a v1 group half a millisecond at a time, and thaw them in between:
 // a box with a limit of cpus was seen never to be frozen so. But FROZEN has to be
-// written more than once: one that is just being forked may miss it. EBUSY says
-// that a kill has thawed the group meanwhile.
-func (g *group) freeze() error {
+// written more than once: one that is just being forked may miss it. And a group
+// that has used up its share gets there when it has processor time again, so it is
+// given some: all that it can do with it is to stop. EBUSY says that a kill has
+// thawed the group meanwhile.
+func (g *group) freeze(cpus float64) (err error) {
 	file, word := "freezer.state", string(cgroups.Frozen)
 	if g.V2 {
 		file, word = "cgroup.freeze", "1"
 	}
 	over := time.After(freezeBound)
+	lifted := false
+	defer func() {
+		if lifted {
+			err = errors.Join(err, g.throttle(cpus))
+		}
+	}()
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
 		if err := cgroups.WriteFile(g.Dirs["freezer"], file, word); err != nil {
 			return err
+		}
+		if cpus > 0 && !lifted {
+			lifted = true
+			if err := g.throttle(0); err != nil {
+				return errors.Join(err, g.thaw())
+			}
 		}
 		stopped, err := g.stopped()
 		if err != nil || stopped {
@@ -446,17 +460,20 @@ func (g *group) thaw() error {
 	return err
 }
 
-// unthrottle takes the limit of processor time away: to end takes some, too. With
-// little of it a killed box of a thousand processes would need minutes.
-func (g *group) unthrottle() error {
+// throttle limits the processor time of the group, as limit does, to so many
+// processors; 0 is no limit.
+func (g *group) throttle(cpus float64) error {
 	if g == nil || g.Dirs["cpu"] == "" {
 		return nil
 	}
-	file, word := "cpu.cfs_quota_us", "-1"
+	file, quota := "cpu.cfs_quota_us", "-1"
 	if g.V2 {
-		file, word = "cpu.max", "max"
+		file, quota = "cpu.max", "max"
 	}
-	err := cgroups.WriteFile(g.Dirs["cpu"], file, word)
+	if cpus > 0 {
+		quota = strconv.FormatInt(int64(cpus*cpuPeriod), 10)
+	}
+	err := cgroups.WriteFile(g.Dirs["cpu"], file, quota)
 	if gone(err) {
 		return nil
 	}

@@ -229,6 +229,12 @@ func (b *Box) relimit(res Resources) (undo func(), err error) {
 		return nothing, nil
 	}
 	r, old := s.run, s.Config.Resources
+	b.mu.Lock()
+	killed := r.killed
+	b.mu.Unlock()
+	if killed {
+		return nothing, nil // it is to end, and gets all that it takes
+	}
 	if err := b.rt.groups.missing(res); err != nil {
 		return nil, err
 	}

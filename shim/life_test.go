@@ -48,6 +48,20 @@ func TestExit(t *testing.T) {
 	}
 }
 
+// The record of a run takes the place of the one before, and is written over the one
+// before that, which may have been longer.
+func TestARecordIsWrittenOverAnOldOne(t *testing.T) {
+	dir := t.TempDir()
+	for i, padding := range []int{300, 200, 0, 100, 0} {
+		b := newBoxIn(t, dir, "/bin/sh", "-c", fmt.Sprint("exit ", i))
+		b.spec.Run += strings.Repeat("x", padding)
+		b.mustStart().wait()
+		if r := b.record(); r.Code != i {
+			t.Errorf("run %d: record %+v", i, r)
+		}
+	}
+}
+
 func TestCPUTimeCountsOrphans(t *testing.T) {
 	// The burner is reaped by the shim, not by the shell.
 	b := sh(t, `(sh -c 'i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; echo burnt' & ) ; while [ "$(ls -d /proc/[0-9]* | wc -l)" -gt 4 ]; do sleep 0.01; done`)

@@ -331,11 +331,24 @@ resources: {cpus: 0.01}'
 		ctl x pause
 		is x status paused
 		frozen "$cmd" || fail "said to be paused, and not frozen"
+		# It is given time to stop, and no more than that.
+		assert "$(cpu_quota "$cmd")" -eq 1000 "microseconds of the processor in 100,000"
 		ctl x resume
 		is x status running
 	done
 	ctl x kill
 	is x exit_code 137
+}
+
+# cpu_quota PID: the quota of the cgroup of a process, in microseconds.
+cpu_quota() {
+	local dir
+	dir=$(cgroup_of "$1" cpu)
+	if [[ -e $dir/cpu.max ]]; then
+		cut -d' ' -f1 "$dir/cpu.max"
+	else
+		cat "$dir/cpu.cfs_quota_us"
+	fi
 }
 
 @test "a box that starts processes all the time is paused, too" {
