@@ -35,8 +35,9 @@ type groupTree struct {
 	lack map[string]error
 
 	// mu is held while groups are made and removed, which the kernel does one by
-	// one in any case. owner has the group that was made last at a path: a run's
-	// end is told before its group is removed, and the next run may have begun.
+	// one in any case, and while they are frozen and thawed. owner has the group that
+	// was made last at a path: a run's end is told before its group is removed, and
+	// before its kill has done all that it does, and the next run may have begun.
 	mu    sync.Mutex
 	owner map[string]*group
 }
@@ -154,6 +155,8 @@ func (t *groupTree) close() {
 
 // sweep removes the groups of boxes that do not use them, which a crash has left.
 func (t *groupTree) sweep(used func(box string) bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var errs []error
 	for _, dir := range uniq(t.dirs) {
 		entries, err := os.ReadDir(dir)
@@ -188,6 +191,9 @@ func removeGroup(dir string) error {
 		return nil
 	}
 	entries, rerr := os.ReadDir(dir)
+	if errors.Is(rerr, fs.ErrNotExist) {
+		return nil
+	}
 	if rerr != nil {
 		return rerr
 	}
@@ -214,7 +220,8 @@ type group struct {
 	V2   bool              `json:"v2,omitempty"`
 	Dirs map[string]string `json:"dirs"` // by controller
 
-	m cgroups.Manager
+	tree *groupTree
+	m    cgroups.Manager
 }
 
 // of returns the group that a run of the box will have, or nil.
@@ -226,7 +233,7 @@ func (t *groupTree) of(box string) *group {
 	for c, dir := range t.dirs {
 		dirs[c] = filepath.Join(dir, groupPrefix+box)
 	}
-	return &group{V2: t.v2, Dirs: dirs}
+	return &group{V2: t.v2, Dirs: dirs, tree: t}
 }
 
 // plausible reports whether a group that was read from a record may be a box's: its
@@ -241,10 +248,11 @@ func (g *group) plausible() bool {
 }
 
 // open prepares a group for use, also one that was read from a record.
-func (g *group) open() (err error) {
+func (g *group) open(tree *groupTree) (err error) {
+	g.tree = tree
 	conf := &cgroups.Cgroup{Resources: &cgroups.Resources{}}
 	if g.V2 {
-		g.m, err = cgroup2.NewManager(conf, g.path())
+		g.m, err = cgroup2.NewManager(conf, uniq(g.Dirs)[0])
 	} else {
 		g.m, err = cgroup1.NewManager(conf, maps.Clone(g.Dirs))
 	}
@@ -271,10 +279,12 @@ func (t *groupTree) make(g *group) error {
 	err := g.remove()
 	Fault("group.cleared")
 	if err == nil {
-		err = g.open()
+		err = g.open(t)
 	}
 	if err == nil {
-		t.owner[g.path()] = g
+		for _, dir := range uniq(g.Dirs) {
+			t.owner[dir] = g
+		}
 		err = g.m.Apply(-1)
 	}
 	return err
@@ -287,15 +297,34 @@ func (t *groupTree) remove(g *group) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if o := t.owner[g.path()]; o != nil && o != g {
-		return nil
+	var errs []error
+	for _, dir := range uniq(g.Dirs) {
+		if t.isOf(dir, g) {
+			delete(t.owner, dir)
+			errs = append(errs, removeGroup(dir))
+		}
 	}
-	delete(t.owner, g.path())
-	return g.remove()
+	return errors.Join(errs...)
 }
 
-// path names the group.
-func (g *group) path() string { return uniq(g.Dirs)[0] }
+// isOf reports whether a directory is that of a group, and not of a later one. The
+// group of an adopted run has no owner here. mu is held.
+func (t *groupTree) isOf(dir string, g *group) bool {
+	o := t.owner[dir]
+	return o == nil || o == g
+}
+
+// write writes to a file of the group, unless a later run has it by now: nothing is
+// written then, and gone reports it of the error.
+func (g *group) write(controller, file, word string) error {
+	dir := g.Dirs[controller]
+	g.tree.mu.Lock()
+	defer g.tree.mu.Unlock()
+	if !g.tree.isOf(dir, g) {
+		return fmt.Errorf("cgroup %s: %w", dir, syscall.ENOENT)
+	}
+	return cgroups.WriteFile(dir, file, word)
+}
 
 func (g *group) remove() error {
 	var errs []error
@@ -407,8 +436,8 @@ func (g *group) freeze(cpus float64) (err error) {
 		}
 	}()
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
-		if err := cgroups.WriteFile(g.Dirs["freezer"], file, word); err != nil {
-			return err
+		if err := g.write("freezer", file, word); err != nil {
+			return errors.Join(err, g.thaw())
 		}
 		if cpus > 0 && !lifted {
 			lifted = true
@@ -417,16 +446,21 @@ func (g *group) freeze(cpus float64) (err error) {
 			}
 		}
 		stopped, err := g.stopped()
-		if err != nil || stopped {
-			return err
+		if err != nil {
+			return errors.Join(err, g.thaw())
+		}
+		if stopped {
+			return nil
 		}
 		select {
 		case <-time.After(wait):
 		case <-over:
 			return errors.Join(fmt.Errorf("not all of its processes could be stopped within %s", freezeBound), g.thaw())
 		}
-		if frozen, err := g.frozen(); err != nil || !frozen {
-			return errors.Join(err, unix.EBUSY)
+		if frozen, err := g.frozen(); err != nil {
+			return errors.Join(err, g.thaw())
+		} else if !frozen {
+			return unix.EBUSY
 		}
 	}
 }
@@ -448,6 +482,11 @@ func (g *group) thaw() error {
 	}
 	top := g.Dirs["freezer"]
 	path, word := g.thawFile()
+	g.tree.mu.Lock()
+	defer g.tree.mu.Unlock()
+	if !g.tree.isOf(top, g) {
+		return nil // that of a later run
+	}
 	err := filepath.WalkDir(top, func(dir string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return err
@@ -473,7 +512,7 @@ func (g *group) throttle(cpus float64) error {
 	if cpus > 0 {
 		quota = strconv.FormatInt(int64(cpus*cpuPeriod), 10)
 	}
-	err := cgroups.WriteFile(g.Dirs["cpu"], file, quota)
+	err := g.write("cpu", file, quota)
 	if gone(err) {
 		return nil
 	}

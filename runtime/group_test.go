@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -30,6 +31,42 @@ func TestTheGroupOfALaterRunStays(t *testing.T) {
 	must(t, tree.remove(tree.of("x")))
 	if exists(dir) {
 		t.Error("the group of an adopted run is left")
+	}
+}
+
+// What a kill still does when its run has ended, and the next has begun, does
+// nothing to that.
+func TestALateKillSparesTheLaterRun(t *testing.T) {
+	tree, err := openGroupTree("/boxlite", t.TempDir())
+	must(t, err)
+	defer tree.close()
+	res := Resources{CPUs: 0.5}
+	must(t, tree.missing(res))
+	first, second := tree.of("x"), tree.of("x")
+	must(t, tree.create(first, res))
+	must(t, tree.create(second, res))
+	defer func() { must(t, tree.remove(second)) }()
+	must(t, second.freeze(0))
+	must(t, first.thaw())
+	must(t, first.throttle(0))
+	if err := first.freeze(0); !gone(err) {
+		t.Errorf("freeze of a group that is another's: %v", err)
+	}
+	if frozen, err := second.frozen(); err != nil || !frozen {
+		t.Errorf("it is frozen: %t, %v", frozen, err)
+	}
+	quota := "cpu.cfs_quota_us"
+	if tree.v2 {
+		quota = "cpu.max"
+	}
+	text, err := os.ReadFile(filepath.Join(second.Dirs["cpu"], quota))
+	must(t, err)
+	if !strings.HasPrefix(string(text), "50000") {
+		t.Errorf("the limit of the later run is %s", text)
+	}
+	must(t, second.thaw())
+	if frozen, err := second.frozen(); err != nil || frozen {
+		t.Errorf("it is still frozen: %t, %v", frozen, err)
 	}
 }
 

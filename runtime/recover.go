@@ -12,12 +12,15 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
 const (
+	// askers is how many shims are asked at once: each question takes descriptors.
+	askers = 128
 	// recoverers is how many boxes are looked at at once. The work is small reads;
 	// nobody is waited for meanwhile.
 	recoverers = 32
@@ -142,19 +145,31 @@ func (f *finding) note(err error) {
 // concluded from not knowing, and lookAgain comes back here. The shim has so long
 // for an answer.
 func (b *Box) reconsider(complaints []error, bound time.Duration) {
-	b.look.Lock()
+	if !b.look.TryLock() {
+		return // somebody does already
+	}
 	defer b.look.Unlock()
 	if s := b.Snapshot(); s.Status != StatusUnknown || s.run != nil {
 		return
 	}
+	b.settle(b.lookAt(complaints, bound))
+}
+
+// lookAt finds out and says. No configuration is committed meanwhile: its limits
+// would miss a run that is not known yet.
+func (b *Box) lookAt(complaints []error, bound time.Duration) *finding {
+	b.config.Lock()
+	defer b.config.Unlock()
 	b.rt.looks <- struct{}{}
 	f := b.find(complaints, bound)
 	<-b.rt.looks
 	if f.run != nil && f.run.proc != nil && !f.run.proc.Ended() {
+		b.rt.asks <- struct{}{}
 		b.greet(f, bound)
+		<-b.rt.asks
 	}
 	b.conclude(f)
-	b.settle(f)
+	return f
 }
 
 // find looks at the records of the last run, and for its process.
@@ -283,14 +298,19 @@ func (b *Box) listen(f *finding) {
 	f.run.asking.Lock()
 	defer f.run.asking.Unlock()
 	b.greet(f, askBound)
+	var err error
+	if f.frozen, err = f.run.group.frozen(); err != nil && !gone(err) {
+		b.log("recover").WithError(err).Warn("it is not known whether it is frozen")
+	}
 	b.becomes(f)
 }
 
 // becomes says what an adopted box is now known to be, unless a command was faster.
 func (b *Box) becomes(f *finding) {
 	if err := b.update("recover", func(t *tx) error {
-		if b.run == f.run && (t.Status == StatusUnknown || t.Status == StatusRunning) {
-			t.Status = f.status()
+		now := f.status()
+		if b.run == f.run && (t.Status == StatusUnknown || t.Status == StatusRunning || t.Status == StatusPaused && now == StatusStopping) {
+			t.Status = now
 		}
 		return nil
 	}); err != nil {
@@ -320,8 +340,8 @@ func (b *Box) regroup(f *finding) {
 			f.note(fmt.Errorf("cgroup: %w", err))
 		}
 	}
-	note(r.group.open())
-	if r.proc == nil {
+	note(r.group.open(b.rt.groups))
+	if r.proc == nil || r.proc.Ended() {
 		return
 	}
 	// The last daemon may have died between the commit of new limits and now, or
@@ -365,8 +385,11 @@ func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("a shim without a record does not answer: %w", err)
 	}
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
 		return nil, nil // as dead
+	}
+	if err != nil {
+		return nil, fmt.Errorf("a shim without a record cannot be asked: %w", err)
 	}
 	id, err := reaper.Identify(b.rt.bootID, reply.Peer)
 	if err != nil {

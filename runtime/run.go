@@ -424,7 +424,6 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	Fault("end.reaped")
 	// Until it is written down: the next run may begin and end before that.
 	b.save.Lock()
-	defer b.save.Unlock()
 	rec, broken := load(b.dir, shim.RecordName, decodeExit)
 	if rec != nil && rec.Run != r.id {
 		rec = nil // of an earlier run
@@ -455,6 +454,9 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 		}
 	})
 	Fault("end.saved")
+	// Before the box is removed: that waits for who has its directory, in the kernel,
+	// and he may wait for a write of his own.
+	b.save.Unlock()
 	log := b.log("reap").WithFields(logrus.Fields{"exit_code": done.ExitCode, "outcome": e.Outcome.String()})
 	if done.Status == StatusFailed {
 		log.WithError(errors.New(done.LastError)).Warn("failed")
@@ -486,7 +488,7 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 	if broken != nil {
 		v.message = strings.TrimPrefix(v.message+"; "+broken.Error(), "ok; ")
 	}
-	if r.said != "" && !asked {
+	if r.said != "" && r.said == b.Snapshot().LastError {
 		v.message = strings.TrimSuffix(r.said+"; "+v.message, "; ok")
 	}
 	if rec == nil && v.code >= 0 && !v.supervisor {
@@ -541,7 +543,7 @@ func (b *Box) testify(rec shim.ExitRecord) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(replaceFile(dir, shim.RecordName, rec.AppendJSON(nil), loose), dir.Close())
+	return errors.Join(replaceFile(dir, shim.RecordName, rec.AppendJSON(nil), scrap), dir.Close())
 }
 
 // removeItself carries out remove_on_exit. A start that came first wins.

@@ -76,6 +76,8 @@ func TestTheGroupsTimeIsTheRunsTime(t *testing.T) {
 func TestTheEndThatARestartBringsRemovesNothing(t *testing.T) {
 	for _, restarting := range []bool{false, true} {
 		rt := testRuntime(t)
+		o := &removal{rt: rt}
+		rt.opt.Observer = o
 		var err error
 		rt.oom, err = newOOMWatch(false)
 		must(t, err)
@@ -98,6 +100,10 @@ func TestTheEndThatARestartBringsRemovesNothing(t *testing.T) {
 		rt.work.Wait()
 		if kept := rt.Box("x") != nil; kept != restarting {
 			t.Errorf("restarting %t: the box is kept: %t", restarting, kept)
+		}
+		// The kernel may be told only when a chmod has ended that it waits for.
+		if !restarting && (o.told != 1 || !o.saved) {
+			t.Errorf("the removal was told %d times; the state could be saved meanwhile: %t", o.told, o.saved)
 		}
 		if b.record.Remove == restarting {
 			t.Errorf("restarting %t: the record says that it is to be removed: %t", restarting, b.record.Remove)

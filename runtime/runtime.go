@@ -67,6 +67,7 @@ type Runtime struct {
 
 	serial atomic.Uint64
 	looks  chan struct{} // bounds how many boxes are looked at at once
+	asks   chan struct{} // and how many of their shims are asked
 	ends   ends
 	seq    sync.Mutex // orders events between the daemon's ring and a box's
 	seqNo  uint64
@@ -87,7 +88,7 @@ type Runtime struct {
 // that is done. It returns a *LockedError if another daemon has the directory, and
 // ErrHost where no directory would do.
 func Open(opt Options) (*Runtime, error) {
-	rt := &Runtime{opt: opt, log: opt.Log, boxes: map[string]*Box{}, closing: make(chan struct{}), looks: make(chan struct{}, recoverers)}
+	rt := &Runtime{opt: opt, log: opt.Log, boxes: map[string]*Box{}, closing: make(chan struct{}), looks: make(chan struct{}, recoverers), asks: make(chan struct{}, askers)}
 	rt.events.max = eventHistory
 	rt.setLastError("ok")
 	var err error

@@ -1,12 +1,16 @@
 package runtime
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // removal is an Observer that looks at the runtime while a removal is being told.
 type removal struct {
 	rt    *Runtime
 	boxes []string // what Boxes gave
 	named bool     // whether the name was still taken
+	saved bool     // whether the box's state could be saved
 	told  int
 }
 
@@ -20,6 +24,17 @@ func (o *removal) BoxRemoved(b *Box, _ bool) {
 		o.boxes = append(o.boxes, other.Name())
 	}
 	o.named = o.rt.Box(b.Name()) == b
+	saved := make(chan struct{})
+	go func() {
+		b.save.Lock()
+		b.save.Unlock() //nolint:staticcheck // that it can be had is all
+		close(saved)
+	}()
+	select {
+	case <-saved:
+		o.saved = true
+	case <-time.After(5 * time.Second):
+	}
 }
 
 func TestABoxWhoseRemovalIsToldIsCountedNoMore(t *testing.T) {

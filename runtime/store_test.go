@@ -58,13 +58,15 @@ func TestReplaceFileLeavesTheOldOnFailure(t *testing.T) {
 	dir, err := os.OpenRoot(t.TempDir())
 	must(t, err)
 	defer dir.Close()
-	for _, c := range []care{loose, whole, durable} {
+	for _, c := range []care{scrap, loose, whole, durable} {
 		must(t, replaceFile(dir, "f", []byte("old"), c))
-		// A directory where the temporary file should go: it cannot be opened.
-		if err := dir.Remove(".f.tmp"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			t.Fatal(err)
+		// Directories where the temporary file may go: it cannot be opened.
+		for _, tmp := range []string{".f.tmp", ".f.new"} {
+			if err := dir.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			must(t, dir.Mkdir(tmp, 0o700))
 		}
-		must(t, dir.Mkdir(".f.tmp", 0o700))
 		if err := replaceFile(dir, "f", []byte("new"), c); err == nil {
 			t.Fatal("no error")
 		}
@@ -73,14 +75,15 @@ func TestReplaceFileLeavesTheOldOnFailure(t *testing.T) {
 		if string(got) != "old" {
 			t.Fatalf("got %q", got)
 		}
-		must(t, dir.Remove(".f.tmp"))
+		must(t, dir.RemoveAll(".f.tmp"))
+		must(t, dir.RemoveAll(".f.new"))
 	}
 }
 
 // What is overwritten may have been longer, and what was replaced durably is gone:
 // a configuration may hold secrets.
 func TestReplaceFileGivesTheNewBytesOnly(t *testing.T) {
-	for _, c := range []care{loose, whole, durable} {
+	for _, c := range []care{scrap, loose, whole, durable} {
 		path := t.TempDir()
 		dir, err := os.OpenRoot(path)
 		must(t, err)
@@ -95,7 +98,7 @@ func TestReplaceFileGivesTheNewBytesOnly(t *testing.T) {
 		must(t, dir.Close())
 		files, err := os.ReadDir(path)
 		must(t, err)
-		if len(files) > 2 || c == durable && len(files) > 1 {
+		if len(files) > 2 || (c == durable || c == loose) && len(files) > 1 {
 			t.Errorf("care %d: left %v", c, files)
 		}
 	}

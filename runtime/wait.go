@@ -86,6 +86,9 @@ func (b *Box) WaitExit() Stream {
 			return "", s.Next(), nil
 		case opened.Status == StatusUnknown:
 			opened = s
+			if r, going = s.Run(); going {
+				return "", r.Done(), nil
+			}
 		}
 		return strconv.Itoa(opened.ExitCode), nil, nil
 	}}

@@ -27,6 +27,7 @@ var recoveryCases = []testCase{
 	{"a shim that answers late", lateAnswer},
 	{"an unusable state.json is kept aside", corruptState},
 	{"an unusable state.json of a box that ended meanwhile", corruptStateOfEnded},
+	{"a complaint of recovery that was answered", oldRecovery},
 	{"an unusable shim.json is kept aside", corruptShim},
 	{"a lost shim.json of a live box", lostShim},
 	{"a lost shim.json of a box that does not answer", lostAndFrozen},
@@ -361,6 +362,21 @@ func corruptStateOfEnded(t *testing.T, s subject) {
 	is(t, s, "x", "last_error", "ok")
 }
 
+// What a command has taken off last_error does not come back at the end of the run.
+func oldRecovery(t *testing.T, s subject) {
+	up(t, s, "x", script("trap 'exit 0' USR1; echo ready; while :; do sleep 0.02; done"))
+	awaitLog(t, s, "x", "ready")
+	s.crash()
+	spoil(t, s, "x", "state.json", "{")
+	s.open()
+	keptAside(t, s, "x", "state.json", "{")
+	do(t, s, "x", "signal USR1")
+	if got := waits(t, s, "x", "stopped"); got != "0" {
+		t.Errorf("wait/stopped: %q", got)
+	}
+	is(t, s, "x", "last_error", "ok")
+}
+
 func corruptShim(t *testing.T, s subject) {
 	up(t, s, "x", sleeper)
 	for _, text := range []string{"", "{", "null", `{"version":1,"run":"x","identity":{"pid":1}}`, `{"version":2}`} {
@@ -410,10 +426,14 @@ func lostAndFrozen(t *testing.T, s subject) {
 	want(t, "start", try(t, s, "x", "start"), busy)
 	want(t, "remove", s.remove("x"), busy)
 	is(t, s, "other", "status", "running")
+	exit := async(watch(t, s, "x", "exit"))
 	kill(t, pid, unix.SIGCONT)
 	daemon.Await(t, "the box to be found", func() bool { return try(t, s, "x", "start") == fine })
 	is(t, s, "x", "status", "running", "pid", strconv.Itoa(pid))
 	do(t, s, "x", "kill")
+	if a := <-exit; a != [2]string{"137", "fine"} {
+		t.Errorf("wait/exit of a run that was not known at the open: %q", a)
+	}
 	ended(t, pid, ns)
 	do(t, s, "other", "kill")
 }
