@@ -470,6 +470,9 @@ func (b *Box) thaw(r *run) {
 // and a box of a thousand processes would need minutes.
 func (b *Box) letDie(r *run) {
 	b.thaw(r)
+	if c := b.Snapshot().Config; r.cfg.Resources.CPUs == 0 && (c == nil || c.Resources.CPUs == 0) {
+		return
+	}
 	if err := r.group.throttle(0); err != nil {
 		b.log("kill").WithError(err).Error("what was killed ends within its limit of processor time")
 	}

@@ -38,6 +38,7 @@ func (e *ends) tell(work func()) {
 	e.telling++
 	e.mu.Unlock()
 	work()
+	runtime.Gosched() // see do
 	if j, more := e.next(); more {
 		go e.teller(j)
 	}
