@@ -6,9 +6,9 @@
 load helpers
 load hostile
 
-setup_file() { build_launch; }
+setup_file() { build launch; }
 
-setup() { launch_setup; }
+setup() { setup_with launch; }
 
 # without CALLS ERRNO: what follows is without the calls; see launch.c.
 without() { LAUNCH=("$LAUNCHER" without "$@"); }

@@ -5,28 +5,17 @@
 # say TEXT: shows a number in the output of the run.
 say() { echo "# $*" >&3; }
 
-# build_hostile: once a suite, from setup_file.
-build_hostile() {
-	gcc -O2 -Wall -Wextra -Werror -static -o "$BATS_FILE_TMPDIR/hostile" "$BATS_TEST_DIRNAME/hostile.c"
+# build PROGRAM: once a suite, from setup_file: the program of PROGRAM.c.
+build() {
+	gcc -O2 -Wall -Wextra -Werror -static -o "$BATS_FILE_TMPDIR/$1" "$BATS_TEST_DIRNAME/$1.c"
 }
 
-# hostile_setup: as common_setup, with the program at $HOSTILE. It lies beside the
-# daemon, so that teardown finds what is left of it.
-hostile_setup() {
+# setup_with PROGRAM: as common_setup, with what build has made at $HOSTILE or
+# $LAUNCHER. It lies beside the daemon, so that teardown finds what is left of it.
+setup_with() {
 	common_setup
-	HOSTILE=$W/bin/hostile
-	cp "$BATS_FILE_TMPDIR/hostile" "$HOSTILE"
-}
-
-# build_launch, launch_setup: the same for the program at $LAUNCHER, see launch.c.
-build_launch() {
-	gcc -O2 -Wall -Wextra -Werror -static -o "$BATS_FILE_TMPDIR/launch" "$BATS_TEST_DIRNAME/launch.c"
-}
-
-launch_setup() {
-	common_setup
-	LAUNCHER=$W/bin/launch
-	cp "$BATS_FILE_TMPDIR/launch" "$LAUNCHER"
+	HOSTILE=$W/bin/hostile LAUNCHER=$W/bin/launch
+	cp "$BATS_FILE_TMPDIR/$1" "$W/bin/$1"
 }
 
 # hostile BOX MODE [ARG…] [-- CONFIG…]: runs a box with the program.

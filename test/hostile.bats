@@ -9,10 +9,10 @@ load hostile
 
 export BATS_TEST_TIMEOUT=120
 
-setup_file() { build_hostile; }
+setup_file() { build hostile; }
 
 setup() {
-	hostile_setup
+	setup_with hostile
 	start_daemon
 }
 

@@ -7,10 +7,10 @@
 load helpers
 load hostile
 
-setup_file() { build_launch; }
+setup_file() { build launch; }
 
 setup() {
-	launch_setup
+	setup_with launch
 	mkfifo "$W/strew" "$W/strewn"
 }
 
