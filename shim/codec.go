@@ -3,6 +3,7 @@ package shim
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"strings"
 )
 
@@ -14,7 +15,7 @@ const wireVersion = 1
 // specVersion is the first byte of a Spec. That only goes from a daemon to the
 // shim it has just started, so it may change without cutting a new daemon off
 // from the shims of an old one, as a change of wireVersion would.
-const specVersion = 2
+const specVersion = 3
 
 // maxSpec bounds an encoded Spec. A config is 64 KiB at most; what the daemon
 // adds to it (PATH, resolved names) is small.
@@ -128,6 +129,33 @@ func (d *decoder) string() string {
 	return s
 }
 
+// bytes reads bytes of any value, and copies them.
+func (d *decoder) bytes() []byte {
+	b := d.take(d.length(1))
+	if len(b) == 0 {
+		return nil
+	}
+	return append([]byte(nil), b...)
+}
+
+// natural reads a number that is an int everywhere.
+func (d *decoder) natural() int {
+	n := d.u32()
+	if n > math.MaxInt32 {
+		d.bad = true
+		return 0
+	}
+	return int(n)
+}
+
+func (d *decoder) port() uint16 {
+	n := d.u32()
+	if n > math.MaxUint16 {
+		d.bad = true
+	}
+	return uint16(n)
+}
+
 func (d *decoder) strings() []string {
 	n := d.length(4)
 	if n == 0 {
@@ -187,7 +215,13 @@ func appendSpec(b []byte, s *Spec) []byte {
 	b = appendBool(b, s.DieWithDaemon)
 	b = appendStrings(b, s.Cgroups)
 	b = appendString(b, s.Freezer)
-	return appendString(b, s.Thaw)
+	b = appendString(b, s.Thaw)
+	b = append(b, byte(s.Probe.Kind))
+	b = appendStrings(b, s.Probe.Argv)
+	b = appendString(b, s.Probe.Addr)
+	b = appendU32(b, uint32(s.Probe.Port))
+	b = appendString(b, s.Probe.Request)
+	return appendI64(b, s.Probe.TimeoutNs)
 }
 
 // decodeSpec is the inverse of appendSpec. It also refuses what no shim could
@@ -237,6 +271,7 @@ func decodeSpec(b []byte) (*Spec, error) {
 	s.Cgroups = d.strings()
 	s.Freezer = d.string()
 	s.Thaw = d.string()
+	s.Probe = Probe{Kind: ProbeKind(d.u8()), Argv: d.strings(), Addr: d.string(), Port: d.port(), Request: d.string(), TimeoutNs: d.i64()}
 	if err := d.end(); err != nil {
 		return nil, err
 	}
@@ -258,6 +293,29 @@ func (s *Spec) check() error {
 		return errors.New("the spec's stop grace is negative")
 	case s.LogMax < MinLogMax:
 		return errors.New("the spec's bound of the log is too small")
+	}
+	return s.Probe.check()
+}
+
+func (p *Probe) check() error {
+	_, addrOK := parseAddr(p.Addr)
+	switch {
+	case p.Kind == ProbeNone:
+		return nil
+	case p.Kind > ProbeHTTP:
+		return errors.New("the spec's probe is of an unknown kind")
+	case p.TimeoutNs <= 0:
+		return errors.New("the spec's probe has no timeout")
+	case p.Kind == ProbeCommand:
+		if len(p.Argv) == 0 || p.Argv[0] == "" {
+			return errors.New("the spec's probe has no command")
+		}
+	case p.Port == 0:
+		return errors.New("the spec's probe has no port")
+	case p.Addr != "" && !addrOK:
+		return errors.New("the spec's probe has no IP address")
+	case p.Kind == ProbeHTTP && p.Request == "":
+		return errors.New("the spec's probe has no request")
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"math"
 	"syscall"
 	"time"
 )
@@ -28,6 +27,8 @@ const (
 	// OpWatchLog turns the connection into one that gets a packet after each
 	// change of the log, until the shim ends. Use WatchLog.
 	OpWatchLog
+	// OpLine turns the connection into the shim's line. Use OpenLine.
+	OpLine
 
 	opEnd
 )
@@ -115,14 +116,6 @@ func decodeReply(b []byte) (Reply, error) {
 		d.bad = true
 	}
 	r := Reply{Errno: syscall.Errno(d.u32())}
-	r.State = State{Run: d.string(), Stopping: d.bool(), Paused: d.bool(), Alive: d.bool(), PID: d.pid(), StartedNs: d.i64()}
+	r.State = State{Run: d.string(), Stopping: d.bool(), Paused: d.bool(), Alive: d.bool(), PID: d.natural(), StartedNs: d.i64()}
 	return r, d.end()
-}
-
-func (d *decoder) pid() int {
-	n := d.u32()
-	if n > math.MaxInt32 {
-		d.bad = true
-	}
-	return int(n)
 }

@@ -63,6 +63,44 @@ type Spec struct {
 	// Freezer is the file, and Thaw what is written into it, that thaws the
 	// box's cgroup; empty where there is none.
 	Freezer, Thaw string
+	// Probe is what LineProbe runs.
+	Probe Probe
+}
+
+// ProbeKind says how a box is probed.
+type ProbeKind uint8
+
+const (
+	// ProbeNone is no probe: LineProbe is refused.
+	ProbeNone ProbeKind = iota
+	// ProbeCommand runs Argv in the box as the command was run: the same user,
+	// environment, limits, capabilities, working directory and cgroups, its stdin
+	// /dev/null, in a session of its own. It is over when that process has ended;
+	// then, or at the timeout, all that is left of its process group is killed.
+	ProbeCommand
+	// ProbeTCP connects to Addr and Port in the box's network.
+	ProbeTCP
+	// ProbeHTTP connects, sends Request, and takes a status of 200 to 399 for
+	// healthy. A redirect is not followed.
+	ProbeHTTP
+)
+
+// Probe is how the health of a box is probed.
+type Probe struct {
+	Kind ProbeKind
+	// Argv is the command. Argv[0] is looked up as that of the box is, but by execve
+	// itself, as the box's user.
+	Argv []string
+	// Addr is an IP address without a zone. Empty means 127.0.0.1, and ::1 when
+	// nobody listens there.
+	Addr string
+	Port uint16
+	// Request is all that an HTTP probe sends. It should ask for the connection to
+	// be closed: else a body that is shorter than MaxProbeOutput is waited for a
+	// little longer.
+	Request string
+	// TimeoutNs is how long a probe may take, in nanoseconds.
+	TimeoutNs int64
 }
 
 // Mount is one bind mount of a box.

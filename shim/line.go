@@ -1,0 +1,181 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"os"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// A line is a connection to a shim that stays open, for a daemon that watches
+// thousands of boxes: no call over it makes a process, a thread or a goroutine at
+// either end, and none waits.
+//
+// The daemon sends a LineCall a packet and gets LineAnswers, in the order in which
+// things happen. A shim has one line: the newest takes over from the one before,
+// which is closed, and which so loses its probe. So does one that is closed by the
+// daemon (or by its death), one on which something malformed came, and one whose
+// answers find no room because nobody reads them: an answer is never lost while
+// the line stays open. The end of the shim is the end of the line too.
+
+// LineOp is what a LineCall asks for.
+type LineOp uint8
+
+const (
+	// LineHello is no call: it marks the answer to OpenLine, which comes first.
+	// Errno is ESTALE, and the line is closed, where the shim is of another run.
+	LineHello LineOp = iota
+	// LinePing asks for the state of the box, which each answer has, and is
+	// answered at once.
+	LinePing
+	// LineProbe runs Spec.Probe. It is answered at once, with Begun or with the
+	// Errno why not: EBUSY while one runs, when too many could not be killed, and in
+	// a box that is paused or stopping; ESRCH when the command has ended; ENOENT
+	// where Spec has no probe. After Begun it is answered once more, with Result,
+	// when the probe is over. A pause stops a command's probe as well, and its time
+	// goes on.
+	LineProbe
+	// LineLog is answered once, when the log has grown since the call. A second
+	// call before the answer takes the place of the first.
+	LineLog
+
+	lineEnd
+)
+
+// LineCall is what the daemon asks over a line. The answers repeat Seq. One whose
+// Op the shim does not know is answered with ENOSYS.
+type LineCall struct {
+	Op  LineOp
+	Seq uint32
+}
+
+// LineAnswer is one answer to a LineCall.
+type LineAnswer struct {
+	Op    LineOp
+	Seq   uint32
+	Errno syscall.Errno
+	// Begun says that a probe has begun, and that Result follows in another answer.
+	Begun bool
+	// Alive, Stopping and Paused are those of State, at the time of the answer.
+	Alive, Stopping, Paused bool
+	Result                  ProbeResult
+}
+
+// ProbeResult is how a probe ended.
+type ProbeResult struct {
+	// TimedOut says that it was not over in Spec.Probe.TimeoutNs.
+	TimedOut bool
+	// Code is 0 for healthy. For a command it is the exit code as a shell has it:
+	// 128+N for signal N, 127 when the program was not found, 126 when it could not
+	// be executed, 125 when a step before that failed. For the others it is 0 or 1.
+	Code int
+	// Duration is how long it took until that was known.
+	Duration time.Duration
+	// Reason says in short words what went wrong, and is empty for a probe that is
+	// healthy and for a command that ended by itself.
+	Reason string
+	// Output is the beginning of what a command wrote to stdout and stderr, or of
+	// the body of an HTTP response: at most MaxProbeOutput bytes, of any value.
+	Output []byte
+}
+
+// MaxProbeOutput bounds ProbeResult.Output, in bytes.
+const MaxProbeOutput = 1024
+
+// maxReason bounds ProbeResult.Reason, in bytes. It may name a PATH.
+const maxReason = 256
+
+// MaxLineAnswer is the size of the largest LineAnswer, in bytes.
+const MaxLineAnswer = 35 + maxReason + MaxProbeOutput
+
+// OpenLine connects to the shim of the box whose directory dir is, asks it to make
+// the connection its line, and waits for nothing: not for the answer either, a
+// LineHello. A shim that knows no lines, being of an older version, closes the
+// connection. The descriptor is non-blocking, close-on-exec and the caller's.
+// EAGAIN says that too many wait to be accepted; ECONNREFUSED and ENOENT, that
+// there is no shim.
+//
+// Who reads from it has to know that the kernel may tell the end while there is a
+// packet left: after the end it is worth reading once more.
+func OpenLine(dir *os.File, run string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = withFD(dir, func(dirfd int) error {
+		address := controlAddress(dirfd)
+		_, err := retry(func() (struct{}, error) { return struct{}{}, unix.Connect(fd, address) })
+		return err
+	})
+	if err == nil {
+		err = unix.Send(fd, appendRequest(nil, Request{Op: OpLine, Run: run}), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	}
+	if err != nil {
+		closeFD(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// Append appends the call as it is to be sent, in one packet.
+func (c LineCall) Append(b []byte) []byte {
+	return appendU32(append(b, wireVersion, byte(c.Op)), c.Seq)
+}
+
+func decodeLineCall(b []byte) (LineCall, error) {
+	d := decoder{buf: b}
+	version := d.u8()
+	c := LineCall{Op: LineOp(d.u8()), Seq: d.u32()}
+	if version != wireVersion || c.Op == LineHello {
+		d.bad = true
+	}
+	return c, d.end()
+}
+
+func appendLineAnswer(b []byte, a *LineAnswer) []byte {
+	b = append(b, wireVersion, byte(a.Op))
+	b = appendU32(b, a.Seq)
+	b = appendU32(b, uint32(a.Errno))
+	b = appendBool(b, a.Begun)
+	b = appendBool(b, a.Alive)
+	b = appendBool(b, a.Stopping)
+	b = appendBool(b, a.Paused)
+	b = appendBool(b, a.Result.TimedOut)
+	b = appendU32(b, uint32(a.Result.Code))
+	b = appendI64(b, int64(a.Result.Duration))
+	b = appendString(b, cut(a.Result.Reason, maxReason))
+	out := a.Result.Output[:min(len(a.Result.Output), MaxProbeOutput)]
+	b = appendU32(b, uint32(len(out)))
+	return append(b, out...)
+}
+
+// DecodeLineAnswer is for what comes over a line, a packet. It keeps nothing of b.
+func DecodeLineAnswer(b []byte) (LineAnswer, error) {
+	d := decoder{buf: b}
+	version := d.u8()
+	a := LineAnswer{Op: LineOp(d.u8()), Seq: d.u32(), Errno: syscall.Errno(d.u32())}
+	a.Begun, a.Alive, a.Stopping, a.Paused = d.bool(), d.bool(), d.bool(), d.bool()
+	a.Result = ProbeResult{TimedOut: d.bool(), Code: d.natural(), Duration: time.Duration(d.i64()), Reason: d.string(), Output: d.bytes()}
+	if version != wireVersion || len(a.Result.Reason) > maxReason || len(a.Result.Output) > MaxProbeOutput {
+		d.bad = true
+	}
+	if err := d.end(); err != nil {
+		return LineAnswer{}, err
+	}
+	return a, nil
+}
+
+// cut returns the beginning of s, of at most n bytes and whole characters.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
