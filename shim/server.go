@@ -18,18 +18,26 @@ const (
 )
 
 // server answers the control socket: one request a connection, one answer, and
-// the connection is closed, but for those that watch the log. Nothing here
-// waits; a client that does not take its answer loses it.
+// the connection is closed, but for those that watch the log, and for the line.
+// Nothing here waits; a client that does not take its answer loses it.
 type server struct {
 	conns  [maxConns]conn
 	n      int
-	packet [maxMessage]byte
+	line   line
+	packet [max(maxMessage, MaxLineAnswer)]byte
 }
 
 type conn struct {
 	fd       int
-	watching bool
+	kept     bool  // it has sent its request and stays: a watcher, or the line
 	deadline int64 // monotonic time by which the request must have come
+}
+
+// line is the one connection over which LineCalls come.
+type line struct {
+	fd     int // of its conn; 0, which is /dev/null, where there is none
+	log    bool
+	logSeq uint32 // of the LineLog that waits, if log
 }
 
 // accept takes all waiting connections. Root's only: the socket is private to
@@ -52,7 +60,7 @@ func (v *server) accept(s *supervisor, now int64) {
 			return
 		}
 		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-		if err != nil || cred.Uid != 0 || v.n == maxConns && !v.evict() {
+		if err != nil || cred.Uid != 0 || v.n == maxConns && !v.evict(s) {
 			closeFD(fd)
 			continue
 		}
@@ -64,48 +72,63 @@ func (v *server) accept(s *supervisor, now int64) {
 		}
 		v.conns[v.n] = conn{fd: fd, deadline: now + requestTimeoutNs}
 		v.n++
-		if !v.answer(s, &v.conns[v.n-1], now) {
-			v.drop(v.n - 1)
-		}
+		v.serve(s, fd, now)
 	}
 }
 
 // evict drops the connection that has been silent for longest, so that silent
 // ones never keep the daemon out. It reports whether there was one.
-func (v *server) evict() bool {
+func (v *server) evict(s *supervisor) bool {
 	oldest := -1
 	for i := range v.n {
-		if !v.conns[i].watching && (oldest < 0 || v.conns[i].deadline < v.conns[oldest].deadline) {
+		if !v.conns[i].kept && (oldest < 0 || v.conns[i].deadline < v.conns[oldest].deadline) {
 			oldest = i
 		}
 	}
 	if oldest < 0 {
 		return false
 	}
-	v.drop(oldest)
+	v.drop(s, oldest)
 	return true
 }
 
 // serve takes what came on the connection fd. An event of one that was closed
 // in the same turn finds none.
 func (v *server) serve(s *supervisor, fd int, now int64) {
-	for i := range v.n {
-		if v.conns[i].fd == fd {
-			if !v.answer(s, &v.conns[i], now) {
-				v.drop(i)
-			}
-			return
-		}
+	if i := v.find(fd); i >= 0 && !v.answer(s, i, now) {
+		// Its place in the table may be another by now.
+		v.drop(s, v.find(fd))
 	}
 }
 
+// find returns the place of the connection fd in the table, or -1.
+func (v *server) find(fd int) int {
+	for i := range v.n {
+		if v.conns[i].fd == fd {
+			return i
+		}
+	}
+	return -1
+}
+
 // answer reports whether the connection is to be kept.
-func (v *server) answer(s *supervisor, c *conn, now int64) bool {
-	n, err := retry(func() (int, error) { return unix.Read(c.fd, v.packet[:]) })
+func (v *server) answer(s *supervisor, i int, now int64) bool {
+	fd := v.conns[i].fd
+	n, err := retry(func() (int, error) { return unix.Read(fd, v.packet[:]) })
 	if errors.Is(err, unix.EAGAIN) {
 		return true
 	}
-	if err != nil || n == 0 || c.watching {
+	if err != nil || n == 0 {
+		return false
+	}
+	if fd == v.line.fd {
+		call, err := decodeLineCall(v.packet[:n])
+		if err == nil {
+			v.call(s, call, now)
+		}
+		return err == nil
+	}
+	if v.conns[i].kept {
 		return false
 	}
 	req, err := decodeRequest(v.packet[:n])
@@ -113,11 +136,71 @@ func (v *server) answer(s *supervisor, c *conn, now int64) bool {
 		return false
 	}
 	reply := s.handle(req, now)
-	if err := unix.Send(c.fd, appendReply(v.packet[:0], &reply), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
+	if req.Op == OpLine {
+		return v.open(s, i, reply.Errno)
+	}
+	if !send(fd, appendReply(v.packet[:0], &reply)) {
 		return false
 	}
-	c.watching = req.Op == OpWatchLog
-	return c.watching
+	v.conns[i].kept = req.Op == OpWatchLog
+	return v.conns[i].kept
+}
+
+// send reports whether there was room for the packet.
+func send(fd int, packet []byte) bool {
+	return unix.Send(fd, packet, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) == nil
+}
+
+// open makes a connection the line, instead of the one that was it.
+func (v *server) open(s *supervisor, i int, refused unix.Errno) bool {
+	fd := v.conns[i].fd
+	hello := LineAnswer{Op: LineHello, Errno: refused, Alive: s.alive, Stopping: s.stopping, Paused: s.paused}
+	if !send(fd, appendLineAnswer(v.packet[:0], &hello)) || refused != 0 {
+		return false
+	}
+	v.conns[i].kept = true
+	v.hangUp(s)
+	v.line = line{fd: fd}
+	return true
+}
+
+// hangUp drops the line, if there is one.
+func (v *server) hangUp(s *supervisor) {
+	if v.line.fd != 0 {
+		v.drop(s, v.find(v.line.fd))
+	}
+}
+
+// tell sends an answer over the line. A line without room for it is dropped: who
+// waits for an answer must not wait for one that was lost.
+func (v *server) tell(s *supervisor, a *LineAnswer) {
+	if v.line.fd == 0 {
+		return
+	}
+	a.Alive, a.Stopping, a.Paused = s.alive, s.stopping, s.paused
+	if !send(v.line.fd, appendLineAnswer(v.packet[:0], a)) {
+		v.hangUp(s)
+	}
+}
+
+// call does what came over the line.
+func (v *server) call(s *supervisor, c LineCall, now int64) {
+	a := LineAnswer{Op: c.Op, Seq: c.Seq}
+	switch c.Op {
+	case LinePing:
+	case LineProbe:
+		a.Errno = s.mayProbe()
+		if a.Begun = a.Errno == 0; a.Begun {
+			s.beginProbe(c.Seq, now)
+		}
+	case LineLog:
+		v.line.log, v.line.logSeq = true, c.Seq
+		return
+	default:
+		a.Errno = unix.ENOSYS
+	}
+	v.tell(s, &a)
+	s.concludeProbe()
 }
 
 // handle does what req asks for.
@@ -146,17 +229,21 @@ func (s *supervisor) handle(req Request, now int64) Reply {
 	}}
 }
 
-// logChanged tells those who watch the log. One whose queue is full is told
+// logChanged tells those who watch the log. A watcher whose queue is full is told
 // nothing: it has packets to read, and looks at the log after each of them.
-func (v *server) logChanged() {
+func (v *server) logChanged(s *supervisor) {
+	if v.line.log {
+		v.line.log = false
+		v.tell(s, &LineAnswer{Op: LineLog, Seq: v.line.logSeq})
+	}
 	for i := v.n - 1; i >= 0; i-- {
-		if !v.conns[i].watching {
+		if !v.conns[i].kept || v.conns[i].fd == v.line.fd {
 			continue
 		}
 		v.packet[0] = wireVersion
 		err := unix.Send(v.conns[i].fd, v.packet[:1], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
-			v.drop(i)
+			v.drop(s, i)
 		}
 	}
 }
@@ -165,7 +252,7 @@ func (v *server) logChanged() {
 func (v *server) nextDeadline() int64 {
 	next := int64(math.MaxInt64)
 	for i := range v.n {
-		if !v.conns[i].watching {
+		if !v.conns[i].kept {
 			next = min(next, v.conns[i].deadline)
 		}
 	}
@@ -173,18 +260,24 @@ func (v *server) nextDeadline() int64 {
 }
 
 // expire drops connections that sent no request in time.
-func (v *server) expire(now int64) {
+func (v *server) expire(s *supervisor, now int64) {
 	for i := v.n - 1; i >= 0; i-- {
-		if !v.conns[i].watching && now >= v.conns[i].deadline {
-			v.drop(i)
+		if !v.conns[i].kept && now >= v.conns[i].deadline {
+			v.drop(s, i)
 		}
 	}
 }
 
 // drop closes a connection; the last one takes its place in the table. Closing
-// takes it out of the epoll set too, as nobody else has the descriptor.
-func (v *server) drop(i int) {
-	closeFD(v.conns[i].fd)
+// takes it out of the epoll set too, as nobody else has the descriptor. A probe of
+// a line has nobody left to be told.
+func (v *server) drop(s *supervisor, i int) {
+	fd := v.conns[i].fd
+	closeFD(fd)
 	v.n--
 	v.conns[i] = v.conns[v.n]
+	if fd == v.line.fd {
+		v.line = line{}
+		s.endProbe()
+	}
 }

@@ -208,20 +208,8 @@ func lookup(spec *Spec) (string, *StartError) {
 	if strings.Contains(name, "/") {
 		return name, checkExecutable(name, inWorkdir(spec, name))
 	}
-	path := defaultPath
-	for _, kv := range spec.Env {
-		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
-			path = v
-		}
-	}
 	var unusable *StartError
-	for rest, more := path, true; more; {
-		var dir string
-		dir, rest, more = strings.Cut(rest, ":")
-		if dir == "" {
-			dir = "."
-		}
-		file := dir + "/" + name
+	for _, file := range candidates(spec, name) {
 		var st unix.Stat_t
 		if err := unix.Stat(inWorkdir(spec, file), &st); err != nil {
 			continue
@@ -237,7 +225,33 @@ func lookup(spec *Spec) (string, *StartError) {
 	if unusable != nil {
 		return "", unusable
 	}
-	return "", &StartError{Step: StepLookup, Errno: unix.ENOENT, Detail: `command "` + name + `" not found in PATH ` + path}
+	return "", &StartError{Step: StepLookup, Errno: unix.ENOENT, Detail: `command "` + name + `" not found in PATH ` + searchPath(spec)}
+}
+
+// searchPath is the PATH of the box.
+func searchPath(spec *Spec) string {
+	path := defaultPath
+	for _, kv := range spec.Env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			path = v
+		}
+	}
+	return path
+}
+
+// candidates gives the files that a program may be, as the box names them.
+func candidates(spec *Spec, name string) []string {
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	var files []string
+	for dir := range strings.SplitSeq(searchPath(spec), ":") {
+		if dir == "" {
+			dir = "."
+		}
+		files = append(files, dir+"/"+name)
+	}
+	return files
 }
 
 // inWorkdir gives the place of a path that the command will see from its

@@ -27,12 +27,13 @@ func runtimeAfterFork()
 //go:linkname runtimeAfterForkInChild syscall.runtime_AfterForkInChild
 func runtimeAfterForkInChild()
 
-// rawVfork is clone(flags) for flags with CLONE_VFORK|CLONE_VM.
+// rawVfork is clone(flags), with or without CLONE_VFORK|CLONE_VM.
 func rawVfork(flags uintptr) (pid, errno uintptr)
 
 // The steps of the child, in order.
 const (
-	childCgroup = 1 + iota
+	childAlone = 1 + iota
+	childCgroup
 	childOOM
 	childSession
 	childFiles
@@ -51,11 +52,18 @@ const (
 )
 
 // child is all that the child needs, prepared before the fork because it must
-// not allocate. As parent and child share their memory until the child has
-// executed the command or ended, step and errno are also how it tells of its
-// failure: no pipe is needed.
+// not allocate.
+//
+// The command's child shares the shim's memory until it has executed the command
+// or ended: that is the fastest, no pipe is needed to tell of a failure, and there
+// is nothing that could hold it up. A probe's child has the box around it, which
+// may be frozen or throttled, and may stop what it can see; its programs may be on
+// a file system that does not answer. The shim must not wait for it, so it is a
+// process apart, and tells by a pipe.
 type child struct {
-	argv0      *byte
+	apart      bool
+	report     uintptr // with apart: the pipe that a failure is written to
+	paths      []*byte // the files to execute, of which the first that is there is taken
 	argv, envv **byte
 	dir        *byte
 	logFD      uintptr
@@ -71,6 +79,11 @@ type child struct {
 	ambient    uint64
 	noNewPrivs bool
 
+	trouble
+}
+
+// trouble is where a child failed; step is 0 if it did not.
+type trouble struct {
 	step, index, errno uintptr
 }
 
@@ -88,40 +101,54 @@ const capVersion3 = 0x20080522
 // spawn starts the command of s.spec with logFD as its stdout and stderr, and
 // returns its pid once it has been executed.
 func spawn(s *supervisor, logFD int) (int, *StartError) {
-	spec := s.spec
-	path, failed := lookup(spec)
+	path, failed := lookup(s.spec)
 	if failed != nil {
 		return 0, failed
 	}
-	c, err := newChild(spec, path, logFD)
-	if err == nil && s.oomScore != "" {
-		c.oomScore = []byte(s.oomScore)
-		c.oomFile, err = syscall.BytePtrFromString("/proc/self/oom_score_adj")
+	c, failed := s.newChild(s.spec.Argv, []string{path})
+	if failed != nil {
+		return 0, failed
 	}
-	if err != nil {
-		return 0, startError(StepFork, "cannot prepare the command", err)
-	}
-	c.join = s.join
+	c.logFD = uintptr(logFD)
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
 	if errno != 0 {
-		return 0, &StartError{Step: StepFork, Errno: syscall.Errno(errno), Detail: "cannot start a process"}
+		return 0, forkFailed(errno)
 	}
 	if c.step != 0 {
 		if _, err := retry(func() (int, error) { return unix.Wait4(int(pid), nil, 0, nil) }); err != nil {
 			return 0, startError(StepFork, "cannot reap the child", err)
 		}
-		return 0, c.failure(spec, path)
+		return 0, c.failure(s.spec, path)
 	}
 	return int(pid), nil
 }
 
-func newChild(spec *Spec, path string, logFD int) (*child, error) {
-	argv0, err := syscall.BytePtrFromString(path)
+func forkFailed(errno uintptr) *StartError {
+	return &StartError{Step: StepFork, Errno: syscall.Errno(errno), Detail: "cannot start a process"}
+}
+
+// newChild prepares a child that executes argv, found in one of paths, as the spec
+// says that the box's command is run.
+func (s *supervisor) newChild(argv, paths []string) (*child, *StartError) {
+	c, err := newChild(s.spec, argv, paths)
+	if err == nil && s.oomScore != "" {
+		c.oomScore = []byte(s.oomScore)
+		c.oomFile, err = syscall.BytePtrFromString("/proc/self/oom_score_adj")
+	}
+	if err != nil {
+		return nil, startError(StepFork, "cannot prepare the command", err)
+	}
+	c.join = s.join
+	return c, nil
+}
+
+func newChild(spec *Spec, args, paths []string) (*child, error) {
+	files, err := syscall.SlicePtrFromStrings(paths)
 	if err != nil {
 		return nil, err
 	}
-	argv, err := syscall.SlicePtrFromStrings(spec.Argv)
+	argv, err := syscall.SlicePtrFromStrings(args)
 	if err != nil {
 		return nil, err
 	}
@@ -138,9 +165,8 @@ func newChild(spec *Spec, path string, logFD int) (*child, error) {
 		return nil, err
 	}
 	c := &child{
-		argv0: argv0, argv: &argv[0], envv: &envv[0], dir: dir,
-		logFD: uintptr(logFD),
-		uid:   uintptr(spec.UID), gid: uintptr(spec.GID),
+		paths: files[:len(paths)], argv: &argv[0], envv: &envv[0], dir: dir,
+		uid: uintptr(spec.UID), gid: uintptr(spec.GID),
 		groups: unsafe.SliceData(spec.Groups), ngroups: uintptr(len(spec.Groups)),
 		rlimits:    spec.Rlimits,
 		bounding:   spec.Capabilities,
@@ -187,6 +213,8 @@ func heldCapabilities() (uint64, error) {
 func (c *child) failure(spec *Spec, path string) *StartError {
 	e := &StartError{Errno: syscall.Errno(c.errno)}
 	switch c.step {
+	case childAlone:
+		e.Step, e.Detail = StepFork, "cannot keep the box from looking into its child"
 	case childCgroup:
 		e.Step, e.Detail = StepCgroup, "cannot join "+spec.Cgroups[c.index]
 	case childOOM:
@@ -249,8 +277,8 @@ func rlimitName(resource int) string {
 
 // forkExec forks; the child becomes the command and never returns from here.
 //
-// The two share memory and stack while the child lives in this function, so the
-// rules of package syscall's forkAndExecInChild1 apply: nothing that grows the
+// The two may share memory and stack while the child lives in this function, so
+// the rules of package syscall's forkAndExecInChild1 apply: nothing that grows the
 // stack or allocates or writes a pointer, and the parent leaves at once, since
 // the child has used the frame.
 //
@@ -269,17 +297,31 @@ func forkExec(c *child) (pid, errno uintptr) {
 		mask   uint64
 		self   = byte('0')
 		cwd    = unix.AT_FDCWD
+		flags  = uintptr(unix.SIGCHLD)
 	)
+	if !c.apart {
+		flags |= unix.CLONE_VFORK | unix.CLONE_VM
+	}
 	// Here and not in the caller, as from now on no stack may be checked for its
 	// size, which functions do when they are entered.
 	runtimeBeforeFork()
-	pid, errno = rawVfork(unix.CLONE_VFORK | unix.CLONE_VM | uintptr(unix.SIGCHLD))
+	pid, errno = rawVfork(flags)
 	if errno != 0 || pid != 0 {
 		return
 	}
 
 	// The child. Its signals are blocked until the last step.
 	runtimeAfterForkInChild()
+
+	// Before it becomes one whom the box may trace: it has the shim's descriptors
+	// until it executes.
+	if c.apart {
+		c.step = childAlone
+		if _, _, e := syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0); e != 0 {
+			c.errno = uintptr(e)
+			goto failed
+		}
+	}
 
 	// First, so that all that follows is counted where it belongs. "0" means the
 	// writer. On v1 it goes into tasks: a thread that moves itself takes no lock of
@@ -434,13 +476,24 @@ func forkExec(c *child) (pid, errno uintptr) {
 		goto failed
 	}
 
-	c.step = 0
-	if _, _, e := syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(c.argv0)), uintptr(unsafe.Pointer(c.argv)), uintptr(unsafe.Pointer(c.envv))); e != 0 {
-		c.step = childExec
-		c.errno = uintptr(e)
+	// As execvp does it: a file that is there and cannot be executed is the one to
+	// be named, if no other can be. In shared memory step is 0 when one could.
+	c.step, c.errno = 0, 0
+	for i = 0; i < uintptr(len(c.paths)); i++ {
+		_, _, e := syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(c.paths[i])), uintptr(unsafe.Pointer(c.argv)), uintptr(unsafe.Pointer(c.envv)))
+		if c.errno != uintptr(unix.EACCES) {
+			c.index, c.errno = i, uintptr(e)
+		}
+		if e != unix.ENOENT && e != unix.ENOTDIR && e != unix.EACCES {
+			break
+		}
 	}
+	c.step = childExec
 
 failed:
+	if c.apart {
+		_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, c.report, uintptr(unsafe.Pointer(&c.trouble)), unsafe.Sizeof(c.trouble))
+	}
 	for {
 		_, _, _ = syscall.RawSyscall(unix.SYS_EXIT, 125, 0, 0)
 	}

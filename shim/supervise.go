@@ -18,10 +18,11 @@ type supervisor struct {
 	sigfd int // see signalEvents
 	log   logWriter
 	srv   server
+	probe probe
 
 	oomScore string // the command's oom_score_adj; empty: as the shim's
 
-	join    []uintptr // the files of spec.Cgroups, until the command has started
+	join    []uintptr // the files of spec.Cgroups, as long as processes are started
 	freezer int       // the file of spec.Freezer, or -1
 
 	pid       int  // of the command
@@ -68,8 +69,10 @@ func (s *supervisor) run() {
 				}
 			case s.log.pipe:
 				if s.log.pump(now) {
-					s.srv.logChanged()
+					s.srv.logChanged(s)
 				}
+			case s.probe.fd:
+				s.progress(now)
 			case fdListen:
 				s.srv.accept(s, now)
 			case fdHold:
@@ -91,6 +94,9 @@ func (s *supervisor) timeout(now int64) int {
 	if s.log.lost > 0 {
 		next = min(next, s.log.retryAt+logIdleRetryNs)
 	}
+	if s.probe.running {
+		next = min(next, s.probe.deadline)
+	}
 	next = min(next, s.srv.nextDeadline())
 	if next == math.MaxInt64 {
 		return -1
@@ -103,9 +109,12 @@ func (s *supervisor) timers(now int64) {
 		s.killAll()
 	}
 	if s.log.lost > 0 && now >= s.log.retryAt+logIdleRetryNs && s.log.recover(now) {
-		s.srv.logChanged()
+		s.srv.logChanged(s)
 	}
-	s.srv.expire(now)
+	if s.probe.running && now >= s.probe.deadline {
+		s.probeLate(now)
+	}
+	s.srv.expire(s, now)
 }
 
 // reap collects what has ended: the command, and every orphan of the box. It
@@ -120,6 +129,7 @@ func (s *supervisor) reap() bool {
 		if pid == s.pid && s.alive {
 			s.alive, s.status = false, status
 		}
+		s.reaped(pid, status)
 	}
 	return true
 }

@@ -1,0 +1,504 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lineClient is a test's end of a line.
+type lineClient struct {
+	t   testing.TB
+	fd  int
+	seq uint32
+}
+
+// openLine opens a line that is not greeted yet, and closes it with the test.
+func (b *box) openLine(run string) *lineClient {
+	b.t.Helper()
+	fd, err := OpenLine(b.dir, run)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	l := &lineClient{t: b.t, fd: fd}
+	b.t.Cleanup(l.close)
+	return l
+}
+
+// line opens a line and takes the greeting.
+func (b *box) line() *lineClient {
+	b.t.Helper()
+	l := b.openLine(b.spec.Run)
+	if a := l.next(); a.Op != LineHello || a.Errno != 0 || !a.Alive {
+		b.t.Fatalf("greeted with %+v", a)
+	}
+	return l
+}
+
+func (l *lineClient) close() {
+	if l.fd >= 0 {
+		closeFD(l.fd)
+		l.fd = -1
+	}
+}
+
+func (l *lineClient) send(packet []byte) {
+	l.t.Helper()
+	if err := unix.Send(l.fd, packet, unix.MSG_NOSIGNAL); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// call sends a call and returns its number.
+func (l *lineClient) call(op LineOp) uint32 {
+	l.t.Helper()
+	l.seq++
+	l.send(LineCall{Op: op, Seq: l.seq}.Append(nil))
+	return l.seq
+}
+
+// read returns the next packet, or nil at the end of the line or when wait is over.
+func (l *lineClient) read(wait time.Duration) (packet []byte, end bool) {
+	l.t.Helper()
+	fds := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}
+	for deadline := time.Now().Add(wait); ; {
+		n, err := unix.Poll(fds, max(0, int(time.Until(deadline).Milliseconds())))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		if n == 0 {
+			return nil, false
+		}
+		break
+	}
+	buf := make([]byte, MaxLineAnswer+1)
+	for range 2 { // see OpenLine
+		n, err := unix.Read(l.fd, buf)
+		if err != nil && !errors.Is(err, unix.ECONNRESET) {
+			l.t.Fatal(err)
+		}
+		if n > 0 {
+			return buf[:n], false
+		}
+	}
+	return nil, true
+}
+
+func (l *lineClient) next() LineAnswer {
+	l.t.Helper()
+	packet, end := l.read(patience)
+	if packet == nil {
+		l.t.Fatalf("no answer; the line has ended: %v", end)
+	}
+	a, err := DecodeLineAnswer(packet)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return a
+}
+
+// quiet says that nothing has come. What the shim had been asked before is done by
+// the time it answers a ping.
+func (l *lineClient) quiet() {
+	l.t.Helper()
+	seq := l.call(LinePing)
+	if a := l.next(); a.Op != LinePing || a.Seq != seq {
+		l.t.Fatalf("came unasked: %+v", a)
+	}
+}
+
+// ended waits for the shim to close the line.
+func (l *lineClient) ended() {
+	l.t.Helper()
+	for {
+		packet, end := l.read(patience)
+		if end {
+			return
+		}
+		if packet == nil {
+			l.t.Fatal("the line is not closed")
+		}
+	}
+}
+
+// begin begins a probe.
+func (l *lineClient) begin() uint32 {
+	l.t.Helper()
+	seq := l.call(LineProbe)
+	if a := l.next(); a.Op != LineProbe || a.Seq != seq || !a.Begun || a.Errno != 0 || !a.Alive {
+		l.t.Fatalf("call %d: %+v", seq, a)
+	}
+	return seq
+}
+
+// result waits for the result of a probe.
+func (l *lineClient) result(seq uint32) ProbeResult {
+	l.t.Helper()
+	a := l.next()
+	if a.Op != LineProbe || a.Seq != seq || a.Begun || a.Errno != 0 {
+		l.t.Fatalf("call %d: %+v", seq, a)
+	}
+	if a.Result.Duration <= 0 {
+		l.t.Errorf("it took %v", a.Result.Duration)
+	}
+	return a.Result
+}
+
+func (l *lineClient) probe() ProbeResult {
+	l.t.Helper()
+	return l.result(l.begin())
+}
+
+// refused asks for a probe that cannot be.
+func (l *lineClient) refused(why syscall.Errno) {
+	l.t.Helper()
+	seq := l.call(LineProbe)
+	if a := l.next(); a.Op != LineProbe || a.Seq != seq || a.Begun || a.Errno != why {
+		l.t.Errorf("call %d: %+v, not %v", seq, a, why)
+	}
+}
+
+func fullAnswer() LineAnswer {
+	return LineAnswer{Op: LineProbe, Seq: 7, Errno: syscall.EBUSY, Begun: true, Alive: true, Stopping: true, Paused: true,
+		Result: ProbeResult{TimedOut: true, Code: 137, Duration: time.Second, Reason: "r", Output: []byte("a\x00\xff")}}
+}
+
+func TestLineRoundTrip(t *testing.T) {
+	want := fullAnswer()
+	got, err := DecodeLineAnswer(appendLineAnswer(nil, &want))
+	if err != nil || fmt.Sprintf("%#v", got) != fmt.Sprintf("%#v", want) {
+		t.Errorf("got %+v, %v; want %+v", got, err, want)
+	}
+	for n, whole := 0, appendLineAnswer(nil, &want); n < len(whole); n++ {
+		if _, err := DecodeLineAnswer(whole[:n]); err == nil {
+			t.Errorf("an answer cut to %d bytes was accepted", n)
+		}
+	}
+	call := LineCall{Op: LineLog, Seq: 1 << 31}
+	if got, err := decodeLineCall(call.Append(nil)); err != nil || got != call {
+		t.Errorf("got %+v, %v; want %+v", got, err, call)
+	}
+}
+
+func TestLineAnswerIsBounded(t *testing.T) {
+	a := LineAnswer{Result: ProbeResult{Reason: strings.Repeat("é", MaxLineAnswer), Output: bytes.Repeat([]byte{1}, 2*MaxProbeOutput)}}
+	b := appendLineAnswer(nil, &a)
+	if len(b) != MaxLineAnswer {
+		t.Errorf("%d bytes, not %d", len(b), MaxLineAnswer)
+	}
+	got, err := DecodeLineAnswer(b)
+	if err != nil || got.Result.Reason != strings.Repeat("é", maxReason/2) || len(got.Result.Output) != MaxProbeOutput {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	a.Result.Reason = "x" + a.Result.Reason
+	if got, err = DecodeLineAnswer(appendLineAnswer(nil, &a)); err != nil || got.Result.Reason != "x"+strings.Repeat("é", maxReason/2-1) {
+		t.Errorf("got %q, %v", got.Result.Reason, err)
+	}
+}
+
+func FuzzLine(f *testing.F) {
+	a := fullAnswer()
+	f.Add(appendLineAnswer(nil, &a))
+	f.Add(appendLineAnswer(nil, &LineAnswer{}))
+	f.Add(LineCall{Op: LineProbe, Seq: 3}.Append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if a, err := DecodeLineAnswer(b); err == nil && !bytes.Equal(appendLineAnswer(nil, &a), b) {
+			t.Fatalf("answer %x", b)
+		}
+		if c, err := decodeLineCall(b); err == nil && !bytes.Equal(c.Append(nil), b) {
+			t.Fatalf("call %x", b)
+		}
+	})
+}
+
+func FuzzAddress(f *testing.F) {
+	for _, s := range []string{"", "127.0.0.1", "1.2.3", "1.2.3.4.5", "01.2.3.4", "256.0.0.1", "::", "::1", "1::", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8",
+		"1::2::3", ":::", "1:", ":1", "12345::", "::ffff:1.2.3.4", "1.2.3.4::", "1:2:3:4:5:6:7:1.2.3.4", "1:2:3:4:5:6:1.2.3.4", "::1.2.3.4:5", "fe80::1%lo", "::g", "::+1", "1.2.3.4:5"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		want, err := netip.ParseAddr(s)
+		got, ok := parseAddr(s)
+		if ok != (err == nil && want.Zone() == "") {
+			t.Fatalf("%q: %v, but netip says %v", s, ok, err)
+		}
+		if !ok {
+			return
+		}
+		if got.v4 != want.Is4() || got.v4 && [4]byte(got.bytes[:4]) != want.As4() || !got.v4 && got.bytes != want.As16() {
+			t.Fatalf("%q is %v, not %v", s, got, want)
+		}
+	})
+}
+
+func TestLinePing(t *testing.T) {
+	b := sh(t, `trap 'echo term' TERM; echo ready; while :; do sleep 0.01; done`).mustStart()
+	b.awaitLog("ready")
+	l := b.line()
+	ping := func(stopping, paused bool) {
+		t.Helper()
+		want := LineAnswer{Op: LinePing, Seq: l.call(LinePing), Alive: true, Stopping: stopping, Paused: paused}
+		if got := l.next(); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+	ping(false, false)
+	b.ask(Request{Op: OpPause})
+	ping(false, true)
+	b.ask(Request{Op: OpResume})
+	ping(false, false)
+	b.ask(Request{Op: OpStop, Grace: time.Hour})
+	ping(true, false)
+	b.ask(Request{Op: OpStop})
+	l.ended()
+	b.wait()
+}
+
+func TestLineOfAnotherRun(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	l := b.line()
+	other := b.openLine("another")
+	if a := other.next(); a.Op != LineHello || a.Errno != unix.ESTALE {
+		t.Errorf("greeted with %+v", a)
+	}
+	other.ended()
+	l.quiet() // and was not taken over
+	whichever := b.openLine("")
+	if a := whichever.next(); a.Op != LineHello || a.Errno != 0 {
+		t.Errorf("greeted with %+v", a)
+	}
+}
+
+func TestLineToNobody(t *testing.T) {
+	b := sh(t, "exit 0")
+	if fd, err := OpenLine(b.dir, ""); fd != -1 || !errors.Is(err, unix.ENOENT) {
+		t.Errorf("before: %d, %v", fd, err)
+	}
+	b.mustStart()
+	b.wait()
+	if fd, err := OpenLine(b.dir, ""); fd != -1 || !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("after: %d, %v", fd, err)
+	}
+}
+
+// A shim that stands is connected to until too many wait, and nobody waits.
+func TestLineToOneThatStands(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	b.stands()
+	before := openFiles(t)
+	var lines []*lineClient
+	for {
+		fd, err := OpenLine(b.dir, b.spec.Run)
+		if errors.Is(err, unix.EAGAIN) {
+			break
+		}
+		if err != nil || len(lines) > 1000 {
+			t.Fatalf("line %d: %v", len(lines), err)
+		}
+		l := &lineClient{t: t, fd: fd}
+		defer l.close()
+		lines = append(lines, l)
+	}
+	if after := openFiles(t); after != before+len(lines) {
+		t.Errorf("%d descriptors, %d before, %d lines", after, before, len(lines))
+	}
+	last := lines[len(lines)-1]
+	flags, err := unix.FcntlInt(uintptr(last.fd), unix.F_GETFL, 0)
+	if cloexec, err2 := unix.FcntlInt(uintptr(last.fd), unix.F_GETFD, 0); errors.Join(err, err2) != nil || flags&unix.O_NONBLOCK == 0 || cloexec&unix.FD_CLOEXEC == 0 {
+		t.Errorf("flags %#x, %#x", flags, cloexec)
+	}
+	b.signal(unix.SIGCONT)
+	if a := last.next(); a.Op != LineHello || a.Errno != 0 {
+		t.Errorf("greeted with %+v", a)
+	}
+	last.quiet()
+	for _, l := range lines[:len(lines)-1] {
+		l.ended()
+	}
+	last.quiet()
+}
+
+func TestLineIsTakenOver(t *testing.T) {
+	b := probed(t, "/bin/sleep", "1000").mustStart()
+	old := b.line()
+	old.begin()
+	old.call(LineLog)
+	l := b.line()
+	old.ended()
+	// The probe of the old line is gone, and so is what it started.
+	until(t, "the probe is gone", func() bool { return len(processesWith(t, b.tag)) == 1 })
+	l.begin()
+	l.refused(unix.EBUSY)
+	old.close()
+	l.refused(unix.EBUSY)
+}
+
+func TestLineIsNotEvicted(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	l := b.line()
+	for range 2 * maxConns {
+		defer closeFile(rawConn(t, b))
+	}
+	l.quiet()
+	time.Sleep(requestTimeoutNs + 100*time.Millisecond) // it has no deadline, unlike those
+	l.quiet()
+}
+
+func TestLineThatIsHungUpEndsItsProbe(t *testing.T) {
+	b := probed(t, "/bin/sh", "-c", "sleep 1000 & sleep 1000").mustStart()
+	l := b.line()
+	l.begin()
+	until(t, "the probe runs", func() bool { return len(processesWith(t, b.tag)) == 4 })
+	l.close()
+	until(t, "the probe is gone", func() bool { return len(processesWith(t, b.tag)) == 1 })
+	b.line().begin()
+}
+
+func TestLineMalformedCalls(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	ping := LineCall{Op: LinePing, Seq: 1}.Append(nil)
+	for name, packet := range map[string][]byte{
+		"one byte":      {wireVersion},
+		"short":         ping[:len(ping)-1],
+		"long":          append(ping[:len(ping):len(ping)], 0),
+		"huge":          append(ping[:len(ping):len(ping)], make([]byte, 10_000)...),
+		"other version": append([]byte{wireVersion + 1}, ping[1:]...),
+		"hello":         LineCall{Op: LineHello}.Append(nil),
+		"a request":     appendRequest(nil, Request{Op: OpState}),
+		"a line":        appendRequest(nil, Request{Op: OpLine}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := b.line()
+			l.send(packet)
+			l.ended()
+		})
+	}
+	l := b.line()
+	for _, op := range []LineOp{lineEnd, 255} { // of a daemon that is newer
+		seq := l.call(op)
+		if a := l.next(); a.Op != op || a.Seq != seq || a.Errno != unix.ENOSYS || !a.Alive {
+			t.Errorf("%+v", a)
+		}
+	}
+	l.quiet()
+}
+
+// A client that asks and does not listen loses its line, and nobody else notices.
+func TestLineWhoseAnswersAreNotRead(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	l := b.line()
+	packet := LineCall{Op: LinePing, Seq: 1}.Append(nil)
+	for n := 0; ; n++ {
+		if err := unix.Send(l.fd, packet, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT); errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+			break
+		} else if errors.Is(err, unix.EAGAIN) {
+			b.ask(Request{Op: OpState}) // the shim is behind
+		} else if err != nil || n > 1_000_000 {
+			t.Fatalf("call %d: %v", n, err)
+		}
+	}
+	b.line().quiet()
+}
+
+func TestLineFloodOfPings(t *testing.T) {
+	b := sh(t, "exec sleep 1000").mustStart()
+	l := b.line()
+	const pings, window = 20_000, 50
+	for sent, got := uint32(0), uint32(0); got < pings; {
+		for sent < pings && sent < got+window {
+			l.call(LinePing)
+			sent++
+		}
+		if a := l.next(); a.Op != LinePing || a.Seq != got+1 {
+			t.Fatalf("answer %d: %+v", got, a)
+		}
+		got++
+		if got%5000 == 0 {
+			if r := b.ask(Request{Op: OpState}); !r.State.Alive {
+				t.Errorf("%+v", r)
+			}
+		}
+	}
+}
+
+func TestLineLogIsToldOnce(t *testing.T) {
+	b := newBox(t, "/bin/sh", "-c", `trap 'echo said' USR1; echo ready; while :; do sleep 0.01; done`).mustStart()
+	b.awaitLog("ready")
+	l := b.line()
+	say := func(n int) {
+		t.Helper()
+		b.ask(Request{Op: OpSignal, Signal: unix.SIGUSR1})
+		until(t, "it is in the log", func() bool { return strings.Count(b.log(), "said\n") == n })
+	}
+	told := func(seq uint32) {
+		t.Helper()
+		if a := l.next(); a.Op != LineLog || a.Seq != seq || a.Errno != 0 || !a.Alive {
+			t.Errorf("%+v, not the answer to %d", a, seq)
+		}
+	}
+	say(1)
+	l.quiet() // not asked
+	seq := l.call(LineLog)
+	l.quiet() // not since then
+	say(2)
+	told(seq)
+	say(3)
+	l.quiet() // told already
+	l.call(LineLog)
+	seq = l.call(LineLog) // in place of the one before
+	say(4)
+	told(seq)
+	say(5)
+	l.quiet()
+}
+
+// A flood of output costs no more answers than there are calls.
+func TestLineLogOfAFlood(t *testing.T) {
+	b := newBox(t, "/usr/bin/yes")
+	b.spec.LogMax = MinLogMax * 16
+	b.mustStart()
+	l := b.line()
+	for range 100 {
+		seq := l.call(LineLog)
+		if a := l.next(); a.Op != LineLog || a.Seq != seq {
+			t.Fatalf("%+v, not the answer to %d", a, seq)
+		}
+	}
+	l.quiet()
+}
+
+func TestLineAndWatchers(t *testing.T) {
+	b := newBox(t, "/bin/sh", "-c", `trap 'echo said' USR1; echo ready; while :; do sleep 0.01; done`).mustStart()
+	b.awaitLog("ready")
+	l := b.line()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w := must(WatchLog(ctx, b.dir))
+	defer closeFile(w)
+	seq := l.call(LineLog)
+	l.quiet()
+	b.ask(Request{Op: OpSignal, Signal: unix.SIGUSR1})
+	if err := w.Next(ctx); err != nil {
+		t.Error(err)
+	}
+	if a := l.next(); a.Op != LineLog || a.Seq != seq {
+		t.Errorf("%+v", a)
+	}
+}
+
+func readStat(t testing.TB, pid int, name string) string {
+	t.Helper()
+	return string(must(os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))))
+}

@@ -1,0 +1,538 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"errors"
+	"math"
+	"strings"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxLate bounds how many processes of probes are left behind that were killed
+	// and have not died: in a frozen box, or on a file system that does not answer.
+	maxLate = 8
+	// maxHead bounds the head of an HTTP response, in bytes.
+	maxHead = 64 << 10
+	// bodyWaitNs is how much longer the body of a response may take than its head.
+	bodyWaitNs = 100e6
+	// statusLen is the length of "HTTP/1.1 200".
+	statusLen = 12
+)
+
+// What is wrong with a probe that is no command, or that did not come to be one.
+const (
+	reasonFork       = "cannot start a process"
+	reasonConnecting = "not connected in time"
+	reasonWaiting    = "no HTTP response in time"
+	reasonEmpty      = "connection closed without an HTTP response"
+	reasonNotHTTP    = "not an HTTP response"
+)
+
+// probe is the probe that runs, if one does. What it needs is made for the first
+// one and kept: the heap of a shim is so small that no garbage is ever collected,
+// which has to stay so however often it probes.
+type probe struct {
+	running  bool
+	seq      uint32
+	begun    int64 // monotonic time
+	deadline int64 // monotonic time
+	over     bool  // it has ended with result
+	result   ProbeResult
+	out      []byte // what is kept of the output
+	fd       int    // the pipe of a command's output, or the socket; 0, which is /dev/null, for none
+
+	child  *child
+	pid    int          // the process of a command; 0 for none
+	report int          // the pipe that tells why it was not executed; 0 for none
+	late   [maxLate]int // processes of others that were killed and have not been reaped
+
+	addrs   []unix.Sockaddr
+	try     int   // which of addrs it is
+	refused error // how the one before failed
+	sent    int   // bytes of the request; -1 until there is a connection
+	head    int   // bytes of the response's head
+	status  [statusLen]byte
+	lines   int  // whole lines of the head
+	blank   bool // the line of the head that is being read is empty so far
+	decided bool // the head has come: result stands, and the body is taken
+}
+
+// mayProbe says why no probe can begin now, or 0.
+func (s *supervisor) mayProbe() unix.Errno {
+	switch {
+	case !s.alive:
+		return unix.ESRCH
+	case s.spec.Probe.Kind == ProbeNone:
+		return unix.ENOENT
+	case s.stopping || s.paused || s.probe.running || s.probe.place(0) < 0:
+		return unix.EBUSY
+	}
+	return 0
+}
+
+// place returns where among the late ones pid is, or -1.
+func (p *probe) place(pid int) int {
+	for i, late := range p.late {
+		if late == pid {
+			return i
+		}
+	}
+	return -1
+}
+
+// beginProbe starts Spec.Probe, which mayProbe has allowed. It may be over when
+// beginProbe returns.
+func (s *supervisor) beginProbe(seq uint32, now int64) {
+	p := &s.probe
+	if p.out == nil {
+		p.out = make([]byte, 0, MaxProbeOutput)
+	}
+	p.running, p.over, p.seq, p.begun = true, false, seq, now
+	p.deadline = now + min(s.spec.Probe.TimeoutNs, math.MaxInt64-now)
+	p.out = p.out[:0]
+	p.sent, p.head, p.lines, p.blank, p.decided = -1, 0, 0, false, false
+	if s.spec.Probe.Kind == ProbeCommand {
+		s.startProgram(now)
+		return
+	}
+	if p.addrs == nil {
+		p.addrs = addresses(&s.spec.Probe)
+	}
+	s.connect(0, now)
+}
+
+// decide notes how the probe has ended, as far as it is known now.
+func (p *probe) decide(r ProbeResult, now int64) {
+	r.Duration = time.Duration(now - p.begun)
+	p.result = r
+}
+
+// finish ends the probe with r.
+func (p *probe) finish(r ProbeResult, now int64) {
+	p.decide(r, now)
+	p.over = true
+}
+
+// concludeProbe tells how a probe ended, if it has.
+func (s *supervisor) concludeProbe() {
+	p := &s.probe
+	if !p.running || !p.over {
+		return
+	}
+	s.endProbe()
+	p.result.Output = p.out
+	s.srv.tell(s, &LineAnswer{Op: LineProbe, Seq: p.seq, Result: p.result})
+}
+
+// endProbe forgets the probe, if one runs, and kills what it started.
+func (s *supervisor) endProbe() {
+	p := &s.probe
+	if p.pid != 0 {
+		killGroup(p.pid)
+		p.late[p.place(0)] = p.pid
+		p.pid = 0
+	}
+	p.closeFiles()
+	p.running = false
+}
+
+func (p *probe) closeFiles() {
+	for _, fd := range [...]*int{&p.fd, &p.report} {
+		if *fd != 0 {
+			closeFD(*fd)
+			*fd = 0
+		}
+	}
+}
+
+// killGroup kills the process pid and all of its group. It may be too young to
+// have a group of its own, and a group may be left of which it is gone.
+func killGroup(pid int) {
+	for _, whom := range [...]int{pid, -pid} {
+		if err := unix.Kill(whom, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			say("cannot kill a probe: " + err.Error())
+		}
+	}
+}
+
+// progress takes what came of the probe's descriptor.
+func (s *supervisor) progress(now int64) {
+	p := &s.probe
+	switch {
+	case s.spec.Probe.Kind == ProbeCommand:
+		p.takeOutput()
+	case p.sent < 0:
+		s.connected(now)
+	default:
+		s.converse(now)
+	}
+	s.concludeProbe()
+}
+
+// probeLate ends a probe whose time is over.
+func (s *supervisor) probeLate(now int64) {
+	p := &s.probe
+	switch {
+	case p.decided:
+		p.over = true
+	case s.spec.Probe.Kind == ProbeCommand:
+		p.finish(ProbeResult{TimedOut: true, Code: 128 + int(unix.SIGKILL)}, now)
+	case p.sent < 0:
+		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonConnecting}, now)
+	default:
+		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting}, now)
+	}
+	s.concludeProbe()
+}
+
+// startProgram starts the command of a probe.
+func (s *supervisor) startProgram(now int64) {
+	p := &s.probe
+	if p.child == nil {
+		argv := s.spec.Probe.Argv
+		c, err := s.newChild(argv, candidates(s.spec, argv[0]))
+		if err != nil {
+			p.finish(ProbeResult{Code: failedCode, Reason: err.Error()}, now)
+			return
+		}
+		c.apart = true
+		p.child = c
+	}
+	if errno := s.fork(p.child); errno != 0 {
+		p.finish(ProbeResult{Code: failedCode, Reason: reasonFork + ": " + errno.Error()}, now)
+	}
+}
+
+// fork starts the child of a probe and its two pipes.
+func (s *supervisor) fork(c *child) unix.Errno {
+	p := &s.probe
+	var out, report [2]int
+	if err := unix.Pipe2(out[:], unix.O_CLOEXEC); err != nil {
+		return toErrno(err)
+	}
+	p.fd = out[0]
+	defer closeFD(out[1])
+	if err := unix.Pipe2(report[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return toErrno(err)
+	}
+	p.report = report[0]
+	defer closeFD(report[1])
+	// The box's end stays blocking, as with the log.
+	if err := unix.SetNonblock(out[0], true); err != nil {
+		return toErrno(err)
+	}
+	if err := s.watch(out[0]); err != nil {
+		return toErrno(err)
+	}
+	c.logFD, c.report = uintptr(out[1]), uintptr(report[1])
+	pid, errno := forkExec(c)
+	runtimeAfterFork()
+	if errno != 0 {
+		return unix.Errno(errno)
+	}
+	p.pid = int(pid)
+	return 0
+}
+
+// takeOutput keeps the beginning of the output and throws the rest away.
+func (p *probe) takeOutput() {
+	for range splicesPerTurn {
+		n, err := p.readOutput()
+		if n == 0 && len(p.out) == MaxProbeOutput {
+			var moved int64
+			moved, err = retry(func() (int64, error) {
+				return unix.Splice(p.fd, nil, fdNull, nil, maxSplice, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+			})
+			n = int(moved)
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			return
+		}
+		if n <= 0 || err != nil {
+			// All that could write are gone, or write elsewhere: epoll would tell for ever.
+			closeFD(p.fd)
+			p.fd = 0
+			return
+		}
+	}
+}
+
+// readOutput reads into what is left of the room. 0 says that there is none, or
+// that the output is at its end.
+func (p *probe) readOutput() (int, error) {
+	room := p.out[len(p.out):cap(p.out)]
+	if len(room) == 0 {
+		return 0, nil
+	}
+	n, err := retry(func() (int, error) { return unix.Read(p.fd, room) })
+	p.out = p.out[:len(p.out)+max(n, 0)]
+	return n, err
+}
+
+// reaped is told of each process that was reaped.
+func (s *supervisor) reaped(pid int, status unix.WaitStatus) {
+	p := &s.probe
+	if i := p.place(pid); i >= 0 {
+		p.late[i] = 0
+		return
+	}
+	if pid != p.pid {
+		return
+	}
+	p.pid = 0
+	// What it has left behind. The number cannot be another's as long as the group
+	// has a member, and takes a while to come round.
+	killGroup(pid)
+	r := ProbeResult{Code: status.ExitStatus()}
+	if status.Signaled() {
+		r.Code = 128 + int(status.Signal())
+	}
+	if failed := p.whyNot(s.spec); failed != nil {
+		r.Reason = failed.Error()
+		switch {
+		case failed.Step == StepLookup:
+			r.Code = 127
+		case failed.Step == StepExec:
+			r.Code = 126
+		default:
+			r.Code = failedCode
+		}
+	}
+	for p.fd != 0 {
+		if n, err := p.readOutput(); n <= 0 || err != nil {
+			break
+		}
+	}
+	p.finish(r, monotonic())
+	s.concludeProbe()
+}
+
+// whyNot says why the child was not executed, or nil when it was.
+func (p *probe) whyNot(spec *Spec) *StartError {
+	var t trouble
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&t)), unsafe.Sizeof(t))
+	if n, err := retry(func() (int, error) { return unix.Read(p.report, b) }); err != nil || n != len(b) {
+		return nil
+	}
+	// The child had its own copy.
+	c := *p.child
+	c.trouble = t
+	name := spec.Probe.Argv[0]
+	if errno := syscall.Errno(t.errno); t.step == childExec && (errno == unix.ENOENT || errno == unix.ENOTDIR) {
+		e := &StartError{Step: StepLookup, Errno: errno, Detail: `command "` + name + `" not found`}
+		if !strings.Contains(name, "/") {
+			e.Detail += " in PATH " + searchPath(spec)
+		}
+		return e
+	}
+	return c.failure(spec, name)
+}
+
+// addresses gives where an HTTP or TCP probe connects to.
+func addresses(p *Probe) []unix.Sockaddr {
+	port := int(p.Port)
+	if p.Addr == "" {
+		return []unix.Sockaddr{
+			&unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}},
+			&unix.SockaddrInet6{Port: port, Addr: [16]byte{15: 1}},
+		}
+	}
+	a, _ := parseAddr(p.Addr) // Probe.check has seen it
+	if a.v4 {
+		return []unix.Sockaddr{&unix.SockaddrInet4{Port: port, Addr: [4]byte(a.bytes[:4])}}
+	}
+	return []unix.Sockaddr{&unix.SockaddrInet6{Port: port, Addr: a.bytes}}
+}
+
+// connect begins to connect to the address numbered try.
+func (s *supervisor) connect(try int, now int64) {
+	p := &s.probe
+	p.try = try
+	family := unix.AF_INET
+	if _, v6 := p.addrs[try].(*unix.SockaddrInet6); v6 {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		s.unconnected(err, now)
+		return
+	}
+	p.fd = fd
+	ev := unix.EpollEvent{Events: unix.EPOLLOUT, Fd: int32(fd)}
+	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		s.unconnected(err, now)
+		return
+	}
+	s.connected(now)
+}
+
+// connected looks whether there is a connection, which another connect tells: an
+// event may be one of a closed descriptor that had the same number.
+func (s *supervisor) connected(now int64) {
+	p := &s.probe
+	err := unix.Connect(p.fd, p.addrs[p.try])
+	switch {
+	case err == nil || errors.Is(err, unix.EISCONN):
+	case errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EALREADY) || errors.Is(err, unix.EINTR):
+		return
+	default:
+		s.unconnected(err, now)
+		return
+	}
+	if toItself(p.fd) {
+		s.unconnected(unix.ECONNREFUSED, now)
+		return
+	}
+	if s.spec.Probe.Kind == ProbeTCP {
+		// An orderly close, not a reset: a service that has just accepted sees the end
+		// of a client that said nothing, and not an error to be logged. The price is a
+		// minute of TIME_WAIT at this end.
+		p.finish(ProbeResult{}, now)
+		return
+	}
+	p.sent = 0
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT, Fd: int32(p.fd)}
+	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_MOD, p.fd, &ev); err != nil {
+		p.finish(ProbeResult{Code: 1, Reason: err.Error()}, now)
+		return
+	}
+	s.converse(now)
+}
+
+// unconnected goes on to the next address, or ends the probe. The first address
+// says why.
+func (s *supervisor) unconnected(err error, now int64) {
+	p := &s.probe
+	p.closeFiles()
+	if p.try == 0 {
+		p.refused = err
+	}
+	if p.try+1 < len(p.addrs) {
+		s.connect(p.try+1, now)
+		return
+	}
+	p.finish(ProbeResult{Code: 1, Reason: p.refused.Error()}, now)
+}
+
+// toItself reports whether a socket is connected to itself. A port of this machine
+// that nobody listens on may be the very one that connect takes for its own end;
+// the two ends are then one, and it succeeds.
+func toItself(fd int) bool {
+	own, err := unix.Getsockname(fd)
+	if err != nil {
+		return false
+	}
+	peer, err := unix.Getpeername(fd)
+	if err != nil {
+		return false
+	}
+	switch own := own.(type) {
+	case *unix.SockaddrInet4:
+		peer, ok := peer.(*unix.SockaddrInet4)
+		return ok && own.Port == peer.Port && own.Addr == peer.Addr
+	case *unix.SockaddrInet6:
+		peer, ok := peer.(*unix.SockaddrInet6)
+		return ok && own.Port == peer.Port && own.Addr == peer.Addr
+	}
+	return false
+}
+
+// converse sends what is left of the request, and takes what came of the response.
+func (s *supervisor) converse(now int64) {
+	p := &s.probe
+	if request := s.spec.Probe.Request; p.sent < len(request) {
+		rest := unsafe.Slice(unsafe.StringData(request), len(request))[p.sent:]
+		n, err := retry(func() (int, error) {
+			return unix.SendmsgN(p.fd, rest, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		})
+		switch {
+		case err == nil:
+			p.sent += n
+		case !errors.Is(err, unix.EAGAIN):
+			// The response may be there all the same; the read tells.
+			p.sent = len(request)
+		}
+		if p.sent == len(request) {
+			ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(p.fd)}
+			if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_MOD, p.fd, &ev); err != nil {
+				p.finish(ProbeResult{Code: 1, Reason: err.Error()}, now)
+				return
+			}
+		}
+	}
+	buf := s.srv.packet[:]
+	n, err := retry(func() (int, error) { return unix.Read(p.fd, buf) })
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+	case n > 0:
+		p.take(buf[:n], now)
+	case p.decided:
+		p.over = true
+	case p.lines > 0:
+		p.finish(p.verdict(), now)
+	case err != nil:
+		p.finish(ProbeResult{Code: 1, Reason: err.Error()}, now)
+	case p.head == 0:
+		p.finish(ProbeResult{Code: 1, Reason: reasonEmpty}, now)
+	default:
+		p.finish(ProbeResult{Code: 1, Reason: reasonNotHTTP}, now)
+	}
+}
+
+// take goes on in the response with b. The head is looked through and not kept.
+func (p *probe) take(b []byte, now int64) {
+	for i, c := range b {
+		if p.decided {
+			room := min(cap(p.out)-len(p.out), len(b)-i)
+			p.out = append(p.out, b[i:i+room]...)
+			break
+		}
+		if p.head < statusLen {
+			p.status[p.head] = c
+		}
+		if p.head <= statusLen && !statusByte(p.head, c) || p.head == maxHead {
+			p.finish(ProbeResult{Code: 1, Reason: reasonNotHTTP}, now)
+			return
+		}
+		p.head++
+		if c != '\n' {
+			p.blank = p.blank && c == '\r'
+			continue
+		}
+		if p.blank {
+			p.decided = true
+			p.decide(p.verdict(), now)
+			p.deadline = min(p.deadline, now+bodyWaitNs)
+		}
+		p.lines++
+		p.blank = true
+	}
+	p.over = p.decided && len(p.out) == cap(p.out)
+}
+
+// statusByte reports whether c may be the byte numbered i of a status line.
+func statusByte(i int, c byte) bool {
+	const line = "HTTP/0.0 000 "
+	switch line[i] {
+	case '0':
+		return '0' <= c && c <= '9'
+	case ' ':
+		return c == ' ' || i == statusLen && (c == '\r' || c == '\n')
+	}
+	return c == line[i]
+}
+
+// verdict is what the status of a response says.
+func (p *probe) verdict() ProbeResult {
+	code := p.status[statusLen-3:]
+	if code[0] == '2' || code[0] == '3' {
+		return ProbeResult{}
+	}
+	return ProbeResult{Code: 1, Reason: "HTTP status " + string(code)}
+}
