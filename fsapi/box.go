@@ -43,6 +43,7 @@ var waitFiles = []struct {
 	open func(*runtime.Box) runtime.Stream
 }{
 	{"running", (*runtime.Box).WaitRunning},
+	{"healthy", (*runtime.Box).WaitHealthy},
 	{"exit", (*runtime.Box).WaitExit},
 	{"stopped", (*runtime.Box).WaitStopped},
 	{"log", (*runtime.Box).WaitLog},
@@ -158,8 +159,13 @@ func (d *boxDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) 
 	return getattr(d, out)
 }
 
-// Setattr delegates the box.
+// Setattr delegates the box; new times mean that somebody wants it.
 func (d *boxDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 {
+		if err := d.box.Touch(); err != nil {
+			return toErrno(err)
+		}
+	}
 	return chown(d.box, "", d, in, out)
 }
 
@@ -194,7 +200,8 @@ func infoJSON(b *runtime.Box) ([]byte, attr) {
 		// Strings, numbers and times: a bug, and not one to hide.
 		panic("info.json: " + err.Error())
 	}
-	return append(text, '\n'), attr{mtime: s.Changed(runtime.FieldInfo), timeout: long}
+	// The last probe is in it, and probes are not announced.
+	return append(text, '\n'), attr{mtime: s.Changed(runtime.FieldInfo)}
 }
 
 func (f boxFile) stats(b *runtime.Box) ([]byte, attr) {
@@ -205,7 +212,8 @@ func (f boxFile) stats(b *runtime.Box) ([]byte, attr) {
 	text := "cpu_usec " + strconv.FormatInt(st.CPU.Microseconds(), 10) +
 		"\nmemory_bytes " + strconv.FormatInt(st.Memory, 10) +
 		"\npids " + strconv.Itoa(st.Pids) +
-		"\noom_kills " + strconv.FormatUint(st.OOMKills, 10) + "\n"
+		"\noom_kills " + strconv.FormatUint(st.OOMKills, 10) +
+		"\nrestarts " + strconv.Itoa(st.Restarts) + "\n"
 	// The numbers change with every look; a time that did so too would make tar
 	// and rsync see a file that changes under their hands.
 	return []byte(text), attr{mtime: b.Snapshot().Changed(runtime.FieldInfo)}

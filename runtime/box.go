@@ -30,8 +30,17 @@ type Box struct {
 	run     *run       // the last run, going on or ended; nil before the first
 	stops   int        // stop and kill commands so far: a restart that is overtaken gives way
 	record  stateRecord
+	retries int // restarts in a row; see backoff
+
+	restartTimer timer
+	// active is when somebody last showed that the box is wanted, in nanoseconds
+	// since 1970; see expire.idle.
+	active atomic.Int64
+
 	// holders are those who still read in the directory after a removal.
 	holders sync.WaitGroup
+
+	booted bool // under mu: the machine was booted since its last run, which another daemon saw end
 
 	look sync.Mutex // one look at an unknown box at a time; see reconsider
 
@@ -39,6 +48,7 @@ type Box struct {
 	// state.json. Both are held across disk I/O and never taken under mu.
 	config sync.Mutex
 	save   sync.Mutex
+	kept   int // under save: the last run of which it was written how it ended
 	// saveQueued says that a write of state.json waits to begin.
 	saveQueued atomic.Bool
 }
@@ -46,6 +56,7 @@ type Box struct {
 func newBox(rt *Runtime, name string) *Box {
 	b := &Box{rt: rt, name: name, serial: rt.serial.Add(1), dir: rt.store.boxDir(name)}
 	b.events.max = boxHistory
+	b.restartTimer.fire = b.restartDue
 	b.record = stateRecord{Version: recordVersion, Status: StatusEmpty, ExitCode: -1, LastError: "ok", Created: time.Now()}
 	return b
 }
@@ -98,6 +109,7 @@ type tx struct {
 	Snapshot // what will be published; changed at will
 	touched  Field
 	events   []Event
+	why      string // words to add to what is said of a change of health
 }
 
 // event adds an event to the change.
@@ -129,6 +141,9 @@ func (b *Box) update(op string, fn func(t *tx) error) error {
 			detail += fmt.Sprintf(" exit_code=%d", t.ExitCode)
 		}
 		t.event("status", detail)
+	}
+	if t.Health != old.Health {
+		t.event("health", fmt.Sprintf("from=%s to=%s", old.Health, t.Health)+t.why)
 	}
 	for i := range s.changed {
 		if t.touched&(1<<i) != 0 {
@@ -207,9 +222,16 @@ func (b *Box) saveNow(c care, edit func(*stateRecord)) error {
 	s := b.snap.Load()
 	r := b.record
 	r.Created, r.Runs, r.Owners = s.Created, s.Runs, s.owners
+	r.Restarts, r.Retries = s.Restarts, b.retries
+	if at := b.active.Load(); at > 0 {
+		r.Active = time.Unix(0, at)
+	}
+	if r.Health, r.HealthRun = s.Health, ""; s.run != nil {
+		r.HealthRun = s.run.id
+	}
 	if !s.Status.Active() {
 		// While a run goes on, what is known of the last one stays.
-		r.Status, r.ExitCode, r.Started, r.Ended = s.Status, s.ExitCode, s.Started, s.Ended
+		r.Status, r.ExitCode, r.Started, r.Ended, r.RestartAt = s.Status.onRecord(), s.ExitCode, s.Started, s.Ended, s.RestartAt
 	} else {
 		r.Remove = false
 	}
@@ -367,7 +389,7 @@ func (b *Box) remove(asked bool) error {
 		b.mu.Unlock()
 		return b.fail("remove", ErrRemoved)
 	}
-	if s.Status.Active() {
+	if s.Status.Active() || s.Status == StatusRestarting {
 		b.mu.Unlock()
 		if s.Status == StatusUnknown {
 			return b.fail("remove", b.lookAgain())

@@ -62,15 +62,16 @@ func (b *Box) Do(by By, c Command) (*Completion, error) {
 	if b.rt.isClosing() {
 		return nil, b.fail(string(c.Verb), ErrClosed)
 	}
+	b.keepAlive()
 	failed := b.Snapshot().LastError != "ok"
 	var done *Completion
 	var err error
 	note := fmt.Sprintf("by=%d:%d %s", by.UID, by.PID, c.Verb)
 	switch c.Verb {
 	case VerbStart:
-		done, err = b.start(note, -1)
+		done, err = b.start(note, personStart)
 	case VerbStop, VerbKill:
-		done, _, err = b.stop(note, c)
+		done, _, err = b.stop(note, c, causeAsked)
 	case VerbRestart:
 		done, err = b.restart(note, c)
 	case VerbPause, VerbResume, VerbSignal:
@@ -87,8 +88,13 @@ func (b *Box) Do(by By, c Command) (*Completion, error) {
 	return done, nil
 }
 
+const (
+	personStart = -1 // a start command
+	policyStart = -2 // the end of a backoff
+)
+
 // start begins a run. With stops of 0 or more it is the second half of a restart
-// and gives way to any stop that came after that.
+// command and gives way to any stop that came after that.
 func (b *Box) start(note string, stops int) (*Completion, error) {
 	var r *run
 	done := completed()
@@ -98,6 +104,8 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 			return ErrRemoved
 		case stops >= 0 && stops != b.stops:
 			return fmt.Errorf("%w: a later stop or kill wins over the restart", ErrCanceled)
+		case stops == policyStart && (t.Status != StatusRestarting || b.rt.isClosing()):
+			return fmt.Errorf("%w: it does not wait for a restart any more", ErrCanceled)
 		case t.Status == StatusRunning || t.Status == StatusPaused:
 		case t.Status == StatusStarting:
 			done = b.run.began
@@ -113,10 +121,18 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 			b.run, t.run = r, r
 			done = r.began
 			t.Status, t.Runs, t.Started, t.Pending = StatusStarting, r.n, time.Now(), false
-			t.OOMKills = 0
+			t.OOMKills, t.RestartAt = 0, time.Time{}
+			if t.Health = HealthStarting; r.cfg.Health.Disabled {
+				t.Health = HealthNone
+			}
+			if r.again = stops == policyStart; r.again {
+				t.Restarts++
+			} else {
+				b.retries = 0
+			}
 		}
 		t.LastError, t.Restarting = "ok", false
-		if stops < 0 {
+		if stops == personStart {
 			t.event("command", note)
 		}
 		return nil
@@ -134,12 +150,23 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 	return done, nil
 }
 
+// cause is why a run is made to end.
+type cause int
+
+const (
+	causeAsked     cause = iota // by a command: nothing starts it again
+	causeExpired                // its time is over: the same
+	causeUnhealthy              // to be started again
+	causeShutdown               // by the end of the daemon: its restart policy applies
+)
+
 // stop is the one road of every end that is asked for. It also returns how many
 // stops there have been with this one.
-func (b *Box) stop(note string, c Command) (*Completion, int, error) {
+func (b *Box) stop(note string, c Command, why cause) (*Completion, int, error) {
 	var r *run
 	var stops int
 	var grace time.Duration
+	waited, remove := false, false
 	force := c.Verb == VerbKill
 	err := b.update(string(c.Verb), func(t *tx) error {
 		if b.removed {
@@ -153,10 +180,21 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		t.LastError = "ok"
 		t.Restarting = c.Verb == VerbRestart
 		t.event("command", note)
+		if t.Status == StatusRestarting {
+			t.Status, t.RestartAt = StatusStopped, time.Time{}
+			waited = true
+			remove = b.ranWith(t.Config).RemoveOnExit && !t.Restarting
+		}
 		if !t.Status.Active() {
 			return nil
 		}
 		r = b.run
+		switch why {
+		case causeAsked, causeExpired:
+			r.asked = true
+		case causeUnhealthy:
+			r.bounced = true
+		}
 		grace = r.cfg.Stop.Timeout
 		if c.Grace != nil {
 			grace = *c.Grace
@@ -169,12 +207,30 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if r == nil {
+	if r == nil && !waited {
 		return completed(), stops, nil
 	}
 	Fault("stop.accepted")
 	done := newCompletion()
-	go func() { done.complete(b.end(r, string(c.Verb), grace, force)) }()
+	go func() {
+		if waited {
+			err := b.noteStop(nil)
+			if err != nil {
+				err = b.refuse(b.fail(string(c.Verb), err))
+			}
+			done.complete(err)
+			if remove {
+				b.removeItself()
+			}
+			return
+		}
+		if (why == causeAsked || why == causeExpired) && r.mayComeBack() {
+			if err := b.noteStop(r); err != nil {
+				b.log(string(c.Verb)).WithError(err).Error("not written down that it is to end: another daemon may start it again")
+			}
+		}
+		done.complete(b.end(r, string(c.Verb), grace, force))
+	}()
 	return done, stops, nil
 }
 
@@ -260,7 +316,7 @@ func (b *Box) restart(note string, c Command) (*Completion, error) {
 	if s.Config == nil {
 		return nil, b.fail("restart", ErrNotConfigured)
 	}
-	stopped, stops, err := b.stop(note, c)
+	stopped, stops, err := b.stop(note, c, causeAsked)
 	if err != nil {
 		return nil, err
 	}
@@ -340,6 +396,14 @@ func (b *Box) asked(r *run, c Command) error {
 	}
 	r.asking.Lock()
 	defer r.asking.Unlock()
+	if c.Verb == VerbPause {
+		b.rt.prober.hold(r)
+		defer func() {
+			if b.Snapshot().Status != StatusPaused {
+				b.rt.prober.release(r)
+			}
+		}()
+	}
 	reply, err := b.askShim(r, req, askBound)
 	if err == nil && req.Op == shim.OpState {
 		reply.State.Paused, err = b.freeze(r, c.Verb == VerbPause, reply.State)
@@ -371,6 +435,9 @@ func (b *Box) asked(r *run, c Command) error {
 	})
 	if overtaken {
 		b.thaw(r) // the stop may have thawed it before it was frozen
+	}
+	if c.Verb == VerbResume {
+		b.rt.prober.release(r)
 	}
 	return err
 }
@@ -506,7 +573,7 @@ func (b *Box) shutdown(ctx context.Context) {
 	if !active || r == nil || r.cfg.Detach {
 		return
 	}
-	done, _, err := b.stop(fmt.Sprintf("by=0:%d kill", os.Getpid()), Command{Verb: VerbKill})
+	done, _, err := b.stop(fmt.Sprintf("by=0:%d kill", os.Getpid()), Command{Verb: VerbKill}, causeShutdown)
 	if err == nil {
 		err = done.Wait(ctx)
 	}

@@ -43,6 +43,12 @@ type Config struct {
 	Rlimits map[string]Rlimit
 	// Security restricts the command.
 	Security Security
+	// Health says how it is found out whether the box still does its work.
+	Health HealthCheck
+	// Restart says when the box is started again after it has ended.
+	Restart Restart
+	// Expire bounds how long a run may go on.
+	Expire Expire
 	// Stop says how the box is asked to end.
 	Stop Stop
 	// Autostart starts the box on the commit of its first config and whenever
@@ -92,6 +98,55 @@ type Security struct {
 	ReadonlyRootfs bool
 }
 
+// HealthCheck says how it is found out whether a box still does its work. Without
+// Command, TCP and HTTP, of which there is one at most, a probe is a ping: the shim
+// answers it while the command is alive.
+type HealthCheck struct {
+	// Disabled turns the checks off, whatever else is set.
+	Disabled bool
+	// Command is run inside the box; it is healthy if it exits with 0.
+	Command []string
+	// TCP is a port of the box's loopback that takes connections; 0 is none.
+	TCP uint16
+	// HTTP is a URL of the box's loopback, or of a literal address, that answers
+	// with a status from 200 to 399.
+	HTTP string
+	// Interval is the time from one probe to the next, Timeout what one may take.
+	Interval, Timeout time.Duration
+	// Retries is how many failures in a row make the box unhealthy.
+	Retries int
+	// StartPeriod is how long after the start failures do not count, unless a
+	// probe has succeeded.
+	StartPeriod time.Duration
+	// OnUnhealthy is what is done about it: "none" or "restart".
+	OnUnhealthy string
+}
+
+// The restart policies.
+const (
+	RestartNo            = "no"
+	RestartAlways        = "always"
+	RestartOnFailure     = "on-failure"
+	RestartUnlessStopped = "unless-stopped"
+)
+
+// Restart says when a box that has ended unasked is started again.
+type Restart struct {
+	// Policy is one of the Restart constants.
+	Policy string
+	// MaxRetries is how often in a row on-failure tries it; 0 is without end.
+	MaxRetries int
+}
+
+// Expire bounds how long a run of a box may go on; 0 is no bound. What has
+// expired is stopped.
+type Expire struct {
+	// After is counted from the start of the run.
+	After time.Duration
+	// Idle is counted from the last command to the box, or touch of its directory.
+	Idle time.Duration
+}
+
 // Stop says how a box is asked to end before it is killed.
 type Stop struct {
 	// Signal is what the command gets first.
@@ -117,10 +172,14 @@ func defaultConfig(box string) *Config {
 		Network:  "host",
 		Rlimits:  map[string]Rlimit{"nofile": {Soft: 1024, Hard: 1024}},
 		Security: Security{NoNewPrivileges: true},
-		Stop:     Stop{Signal: syscall.SIGTERM, Timeout: 10 * time.Second},
-		Detach:   true,
-		Log:      Log{MaxSize: 10 << 20},
-		Labels:   map[string]string{},
+		Health: HealthCheck{
+			Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3, StartPeriod: 60 * time.Second, OnUnhealthy: "none",
+		},
+		Restart: Restart{Policy: RestartNo},
+		Stop:    Stop{Signal: syscall.SIGTERM, Timeout: 10 * time.Second},
+		Detach:  true,
+		Log:     Log{MaxSize: 10 << 20},
+		Labels:  map[string]string{},
 	}
 }
 

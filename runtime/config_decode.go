@@ -129,7 +129,7 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 	}
 	c := d.cfg
 	given := d.fields(s, "", []configField{
-		{"command", d.command},
+		{"command", d.command(&c.Command, `[sleep, "60"]`)},
 		{"env", d.env},
 		{"workdir", func(s configSpot) { d.word(s, "an absolute path, like /srv", setConfigPath(&c.Workdir)) }},
 		{"user", func(s configSpot) { d.word(s, `a user, like nobody or "1000:1000"`, setConfigUser(&c.User)) }},
@@ -140,9 +140,12 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		{"resources", d.resources},
 		{"rlimits", d.rlimits},
 		{"security", d.security},
+		{"health_check", d.health},
+		{"restart", d.restart},
 		{"stop", d.stop},
 		{"autostart", func(s configSpot) { d.flag(s, &c.Autostart) }},
 		{"remove_on_exit", func(s configSpot) { d.flag(s, &c.RemoveOnExit) }},
+		{"expire", d.expire},
 		{"detach", func(s configSpot) { d.flag(s, &c.Detach) }},
 		{"log", d.log},
 		{"labels", d.labels},
@@ -150,9 +153,6 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		{"rootfs", nil},
 		{"overlay", nil},
 		{"runtime", nil},
-		{"health_check", nil},
-		{"restart", nil},
-		{"expire", nil},
 	})
 	if !given["command"] && !s.open {
 		d.failAt(s.node.Line, "command", "command is missing: add what the box runs, like "+example)
@@ -317,20 +317,23 @@ func (d *configDecoder) flag(s configSpot, to *bool) {
 	*to = strings.EqualFold(s.node.Value, "true")
 }
 
-func (d *configDecoder) command(s configSpot) {
-	d.items(s, `a list of words, like [sleep, "60"]`, func(item configSpot) {
-		var word string
-		d.text(item, `a word, like "60"`, &word)
-		d.cfg.Command = append(d.cfg.Command, word)
-	})
-	if s.node.Kind != yaml.SequenceNode {
-		return
-	}
-	if len(s.node.Content) == 0 {
-		d.failYet(s, `command is empty: name what the box runs, like [sleep, "60"]`)
-	} else if n := s.node.Content[0]; n.Kind == yaml.ScalarNode && !isConfigNull(n) && n.Value == "" {
-		item := newConfigSpot(n, s.key+"[0]", s.open && len(s.node.Content) == 1)
-		d.failYet(item, `command[0] is empty: name the program, like [sleep, "60"]`)
+// command decodes the words of a program and its arguments.
+func (d *configDecoder) command(to *[]string, example string) func(configSpot) {
+	return func(s configSpot) {
+		d.items(s, "a list of words, like "+example, func(item configSpot) {
+			var word string
+			d.text(item, `a word, like "60"`, &word)
+			*to = append(*to, word)
+		})
+		if s.node.Kind != yaml.SequenceNode {
+			return
+		}
+		if len(s.node.Content) == 0 {
+			d.failYet(s, "%s is empty: name what is run, like %s", s.key, example)
+		} else if n := s.node.Content[0]; n.Kind == yaml.ScalarNode && !isConfigNull(n) && n.Value == "" {
+			item := newConfigSpot(n, s.key+"[0]", s.open && len(s.node.Content) == 1)
+			d.failYet(item, "%s is empty: name the program, like %s", item.key, example)
+		}
 	}
 }
 
@@ -488,6 +491,80 @@ func (d *configDecoder) stop(s configSpot) {
 	})
 }
 
+// The bounds of what is timed: less would be all that the daemon does, and a year is
+// as good as never.
+const (
+	minConfigTime = 10 * time.Millisecond
+	maxConfigTime = 365 * 24 * time.Hour
+)
+
+func (d *configDecoder) health(s configSpot) {
+	h := &d.cfg.Health
+	probe := func(to *time.Duration) func(configSpot) {
+		return func(s configSpot) {
+			d.word(s, "a duration, like 30s", setConfigDurationIn(to, minConfigTime, maxConfigTime))
+		}
+	}
+	given := d.fields(s, "a map, like {interval: 30s} or {disabled: true}", []configField{
+		{"disabled", func(s configSpot) { d.flag(s, &h.Disabled) }},
+		{"command", d.command(&h.Command, "[curl, -fsS, localhost]")},
+		{"tcp", func(s configSpot) {
+			d.word(s, "a port, like 8080", func(text string) error {
+				port, err := strconv.ParseUint(text, 10, 16)
+				if err != nil || port == 0 {
+					return fmt.Errorf("%q is no port: write a whole number from 1 to 65535", showConfigKey(text))
+				}
+				h.TCP = uint16(port)
+				return nil
+			})
+		}},
+		{"http", func(s configSpot) { d.word(s, "a URL, like http://localhost:8080/health", setConfigURL(&h.HTTP)) }},
+		{"interval", probe(&h.Interval)},
+		{"timeout", probe(&h.Timeout)},
+		{"retries", func(s configSpot) {
+			d.word(s, "a number, like 3", setConfigCount(&h.Retries, 1, 1000))
+		}},
+		{"start_period", func(s configSpot) { d.word(s, "a duration, like 60s", setConfigDuration(&h.StartPeriod)) }},
+		{"on_unhealthy", func(s configSpot) { d.word(s, "none or restart", setConfigChoice(&h.OnUnhealthy, "none", "restart")) }},
+	})
+	first := ""
+	for _, kind := range []string{"command", "tcp", "http"} {
+		switch {
+		case !given[kind]:
+		case first != "":
+			d.fail(s, "health_check has both %s and %s: a probe is one of command, tcp and http", first, kind)
+		default:
+			first = kind
+		}
+	}
+}
+
+func (d *configDecoder) restart(s configSpot) {
+	r := &d.cfg.Restart
+	given := d.fields(s, "a map, like {policy: on-failure, max_retries: 5}", []configField{
+		{"policy", func(s configSpot) {
+			d.word(s, "a policy, like on-failure", setConfigChoice(&r.Policy, RestartNo, RestartAlways, RestartOnFailure, RestartUnlessStopped))
+		}},
+		{"max_retries", func(s configSpot) { d.word(s, "a number, like 5", setConfigCount(&r.MaxRetries, 1, 1<<30)) }},
+	})
+	if given["max_retries"] && r.Policy != RestartOnFailure {
+		d.failYet(s, "restart.max_retries goes with policy on-failure only")
+	}
+}
+
+func (d *configDecoder) expire(s configSpot) {
+	e := &d.cfg.Expire
+	least := func(to *time.Duration) func(configSpot) {
+		return func(s configSpot) {
+			d.word(s, "a duration, like 1h", setConfigDurationIn(to, minConfigTime, maxConfigTime))
+		}
+	}
+	d.fields(s, "a map, like {after: 1h, idle: 15m}", []configField{
+		{"after", least(&e.After)},
+		{"idle", least(&e.Idle)},
+	})
+}
+
 func (d *configDecoder) log(s configSpot) {
 	d.fields(s, "a map, like {max_size: 10MiB}", []configField{
 		{"max_size", func(s configSpot) {
@@ -616,6 +693,42 @@ func setConfigHostname(to *string) func(string) error {
 }
 
 var configNumber = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?$`)
+
+// setConfigCount takes a whole number.
+func setConfigCount(to *int, least, most int) func(string) error {
+	return func(text string) error {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < least || n > most {
+			return fmt.Errorf("%q is out of range: write a whole number from %d to %d", showConfigKey(text), least, most)
+		}
+		*to = n
+		return nil
+	}
+}
+
+// setConfigURL takes what a probe can ask for without a resolver and without TLS.
+func setConfigURL(to *string) func(string) error {
+	return func(text string) error {
+		if _, _, _, err := parseProbeURL(text); err != nil {
+			return fmt.Errorf("%q %w: write it like http://localhost:8080/health", showConfigKey(text), err)
+		}
+		*to = text
+		return nil
+	}
+}
+
+// setConfigDurationIn takes a duration within bounds.
+func setConfigDurationIn(to *time.Duration, least, most time.Duration) func(string) error {
+	return func(text string) error {
+		if err := setConfigDuration(to)(text); err != nil {
+			return err
+		}
+		if *to < least || *to > most {
+			return fmt.Errorf("%s is out of range: it goes from %s to %s", text, least, most)
+		}
+		return nil
+	}
+}
 
 // setConfigDuration takes a duration as Go writes it, not negative.
 func setConfigDuration(to *time.Duration) func(string) error {

@@ -197,6 +197,9 @@ func (g *configGen) config() string {
 			{"capabilities", []configPair{{"add", []any{"net_raw", "CAP_CHOWN"}}, {"drop", []any{"ALL"}}}},
 			{"readonly_rootfs", rawConfig("false")},
 		}},
+		{"health_check", []configPair{{"command", []any{"a", "b c"}}, {"interval", "1m"}, {"retries", rawConfig("3")}, {"disabled", rawConfig("false")}}},
+		{"restart", []configPair{{"max_retries", "5"}, {"policy", "on-failure"}}},
+		{"expire", []configPair{{"after", "1h"}, {"idle", "15m"}}},
 		{"stop", []configPair{{"signal", g.pick("TERM", "sigint", "15")}, {"timeout", "1m30s"}}},
 		{"autostart", rawConfig("true")},
 		{"log", []configPair{{"max_size", g.pick("10 MiB", "64KiB", "8192")}}},
@@ -421,6 +424,19 @@ func checkConfigInvariants(t *testing.T, c *Config) {
 		must(name == "ALL" || err == nil, "capabilities")
 	}
 	must(c.Stop.Signal > 0 && c.Stop.Signal <= 64 && c.Stop.Timeout >= 0, "stop")
+	h := c.Health
+	kinds := 0
+	for _, has := range []bool{len(h.Command) > 0, h.TCP != 0, h.HTTP != ""} {
+		if has {
+			kinds++
+		}
+	}
+	must(kinds <= 1 && h.Interval > 0 && h.Timeout > 0 && h.Retries > 0 && h.StartPeriod >= 0 && (h.OnUnhealthy == "none" || h.OnUnhealthy == "restart"), "health_check")
+	if _, err := h.probe(); err != nil {
+		t.Fatalf("no probe of %+v: %v", h, err)
+	}
+	must(c.Restart.MaxRetries == 0 || c.Restart.MaxRetries > 0 && c.Restart.Policy == "on-failure", "restart")
+	must(c.Expire.After >= 0 && c.Expire.Idle >= 0, "expire")
 	must(c.Log.MaxSize >= 4<<10, "log")
 	for k, v := range c.Labels {
 		must(len(k) <= 63 && len(v) <= 256 && !hasControl(k+v), "labels")

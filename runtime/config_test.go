@@ -27,6 +27,8 @@ func TestConfigDefaults(t *testing.T) {
 		Network:  "host",
 		Rlimits:  map[string]Rlimit{"nofile": {1024, 1024}},
 		Security: Security{NoNewPrivileges: true},
+		Health:   HealthCheck{Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3, StartPeriod: time.Minute, OnUnhealthy: "none"},
+		Restart:  Restart{Policy: "no"},
 		Stop:     Stop{Signal: syscall.SIGTERM, Timeout: 10 * time.Second},
 		Detach:   true,
 		Log:      Log{MaxSize: 10 << 20},
@@ -72,6 +74,20 @@ security:
     add: [cap_net_raw, NET_BIND_SERVICE]
     drop: [all]
   readonly_rootfs: true
+health_check:
+  disabled: true
+  command: [curl, -fsS, localhost]
+  interval: 100ms
+  timeout: 1s
+  retries: 5
+  start_period: 0s
+  on_unhealthy: restart
+restart:
+  policy: on-failure
+  max_retries: 7
+expire:
+  after: 1h30m
+  idle: 15m
 stop:
   signal: int
   timeout: 1m30s
@@ -115,6 +131,12 @@ func TestConfigEveryKey(t *testing.T) {
 			},
 			ReadonlyRootfs: true,
 		},
+		Health: HealthCheck{
+			Disabled: true, Command: []string{"curl", "-fsS", "localhost"}, Interval: 100 * time.Millisecond, Timeout: time.Second,
+			Retries: 5, OnUnhealthy: "restart",
+		},
+		Restart:      Restart{Policy: "on-failure", MaxRetries: 7},
+		Expire:       Expire{After: 90 * time.Minute, Idle: 15 * time.Minute},
 		Stop:         Stop{Signal: syscall.SIGINT, Timeout: 90 * time.Second},
 		Autostart:    true,
 		RemoveOnExit: true,
@@ -161,6 +183,13 @@ func TestConfigAccepts(t *testing.T) {
 		{with("stop: {signal: 15}\n"), func(c *Config) any { return c.Stop.Signal }, syscall.SIGTERM},
 		{with("stop: {timeout: 0}\n"), func(c *Config) any { return c.Stop }, Stop{Signal: syscall.SIGTERM}},
 		{with("stop: {timeout: 1.5s}\n"), func(c *Config) any { return c.Stop.Timeout }, 1500 * time.Millisecond},
+		{with("health_check: {}\n"), func(c *Config) any { return c.Health.Disabled }, false},
+		{with("health_check: {tcp: 65535, timeout: 10ms}\n"), func(c *Config) any { return c.Health.TCP }, uint16(65535)},
+		{with("health_check: {http: \"http://[::1]:8080/a?b\"}\n"), func(c *Config) any { return c.Health.HTTP }, "http://[::1]:8080/a?b"},
+		{with("health_check: {start_period: 0}\n"), func(c *Config) any { return c.Health.StartPeriod }, time.Duration(0)},
+		{with("restart: {policy: no}\n"), func(c *Config) any { return c.Restart }, Restart{Policy: "no"}},
+		{with("restart: {max_retries: 1, policy: on-failure}\n"), func(c *Config) any { return c.Restart }, Restart{"on-failure", 1}},
+		{with("expire: {idle: 10ms}\n"), func(c *Config) any { return c.Expire }, Expire{Idle: 10 * time.Millisecond}},
 		{with("log: {max_size: 4096}\n"), func(c *Config) any { return c.Log.MaxSize }, int64(4096)},
 		{with("log: {max_size: 1.5 MiB}\n"), func(c *Config) any { return c.Log.MaxSize }, int64(3 << 19)},
 		{with("log: {max_size: 2GB}\n"), func(c *Config) any { return c.Log.MaxSize }, int64(2_000_000_000)},
@@ -215,9 +244,23 @@ func TestConfigRefuses(t *testing.T) {
 		{"no pids", with("resources: {pids: 0}\n"), "resources.pids", `line 2: resources.pids "0" is out of range: write a whole number from 1 to 4194304 (leave the key out for no limit)`, atWrite},
 		{"pids of a half", with("resources: {pids: 1.5}\n"), "resources.pids", `line 2: resources.pids "1.5" is out of range: write a whole number from 1 to 4194304 (leave the key out for no limit)`, atWrite},
 		{"resource key", with("resources: {cpu: 1}\n"), "resources.cpu", `line 2: unknown key "resources.cpu" (did you mean "resources.cpus"?)`, atWrite},
-		{"health_check", with("health_check: {disabled: true}\n"), "health_check", `line 2: "health_check" is not supported yet`, atWrite},
-		{"restart", with("restart: {policy: no}\n"), "restart", `line 2: "restart" is not supported yet`, atWrite},
-		{"expire", with("expire:\n"), "expire", `line 2: "expire" is not supported yet`, atWrite},
+		{"health_check of a word", with("health_check: off\n"), "health_check", `line 2: health_check must be a map, like {interval: 30s} or {disabled: true}, not a string`, atWrite},
+		{"two probes", with("health_check: {tcp: 80, command: [a]}\n"), "health_check", `line 2: health_check has both command and tcp: a probe is one of command, tcp and http`, atWrite},
+		{"probe of no command", with("health_check: {command: []}\n"), "health_check.command", `line 2: health_check.command is empty: name what is run, like [curl, -fsS, localhost]`, atWrite},
+		{"port of zero", with("health_check: {tcp: 0}\n"), "health_check.tcp", `line 2: health_check.tcp "0" is no port: write a whole number from 1 to 65535`, atWrite},
+		{"https", with("health_check: {http: \"https://localhost/\"}\n"), "health_check.http", `line 2: health_check.http "https://localhost/" does not begin with http://: write it like http://localhost:8080/health`, atWrite},
+		{"a host by name", with("health_check: {http: \"http://example.com/\"}\n"), "health_check.http", `line 2: health_check.http "http://example.com/" names a host that is neither localhost nor an address: write it like http://localhost:8080/health`, atWrite},
+		{"an odd port", with("health_check: {http: \"http://localhost:99999/\"}\n"), "health_check.http", `line 2: health_check.http "http://localhost:99999/" has a port that is none: write it like http://localhost:8080/health`, atWrite},
+		{"short interval", with("health_check: {interval: 1ms}\n"), "health_check.interval", `line 2: health_check.interval 1ms is out of range: it goes from 10ms to 8760h0m0s`, atWrite},
+		{"no timeout", with("health_check: {timeout: 0}\n"), "health_check.timeout", `line 2: health_check.timeout 0 is out of range: it goes from 10ms to 8760h0m0s`, atWrite},
+		{"no retries", with("health_check: {retries: 0}\n"), "health_check.retries", `line 2: health_check.retries "0" is out of range: write a whole number from 1 to 1000`, atWrite},
+		{"on_unhealthy", with("health_check: {on_unhealthy: kill}\n"), "health_check.on_unhealthy", `line 2: health_check.on_unhealthy "kill" is unknown (known: none, restart)`, atWrite},
+		{"restart of a word", with("restart: always\n"), "restart", `line 2: restart must be a map, like {policy: on-failure, max_retries: 5}, not a string`, atWrite},
+		{"restart policy", with("restart: {policy: allways}\n"), "restart.policy", `line 2: restart.policy "allways" is unknown (did you mean "always"?)`, atWrite},
+		{"retries of always", with("restart: {policy: always, max_retries: 3}\n"), "restart", `line 2: restart.max_retries goes with policy on-failure only`, atWrite},
+		{"retries without a policy yet", with("restart:\n  max_retries: 3\n"), "restart", `line 3: restart.max_retries goes with policy on-failure only`, atClose},
+		{"expire at once", with("expire: {after: 0s}\n"), "expire.after", `line 2: expire.after 0s is out of range: it goes from 10ms to 8760h0m0s`, atWrite},
+		{"expire of nothing", with("expire:\n"), "expire", `line 2: expire has no value: it must be a map, like {after: 1h, idle: 15m} (or leave the key out)`, atClose},
 
 		{"empty", "", "", `line 1: the config is empty: it needs at least a command, like command: [sleep, "60"]`, atClose},
 		{"comment only", "# nothing\n", "", `line 1: the config is empty: it needs at least a command, like command: [sleep, "60"]`, atClose},
@@ -233,7 +276,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"command number", "command: 60\n", "command", `line 1: command must be a list of words, like [sleep, "60"], not a number`, atWrite},
 		{"command map", "command: {a: b}\n", "command", `line 1: command must be a list of words, like [sleep, "60"], not a map`, atWrite},
 		{"command nothing", "command:\n", "command", `line 1: command has no value: it must be a list of words, like [sleep, "60"] (or leave the key out)`, atClose},
-		{"command empty", "command: []\n", "command", `line 1: command is empty: name what the box runs, like [sleep, "60"]`, atWrite},
+		{"command empty", "command: []\n", "command", `line 1: command is empty: name what is run, like [sleep, "60"]`, atWrite},
 		{"command empty word", "command: [\"\", a]\n", "command[0]", `line 1: command[0] is empty: name the program, like [sleep, "60"]`, atWrite},
 		{"command null word", "command:\n- a\n- ~\n- b\n", "command[1]", `line 3: command[1] has no value: it must be a word, like "60" (or leave the key out)`, atWrite},
 		{"command last word null", "command:\n- a\n-\n", "command[1]", `line 3: command[1] has no value: it must be a word, like "60" (or leave the key out)`, atClose},

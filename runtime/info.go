@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,7 +20,10 @@ type Info struct {
 	Started       *time.Time  `json:"started"`
 	Ended         *time.Time  `json:"ended"`
 	OOMKills      uint64      `json:"oom_kills"`
+	Restarts      int         `json:"restarts"`
+	RestartAt     *time.Time  `json:"restart_at"`
 	ConfigPending bool        `json:"config_pending"`
+	Probe         *ProbeInfo  `json:"probe"`
 	Config        *ConfigInfo `json:"config"`
 }
 
@@ -40,6 +44,9 @@ type ConfigInfo struct {
 	ReadonlyRoot bool              `json:"readonly_rootfs"`
 	CapAdd       []string          `json:"capabilities_add"`
 	CapDrop      []string          `json:"capabilities_drop"`
+	HealthCheck  HealthInfo        `json:"health_check"`
+	Restart      RestartInfo       `json:"restart"`
+	Expire       ExpireInfo        `json:"expire"`
 	StopSignal   string            `json:"stop_signal"`
 	StopTimeout  string            `json:"stop_timeout"`
 	Autostart    bool              `json:"autostart"`
@@ -56,6 +63,43 @@ type ResourcesInfo struct {
 	Pids   *int64   `json:"pids"`
 }
 
+// HealthInfo is the health_check of a ConfigInfo.
+type HealthInfo struct {
+	Disabled    bool     `json:"disabled"`
+	Command     []string `json:"command"`
+	TCP         *uint16  `json:"tcp"`
+	HTTP        *string  `json:"http"`
+	Interval    string   `json:"interval"`
+	Timeout     string   `json:"timeout"`
+	Retries     int      `json:"retries"`
+	StartPeriod string   `json:"start_period"`
+	OnUnhealthy string   `json:"on_unhealthy"`
+}
+
+// RestartInfo is the restart of a ConfigInfo.
+type RestartInfo struct {
+	Policy     string `json:"policy"`
+	MaxRetries *int   `json:"max_retries"`
+}
+
+// ExpireInfo is the expire of a ConfigInfo.
+type ExpireInfo struct {
+	After *string `json:"after"`
+	Idle  *string `json:"idle"`
+}
+
+// ProbeInfo is the last probe of a run.
+type ProbeInfo struct {
+	Kind       string    `json:"kind"`
+	Time       time.Time `json:"time"`
+	Healthy    bool      `json:"healthy"`
+	ExitCode   int       `json:"exit_code"`
+	TimedOut   bool      `json:"timed_out"`
+	DurationMs float64   `json:"duration_ms"`
+	Reason     string    `json:"reason"`
+	Output     string    `json:"output"`
+}
+
 // MountInfo is one mount of a ConfigInfo.
 type MountInfo struct {
 	Source   string `json:"source"`
@@ -68,6 +112,15 @@ func (b *Box) Info(s *Snapshot) Info {
 	i := Info{
 		Name: b.name, Status: s.Status, Health: s.Health, PID: s.PID, ExitCode: s.ExitCode, LastError: s.LastError,
 		Runs: s.Runs, Created: s.Created.UTC(), Started: stamp(s.Started), Ended: stamp(s.Ended), OOMKills: s.OOMKills, ConfigPending: s.Pending,
+		Restarts: s.Restarts, RestartAt: stamp(s.RestartAt),
+	}
+	if s.run != nil {
+		if p := s.run.probe.Load(); p != nil {
+			i.Probe = &ProbeInfo{
+				Kind: p.Kind, Time: p.At.UTC(), Healthy: p.Healthy, ExitCode: p.ExitCode, TimedOut: p.TimedOut,
+				DurationMs: float64(p.Took.Microseconds()) / 1000, Reason: p.Reason, Output: strings.ToValidUTF8(string(p.Output), "\uFFFD"),
+			}
+		}
 	}
 	c := s.Config
 	// These hold at once, whatever runs.
@@ -87,6 +140,13 @@ func (b *Box) Info(s *Snapshot) Info {
 		Resources:  ResourcesInfo{CPUs: unlessZero(res.CPUs), Memory: unlessZero(res.Memory), Pids: unlessZero(res.Pids)},
 		NoNewPrivs: c.Security.NoNewPrivileges, ReadonlyRoot: c.Security.ReadonlyRootfs,
 		CapAdd: orEmpty(c.Security.Capabilities.Add), CapDrop: orEmpty(c.Security.Capabilities.Drop),
+		HealthCheck: HealthInfo{
+			Disabled: c.Health.Disabled, Command: orEmpty(c.Health.Command), TCP: unlessZero(c.Health.TCP), HTTP: unlessZero(c.Health.HTTP),
+			Interval: c.Health.Interval.String(), Timeout: c.Health.Timeout.String(), Retries: c.Health.Retries,
+			StartPeriod: c.Health.StartPeriod.String(), OnUnhealthy: c.Health.OnUnhealthy,
+		},
+		Restart:    RestartInfo{Policy: c.Restart.Policy, MaxRetries: unlessZero(c.Restart.MaxRetries)},
+		Expire:     ExpireInfo{After: duration(c.Expire.After), Idle: duration(c.Expire.Idle)},
 		StopSignal: signalName(c.Stop.Signal), StopTimeout: c.Stop.Timeout.String(),
 		Autostart: c.Autostart, RemoveOnExit: c.RemoveOnExit, Detach: c.Detach, LogMaxSize: c.Log.MaxSize, Labels: labels,
 	}
@@ -112,6 +172,14 @@ func unlessZero[T comparable](v T) *T {
 		return nil
 	}
 	return &v
+}
+
+func duration(d time.Duration) *string {
+	if d == 0 {
+		return nil
+	}
+	s := d.String()
+	return &s
 }
 
 func stamp(t time.Time) *time.Time {

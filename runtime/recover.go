@@ -62,17 +62,38 @@ func (rt *Runtime) recover() error {
 	return nil
 }
 
-// Autostart starts the boxes that ask for it and do not run. It is for the moment
-// when the daemon is ready.
+// Autostart starts the boxes that ask for it and do not run, and from then on those
+// whose backoff is over. It is for the moment when the daemon is ready.
 func (rt *Runtime) Autostart() {
+	rt.ready.Store(true)
 	for _, b := range rt.Boxes() {
 		s := b.Snapshot()
-		if s.Config == nil || !s.Config.Autostart || s.Status.Active() {
+		b.awaitRestart()
+		if s.Config == nil || !s.Config.Autostart && !b.wantedAtBoot() || s.Status.Active() || s.Status == StatusRestarting {
 			continue
 		}
 		b.autostart()
 		Fault("recover.autostart")
 	}
+}
+
+// wantedAtBoot reports whether the box is to be started because the machine was
+// booted since its last run: by its restart policy, of which only `always` counts
+// for more than that a person had stopped it.
+func (b *Box) wantedAtBoot() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.snap.Load()
+	if s.Config == nil || b.run != nil || !b.booted || !s.Status.ended() {
+		return false
+	}
+	switch s.Config.Restart.Policy {
+	case RestartAlways:
+		return true
+	case RestartUnlessStopped:
+		return b.record.Asked != b.record.LastRun
+	}
+	return false
 }
 
 // recover brings back one box from its directory.
@@ -105,7 +126,11 @@ func (b *Box) readBack() (complaints []error) {
 	s := &Snapshot{
 		Status: StatusUnknown, Health: HealthNone, PID: -1, ExitCode: rec.ExitCode, LastError: rec.LastError,
 		Runs: rec.Runs, Created: rec.Created, Started: rec.Started, Ended: rec.Ended, owners: rec.Owners,
-		CPU: time.Duration(rec.CPUUsec) * time.Microsecond, OOMKills: rec.OOMKills,
+		CPU: time.Duration(rec.CPUUsec) * time.Microsecond, OOMKills: rec.OOMKills, Restarts: rec.Restarts,
+	}
+	b.retries = rec.Retries
+	if !rec.Active.IsZero() {
+		b.active.Store(rec.Active.UnixNano())
 	}
 	text, err := os.ReadFile(filepath.Join(b.dir, configFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -230,8 +255,17 @@ func (b *Box) conclude(f *finding) {
 		case !f.known:
 		case r == nil:
 			t.Status = b.record.rest(t.Config)
+			if b.record.Health != "" {
+				t.Health = b.record.Health
+			}
+			if t.Status == StatusStopped && !b.record.RestartAt.IsZero() && !b.record.Remove {
+				t.Status, t.RestartAt = StatusRestarting, b.record.RestartAt
+			}
+			b.booted = f.live != nil && f.live.Identity.BootID != b.rt.bootID
 		default:
 			r.said = said
+			r.asked = b.record.Asked == r.id
+			r.rebooted = f.live.Identity.BootID != b.rt.bootID
 			b.run, t.run = r, r
 			t.Runs, t.Started = max(t.Runs, r.n), f.live.Started
 			t.Pending = t.Config != nil && !r.cfg.runsLike(t.Config)
@@ -241,6 +275,19 @@ func (b *Box) conclude(f *finding) {
 			if f.reply != nil || f.silent {
 				t.Status = f.status()
 			}
+			if r.proc == nil {
+				break
+			}
+			switch h := &r.cfg.Health; {
+			case h.Disabled:
+			case b.record.HealthRun == r.id && (b.record.Health == HealthHealthy || b.record.Health == HealthUnhealthy):
+				t.Health = b.record.Health
+			case h.pings() && f.reply != nil && f.reply.State.Alive:
+				t.Health = HealthHealthy
+			default:
+				t.Health = HealthStarting
+			}
+			r.setWell(t.Health == HealthNone || t.Health == HealthHealthy, t.Started)
 		}
 		return nil
 	}); err != nil {
@@ -260,6 +307,7 @@ func (b *Box) settle(f *finding) {
 		b.mu.Lock()
 		remove := b.record.Remove
 		b.mu.Unlock()
+		b.awaitRestart()
 		if remove {
 			b.removeItself() // the daemon died before it got to that
 		}
@@ -273,6 +321,7 @@ func (b *Box) settle(f *finding) {
 		}
 		return
 	}
+	b.lookAfter(r, true)
 	if err := b.rt.watcher.Watch(r.proc, func(e reaper.Exit) { b.rt.background(func() { b.ended(r, e) }) }); err != nil {
 		b.log("recover").WithError(err).Error("adopted, but not under watch")
 	}

@@ -47,7 +47,20 @@ type run struct {
 	// asking makes one step of a request to the shim and of saying what came of
 	// it: else the last of two may be done first.
 	asking sync.Mutex
-	killed bool // under mu: it must not be let go any more
+
+	// Under the box's mu.
+	killed    bool      // it must not be let go any more
+	asked     bool      // it is to end, and not to be started again
+	bounced   bool      // it is to end because it is unhealthy
+	again     bool      // nobody but its restart policy asked for it
+	rebooted  bool      // the machine was booted since it began
+	wellSince time.Time // since when it has been healthy; zero: it is not
+	wasCalm   bool      // it has been for long enough
+
+	expired string // why its time is over, once it is
+
+	expiry timer
+	probe  atomic.Pointer[ProbeReport] // of the last probe
 
 	done chan struct{} // closed when the end of the run was published
 	code int           // exit code; valid once done is closed
@@ -102,6 +115,10 @@ func (b *Box) launch(r *run) {
 		err := b.update("start", func(t *tx) error {
 			if t.Status == StatusStarting {
 				t.Status = StatusRunning
+				if r.cfg.Health.pings() {
+					t.Health = HealthHealthy // the shim has just said that the command is alive
+				}
+				r.setWell(t.Health != HealthStarting, time.Now())
 			}
 			return nil
 		})
@@ -110,6 +127,7 @@ func (b *Box) launch(r *run) {
 		}
 		Fault("start.running")
 		took := time.Since(began)
+		b.lookAfter(r, false)
 		r.began.complete(nil)
 		close(r.launched)
 		b.log("start").WithField("took", took.String()).Info("running")
@@ -324,6 +342,9 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.Probe, err = c.Health.probe(); err != nil {
+		return nil, err
+	}
 	s.Cgroups = r.group.joinFiles()
 	s.Freezer, s.Thaw = r.group.thawFile()
 	s.Capabilities, s.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, uid == 0)
@@ -422,8 +443,6 @@ func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err
 func (b *Box) ended(r *run, e reaper.Exit) {
 	<-r.launched
 	Fault("end.reaped")
-	// Until it is written down: the next run may begin and end before that.
-	b.save.Lock()
 	rec, broken := load(b.dir, shim.RecordName, decodeExit)
 	if rec != nil && rec.Run != r.id {
 		rec = nil // of an earlier run
@@ -445,18 +464,22 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	Fault("end.told")
 	b.rt.ends.keep(func() {
 		b.ungroup(r)
-		// The next run may have begun: what is written is how this one ended.
+		b.save.Lock()
+		defer b.save.Unlock()
+		// The next run may have begun: what is written is how this one ended, unless
+		// that one has ended too.
 		if err := b.saveNow(whole, func(s *stateRecord) {
+			if r.n < b.kept {
+				return
+			}
+			b.kept = r.n
 			s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = done.Status, done.ExitCode, done.Started, done.Ended, r.id
-			s.CPUUsec, s.OOMKills, s.Remove = done.CPUUsec, done.OOMKills, done.Remove
+			s.CPUUsec, s.OOMKills, s.Remove, s.RestartAt = done.CPUUsec, done.OOMKills, done.Remove, done.RestartAt
 		}); err != nil {
 			b.log("reap").WithError(err).Error("end of the run not written down")
 		}
 	})
 	Fault("end.saved")
-	// Before the box is removed: that waits for who has its directory, in the kernel,
-	// and he may wait for a write of his own.
-	b.save.Unlock()
 	log := b.log("reap").WithFields(logrus.Fields{"exit_code": done.ExitCode, "outcome": e.Outcome.String()})
 	if done.Status == StatusFailed {
 		log.WithError(errors.New(done.LastError)).Warn("failed")
@@ -477,18 +500,24 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 		b.log("reap").WithError(err).Warn("what the run used is not known")
 	}
 	v := judge(r, rec, e, used, filepath.Join(b.dir, shim.LogFile))
-	asked := b.Snapshot().Status == StatusStopping
-	if asked && !v.supervisor {
+	s := b.Snapshot()
+	stopping := s.Status == StatusStopping
+	if stopping && !v.supervisor {
 		// It was asked to end: that it did is no failure, however it did.
 		v.status = StatusStopped
 		if r.failure == nil || errors.Is(r.failure, ErrCanceled) {
 			v.message = "ok"
 		}
 	}
+	b.mu.Lock()
+	if r.expired != "" && v.message == "ok" {
+		v.message = r.expired
+	}
+	b.mu.Unlock()
 	if broken != nil {
 		v.message = strings.TrimPrefix(v.message+"; "+broken.Error(), "ok; ")
 	}
-	if r.said != "" && r.said == b.Snapshot().LastError {
+	if r.said != "" && r.said == s.LastError {
 		v.message = strings.TrimSuffix(r.said+"; "+v.message, "; ok")
 	}
 	if rec == nil && v.code >= 0 && !v.supervisor {
@@ -501,15 +530,16 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 		}
 	}
 	Fault("end.recorded")
-	done := stateRecord{
-		Status: v.status, ExitCode: v.code, LastError: oneLine(v.message), Started: b.Snapshot().Started, Ended: e.At,
-		CPUUsec: v.cpu.Microseconds(), OOMKills: used.OOMKills,
-	}
+	b.neglect(r)
+	done := stateRecord{ExitCode: v.code, Started: s.Started, Ended: e.At, CPUUsec: v.cpu.Microseconds(), OOMKills: used.OOMKills}
 	if err := b.update("reap", func(t *tx) error {
-		t.Status, t.ExitCode, t.LastError, t.PID = done.Status, done.ExitCode, done.LastError, -1
+		t.Health = r.left(&v, rec, stopping)
+		t.afterwards(b, r, &v, rec, e.At)
+		done.Status, done.LastError, done.RestartAt, done.Health = v.status.onRecord(), oneLine(v.message), t.RestartAt, t.Health
+		t.Status, t.ExitCode, t.LastError, t.PID = v.status, done.ExitCode, done.LastError, -1
 		t.Ended, t.CPU, t.Pending = done.Ended, v.cpu, false
 		t.countOOM(used.OOMKills)
-		done.Remove = r.cfg.RemoveOnExit && done.Status == StatusStopped && !t.Restarting
+		done.Remove = r.cfg.RemoveOnExit && v.status == StatusStopped && !t.Restarting
 		if r.proc != nil {
 			t.event("reaped", fmt.Sprintf("pid=%d outcome=%s", r.proc.PID(), e.Outcome))
 		}
@@ -518,6 +548,7 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 		b.log("reap").WithError(err).Error("ended, but cannot be said to have")
 	}
 	Fault("end.published")
+	b.awaitRestart()
 	r.code = done.ExitCode
 	close(r.done)
 	select {

@@ -40,6 +40,9 @@ type Options struct {
 	CgroupParent string
 	// Shim is the path of the shim's binary.
 	Shim string
+	// MaxProbes is how many health probes are under way at once, of all boxes; 0 is
+	// DefaultMaxProbes.
+	MaxProbes int
 	// Log takes the structured log.
 	Log *logrus.Entry
 	// Observer may be nil.
@@ -58,6 +61,10 @@ type Runtime struct {
 	groups   *groupTree
 	oom      *oomWatch
 	net      *reaper.Net // nil where there can be none
+	timers   timers
+	prober   *prober
+	// ready: boxes may be started that nobody asks for now.
+	ready atomic.Bool
 	// holdR is the read end of a pipe whose write end only this process has:
 	// boxes with detach: false learn by it that the daemon is gone.
 	holdR, holdW *os.File
@@ -117,6 +124,12 @@ func Open(opt Options) (*Runtime, error) {
 	if rt.groups, err = openGroupTree(opt.CgroupParent, opt.State); err == nil {
 		rt.oom, err = newOOMWatch(rt.groups.v2)
 	}
+	if err == nil {
+		if opt.MaxProbes == 0 {
+			opt.MaxProbes = DefaultMaxProbes
+		}
+		rt.prober, err = newProber(rt, opt.MaxProbes)
+	}
 	if err != nil {
 		return nil, errors.Join(err, rt.watcher.Close(), rt.store.lock.Close())
 	}
@@ -126,7 +139,7 @@ func Open(opt Options) (*Runtime, error) {
 	rt.emit(nil, "daemon", fmt.Sprintf("pid=%d", os.Getpid()))
 	if err := rt.recover(); err != nil {
 		rt.closeNet()
-		return nil, errors.Join(err, rt.watcher.Close(), rt.store.lock.Close())
+		return nil, errors.Join(err, rt.prober.close(), rt.watcher.Close(), rt.store.lock.Close())
 	}
 	if err := rt.groups.sweep(rt.usesGroup); err != nil {
 		rt.log.WithField("op", "recover").WithError(err).Warn("cgroups of earlier boxes are left")
@@ -139,6 +152,7 @@ func Open(opt Options) (*Runtime, error) {
 // live on.
 func (rt *Runtime) Close(ctx context.Context) error {
 	close(rt.closing)
+	rt.timers.close()
 	var stops sync.WaitGroup
 	for _, b := range rt.Boxes() {
 		stops.Go(func() { b.shutdown(ctx) })
@@ -164,7 +178,7 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	}
 	rt.closeNet() // before the watcher lets go of shims that live on
 	rt.groups.close()
-	return errors.Join(late, rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
+	return errors.Join(late, rt.prober.close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
 }
 
 // usesGroup reports whether a box of that name may have processes in its group.

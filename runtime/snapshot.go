@@ -15,6 +15,7 @@ const (
 	FieldConfig
 	FieldEvents
 	FieldOwner // an owner or mode of a file; see Box.Owner
+	FieldLog   // the log has grown; told without a new snapshot
 	FieldInfo  // anything at all: info.json tells everything
 	numFields  = iota
 )
@@ -38,10 +39,15 @@ type Snapshot struct {
 	// Removed says that the box is gone; nothing else changes any more.
 	Removed bool
 
-	Runs    int       // starts so far
-	Started time.Time // of the last run; zero before the first
-	Ended   time.Time // of the last run that ended
-	Created time.Time
+	// RestartAt is when a box that is restarting is started again.
+	RestartAt time.Time
+
+	Runs int // starts so far
+	// Restarts is how many of them nobody asked for.
+	Restarts int
+	Started  time.Time // of the last run; zero before the first
+	Ended    time.Time // of the last run that ended
+	Created  time.Time
 	// CPU is the processor time that the last ended run used.
 	CPU time.Duration
 	// OOMKills is how many processes of the last run the OOM killer took.
@@ -80,7 +86,7 @@ func (s *Snapshot) diff(o *Snapshot) Field {
 	set(s.ExitCode != o.ExitCode, FieldExitCode)
 	set(s.LastError != o.LastError, FieldLastError)
 	set(string(s.Text) != string(o.Text) || s.Config != o.Config, FieldConfig)
-	set(s.Pending != o.Pending || s.Restarting != o.Restarting || s.Removed != o.Removed || s.Runs != o.Runs || s.OOMKills != o.OOMKills || s.run != o.run || !s.Started.Equal(o.Started), FieldInfo)
+	set(s.Pending != o.Pending || s.Restarting != o.Restarting || s.Removed != o.Removed || s.Runs != o.Runs || s.Restarts != o.Restarts || !s.RestartAt.Equal(o.RestartAt) || s.OOMKills != o.OOMKills || s.run != o.run || !s.Started.Equal(o.Started), FieldInfo)
 	return f
 }
 

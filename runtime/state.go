@@ -12,6 +12,7 @@ const (
 	StatusPaused     Status = "paused"     // frozen
 	StatusStopping   Status = "stopping"   // asked to end, not yet gone
 	StatusStopped    Status = "stopped"    // ran and ended: no process is left
+	StatusRestarting Status = "restarting" // ended, and waits out the backoff before it is started again
 	StatusFailed     Status = "failed"     // never got to run, or ended by its supervisor's fault
 	StatusUnknown    Status = "unknown"    // its process could not be looked at
 )
@@ -19,20 +20,26 @@ const (
 // Health is the word that the file health gives.
 type Health string
 
-// HealthNone is the health of a box without checks.
-const HealthNone Health = "none"
+// The health of a box.
+const (
+	HealthNone      Health = "none"      // no checks, or nothing that could be checked
+	HealthStarting  Health = "starting"  // no probe has succeeded yet, and failures do not count
+	HealthHealthy   Health = "healthy"   // the last probe succeeded, or too few in a row have failed
+	HealthUnhealthy Health = "unhealthy" // too many failed in a row, or it died unasked
+)
 
 // moves is the state table: the moves of a box's life. Whatever is not in it is
 // refused in update, and changes nothing.
 var moves = map[Status][]Status{
-	StatusUnknown:    {StatusEmpty, StatusConfigured, StatusRunning, StatusPaused, StatusStopping, StatusStopped, StatusFailed},
+	StatusUnknown:    {StatusEmpty, StatusConfigured, StatusRunning, StatusPaused, StatusStopping, StatusStopped, StatusRestarting, StatusFailed},
 	StatusEmpty:      {StatusConfigured},
 	StatusConfigured: {StatusStarting},
-	StatusStarting:   {StatusRunning, StatusStopping, StatusFailed},
-	StatusRunning:    {StatusPaused, StatusStopping, StatusStopped, StatusFailed},
-	StatusPaused:     {StatusRunning, StatusStopping, StatusStopped, StatusFailed},
-	StatusStopping:   {StatusStopped, StatusFailed},
+	StatusStarting:   {StatusRunning, StatusStopping, StatusRestarting, StatusFailed},
+	StatusRunning:    {StatusPaused, StatusStopping, StatusStopped, StatusRestarting, StatusFailed},
+	StatusPaused:     {StatusRunning, StatusStopping, StatusStopped, StatusRestarting, StatusFailed},
+	StatusStopping:   {StatusStopped, StatusRestarting, StatusFailed},
 	StatusStopped:    {StatusStarting},
+	StatusRestarting: {StatusStarting, StatusStopped},
 	StatusFailed:     {StatusStarting, StatusConfigured},
 }
 

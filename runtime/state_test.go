@@ -9,7 +9,7 @@ import (
 )
 
 var allStatuses = []Status{
-	StatusEmpty, StatusConfigured, StatusStarting, StatusRunning, StatusPaused, StatusStopping, StatusStopped, StatusFailed, StatusUnknown,
+	StatusEmpty, StatusConfigured, StatusStarting, StatusRunning, StatusPaused, StatusStopping, StatusStopped, StatusRestarting, StatusFailed, StatusUnknown,
 }
 
 // The table as the design draws it, written a second time and in another form: a
@@ -21,23 +21,30 @@ unknown running
 unknown paused
 unknown stopping
 unknown stopped
+unknown restarting
 unknown failed
 empty configured
 configured starting
 starting running
 starting stopping
+starting restarting
 starting failed
 running paused
 running stopping
 running stopped
+running restarting
 running failed
 paused running
 paused stopping
 paused stopped
+paused restarting
 paused failed
 stopping stopped
+stopping restarting
 stopping failed
 stopped starting
+restarting starting
+restarting stopped
 failed starting
 failed configured
 `
@@ -120,6 +127,9 @@ func testRuntime(t *testing.T) *Runtime {
 	rt := &Runtime{log: logrus.NewEntry(log), store: s, boxes: map[string]*Box{}, closing: make(chan struct{})}
 	rt.events.max = eventHistory
 	rt.setLastError("ok")
+	rt.prober, err = newProber(rt, DefaultMaxProbes)
+	must(t, err)
+	t.Cleanup(func() { must(t, rt.prober.close()) })
 	return rt
 }
 

@@ -199,17 +199,29 @@ func exchange(dir *os.Root, tmp, name string) error {
 
 // stateRecord is state.json: what a box is known by besides its configuration.
 type stateRecord struct {
-	Version   int              `json:"version"`
-	Created   time.Time        `json:"created"`
-	Runs      int              `json:"runs"`
-	LastRun   string           `json:"last_run,omitempty"` // id of the last run that was seen to end
-	Status    Status           `json:"status"`             // stopped or failed after the last run, else configured
-	ExitCode  int              `json:"exit_code"`
-	LastError string           `json:"last_error"`
-	Started   time.Time        `json:"started,omitzero"`
-	Ended     time.Time        `json:"ended,omitzero"`
-	CPUUsec   int64            `json:"cpu_usec,omitempty"`
-	OOMKills  uint64           `json:"oom_kills,omitempty"`
+	Version   int       `json:"version"`
+	Created   time.Time `json:"created"`
+	Runs      int       `json:"runs"`
+	LastRun   string    `json:"last_run,omitempty"` // id of the last run that was seen to end
+	Status    Status    `json:"status"`             // stopped or failed after the last run, else configured
+	ExitCode  int       `json:"exit_code"`
+	LastError string    `json:"last_error"`
+	Started   time.Time `json:"started,omitzero"`
+	Ended     time.Time `json:"ended,omitzero"`
+	CPUUsec   int64     `json:"cpu_usec,omitempty"`
+	OOMKills  uint64    `json:"oom_kills,omitempty"`
+	// RestartAt is when the box is to be started again after its last run; zero if
+	// it is not.
+	RestartAt time.Time `json:"restart_at,omitzero"`
+	Restarts  int       `json:"restarts,omitempty"`
+	Retries   int       `json:"retries,omitempty"` // in a row
+	// Asked is the id of the last run that a person has asked to end: written before
+	// that is done, so that no daemon restarts it.
+	Asked string `json:"asked,omitempty"`
+	// Health is that of the run HealthRun, or what that run left.
+	Health    Health           `json:"health,omitempty"`
+	HealthRun string           `json:"health_run,omitempty"`
+	Active    time.Time        `json:"active,omitzero"` // see expire.idle
 	Owners    map[string]Owner `json:"owners,omitempty"`
 	// Remove says that the box is to be removed because its run has ended.
 	Remove bool `json:"remove,omitempty"`
@@ -230,6 +242,15 @@ type shimRecord struct {
 
 const recordVersion = 1
 
+// onRecord is the status as state.json has it. That a box is restarting is told by
+// RestartAt: a daemon that does not know the word finds the box stopped.
+func (s Status) onRecord() Status {
+	if s == StatusRestarting {
+		return StatusStopped
+	}
+	return s
+}
+
 // decodeState and its sisters are strict about what the daemon depends on:
 // whatever they accept can be used without another check.
 func decodeState(b []byte) (*stateRecord, error) {
@@ -244,6 +265,9 @@ func decodeState(b []byte) (*stateRecord, error) {
 		return nil, fmt.Errorf("runs is %d", r.Runs)
 	case r.Status != StatusConfigured && r.Status != StatusStopped && r.Status != StatusFailed && r.Status != StatusEmpty:
 		return nil, fmt.Errorf("status is %q", r.Status)
+	}
+	if r.Restarts < 0 || r.Retries < 0 {
+		return nil, fmt.Errorf("restarts is %d, retries %d", r.Restarts, r.Retries)
 	}
 	for name, o := range r.Owners {
 		if o.Mode&^0o777 != 0 {

@@ -64,6 +64,29 @@ func (b *Box) WaitRunning() Stream {
 	}}
 }
 
+// WaitHealthy gives "healthy" once the box is, and ErrCanceled when it will not be
+// by itself: it is stopped, failed or removed, or its checks are disabled.
+func (b *Box) WaitHealthy() Stream {
+	return &answer{ask: func() (string, <-chan struct{}, error) {
+		s := b.Snapshot()
+		c := s.Config
+		if r, going := s.Run(); going {
+			c = r.r.cfg
+		}
+		switch {
+		case s.Removed:
+			return "", nil, b.fail("wait", fmt.Errorf("%w: %w", ErrCanceled, ErrRemoved))
+		case s.Health == HealthHealthy:
+			return string(HealthHealthy), nil, nil
+		case s.Status.ended() && !s.Restarting:
+			return "", nil, b.fail("wait", fmt.Errorf("%w: it is %s", ErrCanceled, s.Status))
+		case c != nil && c.Health.Disabled:
+			return "", nil, b.fail("wait", fmt.Errorf("%w: its health checks are disabled", ErrCanceled))
+		}
+		return "", s.Next(), nil
+	}}
+}
+
 // WaitExit gives the exit code of the run that goes on now, once that has ended,
 // whatever the box does then; without one, the exit code of the last.
 func (b *Box) WaitExit() Stream {
@@ -94,14 +117,19 @@ func (b *Box) WaitExit() Stream {
 	}}
 }
 
+// goesOn reports whether there may be a process, or one is to be started again.
+func (s *Snapshot) goesOn() bool {
+	return !s.Removed && (s.Status.Active() || s.Status == StatusRestarting || s.Restarting)
+}
+
 // WaitStopped gives the exit code of the last run once no process is left and
 // none is to be started again.
 func (b *Box) WaitStopped() Stream {
-	waited := b.Snapshot().Status.Active()
+	waited := b.Snapshot().goesOn()
 	return &answer{ask: func() (string, <-chan struct{}, error) {
 		s := b.Snapshot()
 		switch {
-		case s.Status.Active() || s.Restarting && !s.Removed:
+		case s.goesOn():
 			waited = true
 			return "", s.Next(), nil
 		case s.Removed && !waited:

@@ -265,7 +265,7 @@ func (c *core) watch(name, file string) (waiter, kind) {
 		return nil, kindOf(err)
 	}
 	open, ok := map[string]func() runtime.Stream{
-		"running": b.WaitRunning, "exit": b.WaitExit, "stopped": b.WaitStopped, "log": b.WaitLog, "event": b.WaitEvent,
+		"running": b.WaitRunning, "healthy": b.WaitHealthy, "exit": b.WaitExit, "stopped": b.WaitStopped, "log": b.WaitLog, "event": b.WaitEvent,
 	}[file]
 	if !ok {
 		c.t.Fatalf("no file wait/%s", file)
@@ -277,6 +277,14 @@ func (c *core) chown(name, file string, uid, gid, mode uint32) kind {
 	b, err := c.box(name)
 	if err == nil {
 		err = b.SetOwner(file, runtime.Owner{UID: uid, GID: gid, Mode: mode})
+	}
+	return kindOf(err)
+}
+
+func (c *core) touch(name string) kind {
+	b, err := c.box(name)
+	if err == nil {
+		err = b.Touch()
 	}
 	return kindOf(err)
 }

@@ -76,7 +76,7 @@ func wholeLife(t *testing.T, s subject) {
 	is(t, s, "web", "status", "configured", "pid", "-1", "config.yaml", text)
 
 	do(t, s, "web", "start")
-	is(t, s, "web", "status", "running", "health", "none", "exit_code", "-1", "last_error", "ok")
+	is(t, s, "web", "status", "running", "health", "healthy", "exit_code", "-1", "last_error", "ok")
 	pid, ns := pidOf(t, s, "web"), namespace(t, s, "web")
 	if comm := daemon.Comm(pid); comm != "boxlite-shim" {
 		t.Errorf("pid %d is %q, not the shim", pid, comm)
@@ -109,7 +109,8 @@ func wholeLife(t *testing.T, s subject) {
 		}
 		told = append(told, word)
 	}
-	expected := strings.Fields("created configured configured !start starting running !stop stopping reaped stopped !start starting running !kill stopping reaped stopped")
+	expected := strings.Fields("created configured configured !start starting health running health !stop stopping reaped stopped health " +
+		"!start starting health running health !kill stopping reaped stopped health")
 	if !slices.Equal(told, expected) {
 		t.Errorf("events:\n got %v\nwant %v", told, expected)
 	}

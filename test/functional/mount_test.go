@@ -156,4 +156,8 @@ func (m *mount) chown(name, file string, uid, gid, mode uint32) kind {
 	}))
 }
 
+func (m *mount) touch(name string) kind {
+	return kindOfErrno(m.h.Call("touch "+name, func() error { return unix.Utimes(m.h.Box(name), nil) }))
+}
+
 func (m *mount) lastError() string { return strings.TrimSuffix(m.h.MustRead("last_error"), "\n") }

@@ -145,7 +145,7 @@ func adopted(t *testing.T, s subject) {
 	reopened(t, s, func(end func()) {
 		end()
 		s.open()
-		is(t, s, "x", "status", "running", "pid", strconv.Itoa(pid), "health", "none", "exit_code", "-1")
+		is(t, s, "x", "status", "running", "pid", strconv.Itoa(pid), "health", "healthy", "exit_code", "-1")
 		if n := strings.Count(read(t, s, "x", "log"), "\n"); n < 1 {
 			t.Errorf("the log has %d lines", n)
 		}

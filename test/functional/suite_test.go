@@ -52,6 +52,8 @@ type subject interface {
 	// watch opens a file of wait/ now.
 	watch(name, file string) (waiter, kind)
 	chown(name, file string, uid, gid, mode uint32) kind
+	// touch is touch(1) of the box's directory.
+	touch(name string) kind
 	// lastError is the daemon's own.
 	lastError() string
 	// shut ends the daemon in order, crash without a chance to do anything, and
@@ -73,7 +75,7 @@ type testCase struct {
 
 func cases() []testCase {
 	var all []testCase
-	for _, group := range [][]testCase{lifecycleCases, configCases, waitCases, recoveryCases, faultCases, crowdCases, tableCases} {
+	for _, group := range [][]testCase{lifecycleCases, configCases, waitCases, recoveryCases, faultCases, healthCases, restartCases, expireCases, crowdCases, tableCases} {
 		all = append(all, group...)
 	}
 	return all

@@ -1,0 +1,82 @@
+package runtime
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+// keepAlive notes that somebody wants the box: a command does, and so does Touch.
+func (b *Box) keepAlive() {
+	b.active.Store(time.Now().UnixNano())
+	if c := b.Snapshot().Config; c != nil && c.Expire.Idle > 0 {
+		b.saveSoon() // for the next daemon
+	}
+}
+
+// Touch keeps a box alive that expires when it is idle.
+func (b *Box) Touch() error {
+	if b.Snapshot().Removed {
+		return b.fail("touch", ErrRemoved)
+	}
+	b.keepAlive()
+	return nil
+}
+
+// limitLife sees to it that a run ends when its time is over.
+func (b *Box) limitLife(r *run) {
+	if e := r.cfg.Expire; e.After == 0 && e.Idle == 0 {
+		return
+	}
+	r.expiry.fire = func() { b.lookAtLife(r) }
+	at, _ := b.expires(r)
+	b.rt.timers.set(&r.expiry, at)
+}
+
+// expires is when a run has expired, as things are, and by which key.
+func (b *Box) expires(r *run) (at time.Time, key string) {
+	e, began := r.cfg.Expire, b.Snapshot().Started
+	if e.After > 0 {
+		at, key = began.Add(e.After), "expire.after"
+	}
+	if e.Idle > 0 {
+		last := time.Unix(0, b.active.Load())
+		if last.Before(began) {
+			last = began
+		}
+		if idle := last.Add(e.Idle); key == "" || idle.Before(at) {
+			at, key = idle, "expire.idle"
+		}
+	}
+	return at, key
+}
+
+// lookAtLife stops a run that has expired; one that was used meanwhile has more time.
+func (b *Box) lookAtLife(r *run) {
+	at, key := b.expires(r)
+	if time.Now().Before(at) {
+		b.rt.timers.set(&r.expiry, at)
+		return
+	}
+	go b.expire(r, key)
+}
+
+func (b *Box) expire(r *run, key string) {
+	said := fmt.Sprintf("expired: it ran for %s (expire.after)", r.cfg.Expire.After)
+	if key == "expire.idle" {
+		said = fmt.Sprintf("expired: nothing was asked of it for %s (expire.idle)", r.cfg.Expire.Idle)
+	}
+	b.mu.Lock()
+	s := b.snap.Load()
+	over := b.run != r || !s.Status.Active() || s.Status == StatusStopping
+	if !over {
+		r.expired = said
+	}
+	b.mu.Unlock()
+	if over {
+		return
+	}
+	if _, _, err := b.stop(fmt.Sprintf("by=0:%d stop reason=%s", os.Getpid(), key), Command{Verb: VerbStop}, causeExpired); err != nil {
+		b.log("expire").WithError(err).Error("expired, and cannot be stopped")
+	}
+}

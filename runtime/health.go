@@ -1,0 +1,657 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim"
+)
+
+// DefaultMaxProbes is how many probes are under way at once unless Options say
+// otherwise.
+const DefaultMaxProbes = 64
+
+const (
+	// lineDelay is how long a run goes on before there is a line to its shim: many
+	// are over by then.
+	lineDelay = 50 * time.Millisecond
+	// logPause is the least time from one word of a log's growth to the next.
+	logPause = 100 * time.Millisecond
+	// firstInterval is the time after the first probe of a box that is starting; it
+	// doubles up to the configured interval until one succeeds.
+	firstInterval = 100 * time.Millisecond
+	// probeMargin is what the shim has, besides the timeout, to say that a probe has
+	// timed out.
+	probeMargin = time.Second
+)
+
+// ProbeReport is what came of a probe.
+type ProbeReport struct {
+	Kind     string    // ping, command, tcp or http
+	At       time.Time // when it was over
+	Healthy  bool
+	ExitCode int // of a command, 128+N for a signal; 0 or 1 for the others
+	TimedOut bool
+	Took     time.Duration
+	Reason   string // why it failed, where the exit code does not say it
+	Output   []byte // at most shim.MaxProbeOutput bytes
+}
+
+// kind is what a probe does.
+func (h *HealthCheck) kind() string {
+	switch {
+	case len(h.Command) > 0:
+		return "command"
+	case h.TCP != 0:
+		return "tcp"
+	case h.HTTP != "":
+		return "http"
+	}
+	return "ping"
+}
+
+// pings reports whether probes are made that need nothing but the shim's word.
+func (h *HealthCheck) pings() bool { return !h.Disabled && h.kind() == "ping" }
+
+// probe is what the shim is to do at each probe.
+func (h *HealthCheck) probe() (shim.Probe, error) {
+	p := shim.Probe{TimeoutNs: h.Timeout.Nanoseconds()}
+	if h.Disabled {
+		return shim.Probe{}, nil
+	}
+	switch h.kind() {
+	case "command":
+		p.Kind, p.Argv = shim.ProbeCommand, h.Command
+	case "tcp":
+		p.Kind, p.Port = shim.ProbeTCP, h.TCP
+	case "http":
+		addr, port, request, err := parseProbeURL(h.HTTP)
+		if err != nil {
+			return p, err
+		}
+		p.Kind, p.Addr, p.Port, p.Request = shim.ProbeHTTP, addr, port, request
+	default:
+		return shim.Probe{}, nil
+	}
+	return p, nil
+}
+
+// parseProbeURL turns a URL into what a shim needs, which has no resolver: an
+// address, or none for the loopback, a port, and the request.
+func parseProbeURL(text string) (addr string, port uint16, request string, err error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return "", 0, "", errors.New("is no URL")
+	}
+	switch {
+	case u.Scheme != "http":
+		return "", 0, "", errors.New("does not begin with http://")
+	case u.User != nil || u.Fragment != "":
+		return "", 0, "", errors.New("has a user or a fragment")
+	}
+	port = 80
+	if p := u.Port(); p != "" {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil || n == 0 {
+			return "", 0, "", errors.New("has a port that is none")
+		}
+		port = uint16(n)
+	}
+	if host := u.Hostname(); host != "localhost" {
+		ip, err := netip.ParseAddr(host)
+		if err != nil || ip.Zone() != "" {
+			return "", 0, "", errors.New("names a host that is neither localhost nor an address")
+		}
+		addr = ip.String()
+	}
+	return addr, port, "GET " + u.RequestURI() + " HTTP/1.0\r\nHost: " + u.Host + "\r\nUser-Agent: boxlite\r\nConnection: close\r\n\r\n", nil
+}
+
+// left is the health that the end of a run leaves behind. Under the box's mu.
+func (r *run) left(v *ending, rec *shim.ExitRecord, stopping bool) Health {
+	switch {
+	case r.cfg.Health.Disabled:
+		return HealthNone
+	case r.bounced:
+		return HealthUnhealthy
+	case stopping, v.code == 0, r.failure != nil && !r.again, rec != nil && rec.StoppedBy != "":
+		return HealthNone
+	}
+	return HealthUnhealthy
+}
+
+// prober makes the probes of all boxes. It keeps one connection to each running
+// shim (its line), on which the shim also says that the log has grown. No box has a
+// goroutine or a ticker: what is due comes from the one timer queue, and what is
+// answered from one epoll.
+type prober struct {
+	rt   *Runtime
+	most int // probes under way at once
+
+	epoll *os.File
+	done  chan struct{}
+
+	mu     sync.Mutex
+	checks map[*run]*check
+	lines  map[int32]*check
+	busy   int      // probes under way
+	queue  []*check // due, and waiting for one of those to be over
+	closed bool
+}
+
+// phase is where a probe of a check is.
+type phase int
+
+const (
+	idle   phase = iota // the next one is not due
+	queued              // due
+	asked               // the shim was asked for it
+	begun               // the shim has begun it
+)
+
+// check is what the prober knows of a run. Under the prober's mu.
+type check struct {
+	b *Box
+	r *run
+
+	timer timer // for the next probe, or for when the one under way is late
+	log   timer // for the next word of the log
+	due   time.Time
+	line  int // descriptor, or -1
+	// greeted: the shim has said that it knows lines. old: it does not.
+	greeted, old bool
+	phase        phase
+	seq          uint32
+	at           time.Time // when the shim was asked
+	held         bool      // no probe is to be made
+	// settled is closed when the shim has begun what it was asked for, or won't.
+	settled chan struct{}
+
+	began    time.Time     // when failures began to be forgiven
+	soon     time.Duration // the interval while it is starting
+	failures int           // in a row
+}
+
+func newProber(rt *Runtime, most int) (*prober, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll_create1: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // else a thread would wait in it
+		return nil, errors.Join(fmt.Errorf("prober: %w", err), unix.Close(fd))
+	}
+	p := &prober{
+		rt: rt, most: most, epoll: os.NewFile(uintptr(fd), "lines to shims"), done: make(chan struct{}),
+		checks: map[*run]*check{}, lines: map[int32]*check{},
+	}
+	go p.listen()
+	return p, nil
+}
+
+// close ends all probing and gives up the lines.
+func (p *prober) close() error {
+	p.mu.Lock()
+	p.closed = true
+	for r := range p.checks {
+		p.drop(r)
+	}
+	p.mu.Unlock()
+	err := p.epoll.Close()
+	<-p.done
+	return err
+}
+
+// watch begins to look after a run. With adopted it has been going on for long.
+func (p *prober) watch(b *Box, r *run, adopted bool) {
+	s := b.Snapshot()
+	h := &r.cfg.Health
+	c := &check{b: b, r: r, line: -1, began: s.Started, soon: min(firstInterval, h.Interval), held: s.Status == StatusPaused}
+	c.timer.fire = func() { p.turn(c) }
+	c.log.fire = func() { p.askLog(c) }
+	now := time.Now()
+	switch {
+	case h.Disabled:
+	case h.pings() && s.Health == HealthHealthy:
+		// It has just been asked. Those that begin together are spread.
+		c.due = now.Add(time.Duration(rand.Int64N(int64(h.Interval))) + 1)
+	case adopted:
+		c.due = now.Add(time.Duration(rand.Int64N(int64(min(h.Interval, probeMargin)))))
+	default:
+		c.due = now
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.checks[r] = c
+	p.rt.timers.set(&c.timer, c.next(now.Add(lineDelay)))
+}
+
+// next is when something is to be done for an idle check, at the latest at most.
+func (c *check) next(most time.Time) time.Time {
+	if !c.due.IsZero() && c.due.Before(most) {
+		return c.due
+	}
+	return most
+}
+
+// forget ends the looking after a run.
+func (p *prober) forget(r *run) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drop(r)
+}
+
+// drop is called with mu held.
+func (p *prober) drop(r *run) {
+	c := p.checks[r]
+	if c == nil {
+		return
+	}
+	delete(p.checks, r)
+	c.held = true
+	p.rt.timers.stop(&c.log)
+	p.hangUp(c)
+	p.over(c)
+	p.rt.timers.stop(&c.timer)
+}
+
+// hold keeps the shim of a run from beginning a probe, and returns when it surely
+// does not: a shim that starts a process waits for it, and a frozen one never comes.
+func (p *prober) hold(r *run) {
+	p.mu.Lock()
+	c := p.checks[r]
+	if c == nil {
+		p.mu.Unlock()
+		return
+	}
+	c.held = true
+	var settled chan struct{}
+	if c.phase == asked && c.r.cfg.Health.kind() == "command" {
+		settled = make(chan struct{})
+		c.settled = settled
+	}
+	p.mu.Unlock()
+	if settled == nil {
+		return
+	}
+	select {
+	case <-settled:
+	case <-time.After(askBound):
+	}
+}
+
+// release lets probes be made again.
+func (p *prober) release(r *run) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.checks[r]; c != nil && c.held {
+		c.held = false
+		if c.phase == idle && !c.due.IsZero() {
+			c.due = time.Now()
+			p.rt.timers.set(&c.timer, c.due)
+		}
+	}
+}
+
+// turn is called when the timer of a check has fired.
+func (p *prober) turn(c *check) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.checks[c.r] != c {
+		return
+	}
+	now := time.Now()
+	switch {
+	case c.phase == asked || c.phase == begun:
+		p.hangUp(c)
+		p.outcome(c, &ProbeReport{TimedOut: true, ExitCode: 1, Took: now.Sub(c.at), Reason: "the shim does not answer"})
+	case c.due.IsZero() || now.Before(c.due):
+		switch err := p.connect(c); {
+		case err != nil:
+			p.rt.timers.set(&c.timer, c.next(now.Add(probeMargin)))
+		case !c.due.IsZero():
+			p.rt.timers.set(&c.timer, c.due)
+		}
+	case c.phase == idle && !c.held:
+		p.begin(c)
+	}
+}
+
+// begin makes a probe, or has it wait for its turn.
+func (p *prober) begin(c *check) {
+	if p.busy >= p.most {
+		c.phase = queued
+		p.queue = append(p.queue, c)
+		return
+	}
+	if c.b.Snapshot().Status != StatusRunning {
+		p.skip(c)
+		return
+	}
+	p.busy++
+	c.phase, c.at = asked, time.Now()
+	c.seq++
+	h := &c.r.cfg.Health
+	call := shim.LineCall{Op: shim.LinePing, Seq: c.seq}
+	late := c.at.Add(h.Timeout)
+	if h.kind() != "ping" {
+		call.Op, late = shim.LineProbe, late.Add(probeMargin)
+	}
+	p.rt.timers.set(&c.timer, late)
+	if c.old {
+		go p.askOld(c, c.seq)
+		return
+	}
+	if err := p.send(c, call); err != nil {
+		p.hangUp(c)
+		p.outcome(c, &ProbeReport{ExitCode: 1, Reason: "the shim cannot be asked: " + err.Error()})
+	}
+}
+
+// send puts a call to the shim, which it does not wait for.
+func (p *prober) send(c *check, call shim.LineCall) error {
+	if err := p.connect(c); err != nil {
+		return err
+	}
+	return unix.Send(c.line, call.Append(nil), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+}
+
+// connect makes sure that there is a line.
+func (p *prober) connect(c *check) error {
+	if c.line >= 0 || c.old {
+		return nil
+	}
+	dir, err := os.Open(c.b.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	fd, err := shim.OpenLine(dir, c.r.id)
+	if err != nil {
+		return err
+	}
+	raw, err := p.epoll.SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(ep uintptr) {
+			err = unix.EpollCtl(int(ep), unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(fd)})
+		})
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	c.line = fd
+	p.lines[int32(fd)] = c
+	p.tellLog(c) // what was written before is news, too
+	return nil
+}
+
+// hangUp gives up the line of a check.
+func (p *prober) hangUp(c *check) {
+	if c.line < 0 {
+		return
+	}
+	delete(p.lines, int32(c.line))
+	_ = unix.Close(c.line) // this also takes it out of the epoll; nothing was written that could be lost
+	c.line = -1
+}
+
+// askOld pings a shim that is of a version without lines.
+func (p *prober) askOld(c *check, seq uint32) {
+	reply, err := c.b.askShim(c.r, shim.Request{Op: shim.OpState}, c.r.cfg.Health.Timeout)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.checks[c.r] != c || c.phase != asked || c.seq != seq {
+		return
+	}
+	report := &ProbeReport{Healthy: err == nil, Took: time.Since(c.at)}
+	if err != nil {
+		report.ExitCode, report.Reason = 1, "the shim does not answer: "+err.Error()
+	} else if !reply.State.Alive {
+		p.skip(c)
+		return
+	}
+	p.outcome(c, report)
+}
+
+// listen takes what the shims say.
+func (p *prober) listen() {
+	defer close(p.done)
+	raw, err := p.epoll.SyscallConn()
+	if err != nil {
+		return // closed
+	}
+	events := make([]unix.EpollEvent, 64)
+	buf := make([]byte, shim.MaxLineAnswer)
+	// It ends with the error that the file is closed.
+	_ = raw.Read(func(fd uintptr) bool {
+		for {
+			n, err := unix.EpollWait(int(fd), events, 0)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil {
+				panic("epoll_wait: " + err.Error()) // a bug here, as in reaper.Watcher
+			}
+			if n == 0 {
+				return false
+			}
+			p.mu.Lock()
+			for _, ev := range events[:n] {
+				if c := p.lines[ev.Fd]; c != nil {
+					p.hear(c, buf)
+				}
+			}
+			p.mu.Unlock()
+		}
+	})
+}
+
+// hear takes what has come on a line.
+func (p *prober) hear(c *check, buf []byte) {
+	for c.line >= 0 {
+		n, err := unix.Read(c.line, buf)
+		if n == 0 && err == nil {
+			n, err = unix.Read(c.line, buf) // see OpenLine
+		}
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			return
+		}
+		var a shim.LineAnswer
+		if err == nil && n > 0 {
+			a, err = shim.DecodeLineAnswer(buf[:n])
+		}
+		if err != nil || n == 0 || a.Op == shim.LineHello && a.Errno != 0 {
+			// It has ended, or it is of a version that has no lines.
+			p.hangUp(c)
+			c.old = c.old || !c.greeted
+			if c.phase == asked || c.phase == begun {
+				p.skip(c)
+			}
+			return
+		}
+		p.answered(c, &a)
+	}
+}
+
+func (p *prober) answered(c *check, a *shim.LineAnswer) {
+	switch {
+	case a.Op == shim.LineHello:
+		c.greeted = true
+	case a.Op == shim.LineLog:
+		p.tellLog(c)
+	case a.Seq != c.seq || c.phase != asked && c.phase != begun:
+		// Of a probe that was given up.
+	case a.Op == shim.LinePing && !a.Alive, a.Errno == unix.EBUSY, a.Errno == unix.ESRCH:
+		// It has just ended, or it is paused or asked to end; or the last probe is not
+		// gone yet.
+		p.skip(c)
+	case a.Errno != 0:
+		p.outcome(c, &ProbeReport{ExitCode: 1, Reason: "the shim cannot do it: " + a.Errno.Error()})
+	case a.Op == shim.LinePing:
+		p.outcome(c, &ProbeReport{Healthy: true, Took: time.Since(c.at)})
+	case a.Begun:
+		c.phase = begun
+		c.settle()
+	default:
+		r := a.Result
+		p.outcome(c, &ProbeReport{
+			Healthy: !r.TimedOut && r.Code == 0, ExitCode: r.Code, TimedOut: r.TimedOut, Took: r.Duration, Reason: r.Reason, Output: r.Output,
+		})
+	}
+}
+
+func (c *check) settle() {
+	if c.settled != nil {
+		close(c.settled)
+		c.settled = nil
+	}
+}
+
+// over ends the probe that is under way or waits for its turn.
+func (p *prober) over(c *check) {
+	c.settle()
+	switch c.phase {
+	case asked, begun:
+		p.busy--
+	case queued:
+		for i, q := range p.queue {
+			if q == c {
+				p.queue = append(p.queue[:i], p.queue[i+1:]...)
+				break
+			}
+		}
+	}
+	c.phase = idle
+	for p.busy < p.most && len(p.queue) > 0 {
+		next := p.queue[0]
+		p.queue = p.queue[1:]
+		next.phase = idle
+		if !next.held {
+			p.begin(next)
+		}
+	}
+}
+
+// skip gives up a probe of which nothing can be concluded.
+func (p *prober) skip(c *check) {
+	p.over(c)
+	p.again(c, c.r.cfg.Health.Interval)
+}
+
+// again sets the next probe so long after the last. Those that are due at nearly the
+// same time are made together: each wake-up costs more than a ping.
+func (p *prober) again(c *check, after time.Duration) {
+	slack := after / 64
+	c.due = time.Now().Add(after).Truncate(max(slack, 1)).Add(slack)
+	if !c.held {
+		p.rt.timers.set(&c.timer, c.due)
+	}
+}
+
+// outcome takes what came of a probe.
+func (p *prober) outcome(c *check, report *ProbeReport) {
+	h := &c.r.cfg.Health
+	p.over(c)
+	if c.held {
+		p.again(c, h.Interval)
+		return // it was paused meanwhile
+	}
+	report.Kind, report.At = h.kind(), time.Now()
+	c.r.probe.Store(report)
+	was := c.b.Snapshot().Health
+	now, after := was, h.Interval
+	if report.Healthy {
+		c.failures, now = 0, HealthHealthy
+	} else if was == HealthStarting && report.At.Sub(c.began) < h.StartPeriod {
+		after = min(c.soon, h.Interval)
+		c.soon *= 2
+	} else if c.failures++; c.failures >= h.Retries {
+		now = HealthUnhealthy
+	}
+	if now != was {
+		c.b.healthIs(c.r, now, report)
+	}
+	p.again(c, after)
+}
+
+// tellLog says that a log has grown, and asks to be told of it again.
+func (p *prober) tellLog(c *check) {
+	if o := p.rt.opt.Observer; o != nil {
+		o.BoxChanged(c.b, FieldLog)
+	}
+	p.rt.timers.set(&c.log, time.Now().Add(logPause))
+}
+
+func (p *prober) askLog(c *check) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.checks[c.r] != c || c.line < 0 {
+		return
+	}
+	if err := unix.Send(c.line, shim.LineCall{Op: shim.LineLog}.Append(nil), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil && !errors.Is(err, syscall.EPIPE) {
+		p.rt.timers.set(&c.log, time.Now().Add(probeMargin)) // it has more to read than it can take
+	}
+}
+
+// healthIs says how a running box is.
+func (b *Box) healthIs(r *run, h Health, report *ProbeReport) {
+	changed := false
+	if err := b.update("health", func(t *tx) error {
+		if b.run != r || t.Status != StatusRunning || t.Health == h {
+			return nil
+		}
+		changed = true
+		t.Health = h
+		r.setWell(h == HealthHealthy, report.At)
+		if h == HealthUnhealthy {
+			t.why = " " + report.words()
+		}
+		return nil
+	}); err != nil {
+		b.log("health").WithError(err).Error("health not told")
+	}
+	if !changed {
+		return
+	}
+	b.log("health").WithField("health", h).Info("health changed")
+	b.saveSoon()
+	if h == HealthUnhealthy && r.cfg.Health.OnUnhealthy == "restart" {
+		go b.bounce(r)
+	}
+}
+
+// words tells a failed probe in the form of an event's detail.
+func (r *ProbeReport) words() string {
+	if r.TimedOut {
+		return "probe=" + r.Kind + " timeout"
+	}
+	return "probe=" + r.Kind + " exit_code=" + strconv.Itoa(r.ExitCode)
+}
+
+// lookAfter begins what a running box needs besides the watch over its shim.
+func (b *Box) lookAfter(r *run, adopted bool) {
+	b.rt.prober.watch(b, r, adopted)
+	b.limitLife(r)
+}
+
+// neglect ends what lookAfter began.
+func (b *Box) neglect(r *run) {
+	b.rt.prober.forget(r)
+	b.rt.timers.stop(&r.expiry)
+}

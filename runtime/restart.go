@@ -1,0 +1,159 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/boxlitefs/boxlite/shim"
+)
+
+const (
+	// backoffFirst is how long a box waits before its first restart. Each further
+	// one in a row waits twice as long, up to backoffMost.
+	backoffFirst = 100 * time.Millisecond
+	backoffMost  = 30 * time.Second
+	// calmAfter is how long a box has to run healthily for the next restart to be
+	// the first of its row.
+	calmAfter = 10 * time.Second
+)
+
+// backoff is how long the restart waits that comes after so many in a row.
+func backoff(retries int) time.Duration {
+	d := backoffFirst
+	for ; retries > 0 && d < backoffMost; retries-- {
+		d *= 2
+	}
+	return min(d, backoffMost)
+}
+
+// wantsAgain reports whether a run that ended so is to be followed by another, and
+// if not, whether that is because it was tried often enough. A stop that a person
+// asked for always wins. retries is how many restarts in a row there were.
+func (r *run) wantsAgain(v ending, rec *shim.ExitRecord, retries int) (again, exhausted bool) {
+	c := r.cfg
+	stopped := rec != nil && rec.StoppedBy == shim.StoppedByStop
+	switch {
+	case r.asked || rec != nil && rec.StoppedBy == shim.StoppedByTerm:
+		return false, false
+	case r.failure != nil && !r.again:
+		return false, false // who asked for the start was told
+	case r.bounced || stopped && c.Health.OnUnhealthy == "restart":
+		again = true // it was unhealthy; perhaps a daemon that is no more has said so
+	case c.Restart.Policy == RestartAlways || c.Restart.Policy == RestartUnlessStopped:
+		return true, false
+	case c.Restart.Policy == RestartOnFailure:
+		again = !r.rebooted && (v.code != 0 || v.status == StatusFailed)
+	}
+	if again && c.Restart.MaxRetries > 0 && retries >= c.Restart.MaxRetries {
+		return false, true
+	}
+	return again, false
+}
+
+// calm reports whether the run was healthy for long enough at a time.
+func (r *run) calm(now time.Time) bool {
+	return r.wasCalm || !r.wellSince.IsZero() && now.Sub(r.wellSince) >= calmAfter
+}
+
+// setWell notes that the run is healthy, or is no longer. mu is held.
+func (r *run) setWell(well bool, now time.Time) {
+	r.wasCalm = r.calm(now)
+	switch {
+	case !well:
+		r.wellSince = time.Time{}
+	case r.wellSince.IsZero():
+		r.wellSince = now
+	}
+}
+
+// afterwards decides in the update that tells the end of a run what comes after
+// it. It returns what is to be said of it. mu is held.
+func (t *tx) afterwards(b *Box, r *run, v *ending, rec *shim.ExitRecord, now time.Time) {
+	if r.calm(now) {
+		b.retries = 0
+	}
+	again, exhausted := r.wantsAgain(*v, rec, b.retries)
+	switch {
+	case exhausted:
+		v.message += fmt.Sprintf("; not restarted: it was tried %d times (restart.max_retries)", b.retries)
+	case again:
+		wait := backoff(b.retries)
+		b.retries++
+		v.status = StatusRestarting
+		v.message += fmt.Sprintf("; restart %d in a row in %s", b.retries, wait)
+		t.RestartAt = now.Add(wait)
+	}
+}
+
+// awaitRestart starts the box again when its backoff is over. A box that was found
+// so waits for the daemon to be ready.
+func (b *Box) awaitRestart() {
+	s := b.Snapshot()
+	if s.Status != StatusRestarting || !b.rt.ready.Load() {
+		return
+	}
+	// A clock that was set must not make it wait for longer.
+	at := s.RestartAt
+	if most := time.Now().Add(backoffMost); at.After(most) {
+		at = most
+	}
+	b.rt.timers.set(&b.restartTimer, at)
+}
+
+// restartDue is called when a backoff is over.
+func (b *Box) restartDue() {
+	if _, err := b.start("", policyStart); err != nil && !errors.Is(err, ErrCanceled) && !errors.Is(err, ErrRemoved) {
+		b.log("restart").WithError(err).Error("not restarted")
+	}
+}
+
+// bounce stops a run that has become unhealthy, to be started again.
+func (b *Box) bounce(r *run) {
+	b.mu.Lock()
+	busy := b.run != r || r.asked || r.bounced
+	b.mu.Unlock()
+	if busy {
+		return
+	}
+	_, _, err := b.stop(fmt.Sprintf("by=0:%d restart reason=unhealthy", os.Getpid()), Command{Verb: VerbStop}, causeUnhealthy)
+	if err != nil {
+		b.log("health").WithError(err).Warn("unhealthy, and not restarted")
+		return
+	}
+}
+
+// mayComeBack reports whether anything but a command could start the box again
+// after this run.
+func (r *run) mayComeBack() bool {
+	return r.cfg.Restart.Policy != RestartNo || r.cfg.Health.OnUnhealthy == "restart"
+}
+
+// noteStop writes down that a person does not want the box to run: before a run is
+// ended, or when a backoff was cut short (r is nil). At once for the next daemon,
+// and soon for the next boot.
+func (b *Box) noteStop(r *run) error {
+	b.save.Lock()
+	defer b.save.Unlock()
+	defer b.saveSoon()
+	return b.saveNow(loose, func(s *stateRecord) {
+		switch {
+		case r != nil:
+			s.Asked = r.id
+		case b.run != nil:
+			s.Asked = b.run.id
+		default:
+			s.Asked = s.LastRun
+		}
+	})
+}
+
+// ranWith is the configuration of the last run, or, where that is not known, the
+// present one. mu is held.
+func (b *Box) ranWith(present *Config) *Config {
+	if b.run != nil {
+		return b.run.cfg
+	}
+	return present
+}
