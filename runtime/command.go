@@ -214,6 +214,7 @@ func (b *Box) stop(note string, c Command, why cause) (*Completion, int, error) 
 	done := newCompletion()
 	go func() {
 		if waited {
+			Fault("stop.waited")
 			err := b.noteStop(nil)
 			if err != nil {
 				err = b.refuse(b.fail(string(c.Verb), err))
@@ -228,6 +229,7 @@ func (b *Box) stop(note string, c Command, why cause) (*Completion, int, error) 
 			if err := b.noteStop(r); err != nil {
 				b.log(string(c.Verb)).WithError(err).Error("not written down that it is to end: another daemon may start it again")
 			}
+			Fault("stop.noted")
 		}
 		done.complete(b.end(r, string(c.Verb), grace, force))
 	}()

@@ -104,6 +104,7 @@ func (b *Box) awaitRestart() {
 
 // restartDue is called when a backoff is over.
 func (b *Box) restartDue() {
+	Fault("restart.due")
 	if _, err := b.start("", policyStart); err != nil && !errors.Is(err, ErrCanceled) && !errors.Is(err, ErrRemoved) {
 		b.log("restart").WithError(err).Error("not restarted")
 	}

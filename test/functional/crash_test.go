@@ -201,6 +201,22 @@ var crashes = []crash{
 		kill(c.T, c.h().Records()["x"].Identity.PID, unix.SIGKILL)
 	}, want: killed},
 
+	{point: "stop.noted", ready: returns, act: tell("stop"), want: []string{"running/-1"}},
+	{point: "kill.sent", name: "of a box that would come back", ready: returns, act: tell("kill"), want: killed},
+	{point: "end.reaped", name: "of a box that would come back", ready: returns, act: tell("kill"), want: killed},
+	{point: "end.reaped", name: "to come back", ready: returns, act: strike, want: cameBack},
+	{point: "end.recorded", name: "to come back", ready: returns, act: strike, want: cameBack},
+	{point: "end.published", name: "to come back", ready: returns, act: strike, want: cameBack},
+	{point: "end.told", name: "to come back", ready: returns, act: strike, want: cameBack},
+	{point: "end.saved", name: "to come back", ready: returns, act: strike, want: cameBack},
+	{point: "restart.due", ready: returns, act: strike, want: cameBack},
+	{point: "start.accepted", name: "after a backoff", ready: returns, act: strike, want: cameBack},
+	{point: "start.pid", name: "after a backoff", ready: returns, act: strike, want: cameBack},
+	{point: "start.recorded", name: "after a backoff", ready: returns, act: strike, want: []string{"running/-1", "running/125"}},
+	{point: "start.running", name: "after a backoff", ready: returns, act: strike, want: cameBack},
+	{point: "stop.waited", ready: waits30, act: tell("stop"), want: []string{"restarting/3", "stopped/3"}},
+	{point: "replace.renamed/state.json", name: "of a stop in a backoff", ready: waits30, act: tell("kill"), want: []string{"stopped/3"}},
+
 	{point: "config.part", ready: ran, act: rewrite, want: stays},
 	{point: "config.closed", ready: ran, act: rewrite, want: stays},
 	{point: "config.accepted", ready: ran, act: rewrite, want: stays},
@@ -262,6 +278,27 @@ var crashes = []crash{
 		do(c.T, c.m, "x", "kill")
 	}, want: []string{"running/137"}},
 }
+
+// returns makes x run, to be started again when it ends unasked.
+func returns(c *crashed) {
+	c.Helper()
+	c.config("x", script("echo up; exec sleep infinity", always))
+	do(c.T, c.m, "x", "start")
+	awaitLog(c.T, c.m, "x", "up")
+}
+
+// waits30 has x wait out a backoff of half a minute.
+func waits30(c *crashed) {
+	c.Helper()
+	text := c.marked("x", script("exit 3", always))
+	c.text = strings.TrimSuffix(text, "\n")
+	atRest(c.T, c.m, "x", text)
+}
+
+// strike kills the shim of x.
+func strike(c *crashed) { kill(c.T, c.h().Records()["x"].Identity.PID, unix.SIGKILL) }
+
+var cameBack = []string{"running/-1", "running/137"} // -1 where nobody saw it
 
 // ends makes x run, to exit with 4 when it is told to.
 func ends(c *crashed) { c.endsWith("") }

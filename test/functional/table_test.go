@@ -1,6 +1,8 @@
 package functional
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +67,12 @@ var table = map[string]map[string]cell{
 		"pause": {noProcess, "stopped"}, "resume": {noProcess, "stopped"}, "signal WINCH": {noProcess, "stopped"},
 		"configure": {fine, "stopped"}, "remove": {fine, ""},
 	},
+	"restarting": {
+		"start": {fine, "running"}, "restart": {fine, "running"},
+		"stop": {fine, "stopped"}, "stop 0s": {fine, "stopped"}, "kill": {fine, "stopped"},
+		"pause": {noProcess, "restarting"}, "resume": {noProcess, "restarting"}, "signal WINCH": {noProcess, "restarting"},
+		"configure": {fine, "restarting"}, "remove": {busy, "restarting"},
+	},
 	"failed": {
 		"start": {startFailed, "failed"}, "restart": {startFailed, "failed"},
 		"stop": {fine, "failed"}, "stop 0s": {fine, "failed"}, "kill": {fine, "failed"},
@@ -106,6 +114,12 @@ func reach(t *testing.T, s subject, name, state string) {
 	case "stopped":
 		upReady(t, s, name, stubborn+patient)
 		do(t, s, name, "kill")
+	case "restarting":
+		again := filepath.Join(s.home().Dir, "again")
+		if err := os.RemoveAll(again); err != nil {
+			t.Fatal(err)
+		}
+		atRest(t, s, name, script("[ -e "+again+" ] && exec sleep infinity; touch "+again+"; exit 3", always))
 	case "failed":
 		box(t, s, name, "command: [no-such-command]\n")
 		want(t, "start", try(t, s, name, "start"), startFailed)
