@@ -10,7 +10,7 @@ import (
 // box does.
 const (
 	eventHistory = 1024
-	boxHistory   = 64
+	boxHistory   = 128
 )
 
 // Event is one thing that happened to a box, or to the daemon.

@@ -437,7 +437,7 @@ cpu_ticks() {
 	ctl x $'start\npause\nresume\nkill\nstart'
 	is x status running
 	rd x/events
-	assert "$(sed -n 's/.* to=//p' <<<"$out" | cut -d' ' -f1 | xargs)" = \
+	assert "$(grep " status " <<<"$out" | sed -n 's/.* to=//p' | cut -d' ' -f1 | xargs)" = \
 		"configured starting running paused running stopping stopped starting running" "states in order"
 }
 

@@ -145,7 +145,7 @@ def killall():
     os.write(halt_w, b"%r" % began)
     for name in NAMES:
         got = read(name, "status"), read(name, "pid"), read(name, "exit_code"), read(name, "health")
-        if got != ("stopped", "-1", "137", "none"):
+        if got != ("stopped", "-1", "137", "unhealthy"):
             sys.exit("%s: %s" % (name, got))
     with os.fdopen(told_r) as f:
         reads = f.read().strip()

@@ -32,6 +32,7 @@ status 444
 wait 755
 wait/event 444
 wait/exit 444
+wait/healthy 444
 wait/log 444
 wait/running 444
 wait/stopped 444'

@@ -161,7 +161,7 @@ setup() {
 	await "the last event" 2 grep -q to=stopped "$W/a.out"
 	assert "$(grep -c ' y ' "$W/a.out")" -eq 0 "events of another box"
 	assert "$(grep -c created "$W/a.out")" -eq 0 "events from before the open"
-	assert "$(sed -n 's/.* to=//p' "$W/a.out" | cut -d' ' -f1 | xargs)" = "starting running stopping stopped" "states"
+	assert "$(grep ' status ' "$W/a.out" | sed -n 's/.* to=//p' | cut -d' ' -f1 | xargs)" = "starting running stopping stopped" "states"
 	kill -INT "${PID[a]}"
 	join a 2
 }

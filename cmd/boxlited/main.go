@@ -40,6 +40,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 type options struct {
 	mount, state, shim string
 	cgroupParent       string
+	maxProbes          int
 	logLevel           logrus.Level
 	logFormat          string
 	showVersion        bool
@@ -90,6 +91,7 @@ func parse(args []string) (options, error) {
 	fl.StringVar(&opt.state, "state", "/var/lib/boxlite", "")
 	fl.StringVar(&opt.shim, "shim", "", "")
 	fl.StringVar(&opt.cgroupParent, "cgroup-parent", "/boxlite", "")
+	fl.IntVar(&opt.maxProbes, "max-probes", runtime.DefaultMaxProbes, "")
 	fl.StringVar(&level, "log-level", "info", "")
 	fl.StringVar(&opt.logFormat, "log-format", "text", "")
 	fl.BoolVar(&opt.showVersion, "version", false, "")
@@ -111,6 +113,9 @@ func parse(args []string) (options, error) {
 	}
 	if !filepath.IsAbs(opt.cgroupParent) || filepath.Clean(opt.cgroupParent) != opt.cgroupParent {
 		return opt, fmt.Errorf("--cgroup-parent %q: must be a clean path from the root of the cgroup hierarchy, like /boxlite", opt.cgroupParent)
+	}
+	if opt.maxProbes < 1 || opt.maxProbes > 1<<16 {
+		return opt, fmt.Errorf("--max-probes %d: must be from 1 to %d", opt.maxProbes, 1<<16)
 	}
 	if opt.mount, err = resolve(opt.mount); err != nil {
 		return opt, fmt.Errorf("--mount: %w", err)
@@ -213,7 +218,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	ctl := fsapi.New(version, log)
-	rt, err := runtime.Open(runtime.Options{State: opt.state, CgroupParent: opt.cgroupParent, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl})
+	rt, err := runtime.Open(runtime.Options{State: opt.state, CgroupParent: opt.cgroupParent, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl})
 	if errors.As(err, new(*runtime.LockedError)) {
 		return exitLock, err
 	}

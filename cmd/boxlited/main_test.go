@@ -34,6 +34,7 @@ func TestCommandLine(t *testing.T) {
 		{"--mount= --state /a", "must not be empty"},
 		{"--log-level loud", "must be error, warn, info or debug"},
 		{"--log-format xml", "must be text or json"},
+		{"--max-probes 0", "must be from 1 to 65536"},
 		{"--bogus", "not defined: -bogus"},
 		{"extra", `unexpected argument "extra"`},
 	} {

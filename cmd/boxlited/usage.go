@@ -4,7 +4,7 @@ const usage = `boxlited runs commands in boxes and is driven through files.
 
 Usage:
   boxlited [--mount DIR] [--state DIR] [--shim PATH] [--cgroup-parent PATH]
-           [--log-level LEVEL] [--log-format text|json]
+           [--max-probes N] [--log-level LEVEL] [--log-format text|json]
   boxlited --version
   boxlited --help
 
@@ -17,6 +17,8 @@ Flags:
                        boxlited, else on PATH)
   --cgroup-parent PATH cgroup below which boxes get theirs, from the root of the
                        hierarchy (default /boxlite)
+  --max-probes N       health probes of all boxes that are under way at once
+                       (default 64)
   --log-level LEVEL    error, warn, info or debug (default info)
   --log-format FORMAT  text or json (default text); the log goes to stderr
   --version            print the version and exit

@@ -1,0 +1,157 @@
+package runtime
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/boxlitefs/boxlite/shim"
+)
+
+func TestBackoffDoublesUpToItsBound(t *testing.T) {
+	want := []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000}
+	for n, d := range want {
+		if got := backoff(n); got != d*time.Millisecond {
+			t.Errorf("after %d in a row: %s, not %s", n, got, d*time.Millisecond)
+		}
+	}
+	if got := backoff(1 << 30); got != backoffMost {
+		t.Errorf("after very many: %s", got)
+	}
+}
+
+func TestRestartPolicies(t *testing.T) {
+	policy := func(p string) *Config { return &Config{Restart: Restart{Policy: p}} }
+	most := func(n int) *Config { return &Config{Restart: Restart{RestartOnFailure, n}} }
+	bounces := &Config{Restart: Restart{Policy: RestartNo}, Health: HealthCheck{OnUnhealthy: "restart"}}
+	fine, failed := ending{status: StatusStopped}, ending{status: StatusStopped, code: 3}
+	unseen, crashed := ending{status: StatusStopped, code: -1}, ending{status: StatusFailed, code: 0}
+	by := func(who string) *shim.ExitRecord { return &shim.ExitRecord{StoppedBy: who} }
+	for i, c := range []struct {
+		cfg              *Config
+		r                run
+		v                ending
+		rec              *shim.ExitRecord
+		retries          int
+		again, exhausted bool
+	}{
+		{cfg: policy(RestartNo), v: failed},
+		{cfg: policy(RestartAlways), v: fine, again: true},
+		{cfg: policy(RestartAlways), v: failed, retries: 1 << 20, again: true},
+		{cfg: policy(RestartUnlessStopped), v: fine, again: true},
+		{cfg: policy(RestartOnFailure), v: fine},
+		{cfg: policy(RestartOnFailure), v: failed, again: true},
+		{cfg: policy(RestartOnFailure), v: unseen, again: true},
+		{cfg: policy(RestartOnFailure), v: crashed, again: true},
+		{cfg: policy(RestartOnFailure), v: unseen, r: run{rebooted: true}},
+		{cfg: policy(RestartAlways), v: unseen, r: run{rebooted: true}, again: true},
+		{cfg: most(2), v: failed, retries: 1, again: true},
+		{cfg: most(2), v: failed, retries: 2, exhausted: true},
+		{cfg: most(2), v: fine, retries: 2},
+		// A person wins, and a SIGTERM to the shim is one.
+		{cfg: policy(RestartAlways), v: failed, r: run{asked: true}},
+		{cfg: policy(RestartAlways), v: failed, rec: by(shim.StoppedByTerm)},
+		{cfg: bounces, v: failed, r: run{asked: true, bounced: true}},
+		{cfg: policy(RestartAlways), v: failed, rec: by(shim.StoppedByDaemonDied), again: true},
+		// Unhealthy, as this daemon knows or as one before it must have said.
+		{cfg: bounces, v: fine, r: run{bounced: true}, again: true},
+		{cfg: bounces, v: fine, rec: by(shim.StoppedByStop), again: true},
+		{cfg: bounces, v: failed},
+		// Who asked for a start is told that it failed; nobody is told of the others.
+		{cfg: policy(RestartAlways), v: crashed, r: run{failure: ErrStart}},
+		{cfg: policy(RestartAlways), v: crashed, r: run{failure: ErrStart, again: true}, again: true},
+		{cfg: most(1), v: crashed, r: run{failure: ErrStart, again: true}, retries: 1, exhausted: true},
+	} {
+		r := &c.r
+		r.cfg = c.cfg
+		again, exhausted := r.wantsAgain(c.v, c.rec, c.retries)
+		if again != c.again || exhausted != c.exhausted {
+			t.Errorf("case %d (%+v, %+v): again %t, exhausted %t", i, c.cfg.Restart, c.v, again, exhausted)
+		}
+	}
+}
+
+func TestTenSecondsOfHealthEndARowOfRestarts(t *testing.T) {
+	now := time.Now()
+	at := func(s float64) time.Time { return now.Add(time.Duration(s * float64(time.Second))) }
+	type change struct {
+		at   float64
+		well bool
+	}
+	for i, c := range []struct {
+		changes []change
+		end     float64
+		calm    bool
+	}{
+		{nil, 100, false}, // it never was healthy
+		{[]change{{0, true}}, 9.9, false},
+		{[]change{{0, true}}, 10, true},
+		{[]change{{0, true}, {5, true}}, 10, true},
+		{[]change{{0, true}, {6, false}, {7, true}}, 16.9, false},
+		{[]change{{0, true}, {6, false}, {7, true}}, 17, true},
+		{[]change{{0, true}, {11, false}}, 100, true}, // it has been
+		{[]change{{0, false}}, 100, false},
+	} {
+		r := &run{}
+		for _, ch := range c.changes {
+			r.setWell(ch.well, at(ch.at))
+		}
+		if got := r.calm(at(c.end)); got != c.calm {
+			t.Errorf("case %d: calm is %t", i, got)
+		}
+	}
+}
+
+func TestEndAfterACalmRunBeginsANewRow(t *testing.T) {
+	rt := testRuntime(t)
+	for _, calm := range []bool{true, false} {
+		b := newBox(rt, "b")
+		b.retries = 5
+		r := newRun(1, "id", &Config{Restart: Restart{Policy: RestartAlways}}, nil)
+		r.wasCalm = calm
+		v := ending{status: StatusStopped, message: "ok"}
+		tx := &tx{}
+		now := time.Now()
+		tx.afterwards(b, r, &v, nil, now)
+		want := 6
+		if calm {
+			want = 1
+		}
+		if b.retries != want || !tx.RestartAt.Equal(now.Add(backoff(want-1))) || v.status != StatusRestarting {
+			t.Errorf("calm %t: %d in a row, %s, status %s", calm, b.retries, tx.RestartAt.Sub(now), v.status)
+		}
+	}
+}
+
+func TestProbeURL(t *testing.T) {
+	for text, want := range map[string]string{
+		"http://localhost":              " 80 / localhost",
+		"http://localhost:8080/a%20b?c": " 8080 /a%20b?c localhost:8080",
+		"http://127.0.0.2/":             "127.0.0.2 80 / 127.0.0.2",
+		"http://[::1]:9/x":              "::1 9 /x [::1]:9",
+		"https://localhost/":            "!does not begin with http://",
+		"localhost:80":                  "!does not begin with http://",
+		"http://example.com/":           "!names a host that is neither localhost nor an address",
+		"http:///x":                     "!names a host that is neither localhost nor an address",
+		"http://a:b@localhost/":         "!has a user or a fragment",
+		"http://localhost/#x":           "!has a user or a fragment",
+		"http://localhost:0/":           "!has a port that is none",
+		"http://[fe80::1%25eth0]/":      "!names a host that is neither localhost nor an address",
+		"http://localhost/\n":           "!is no URL",
+	} {
+		addr, port, request, err := parseProbeURL(text)
+		got := ""
+		if err != nil {
+			got = "!" + err.Error()
+		} else {
+			var path, host string
+			if _, err := fmt.Sscanf(request, "GET %s HTTP/1.0\r\nHost: %s\r\n", &path, &host); err != nil {
+				t.Errorf("%s: request %q: %v", text, request, err)
+			}
+			got = fmt.Sprintf("%s %d %s %s", addr, port, path, host)
+		}
+		if got != want {
+			t.Errorf("%s: %q, not %q", text, got, want)
+		}
+	}
+}

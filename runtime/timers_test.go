@@ -1,0 +1,72 @@
+package runtime
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestTimersFireInOrderAndOnce(t *testing.T) {
+	var q timers
+	defer q.close()
+	var mu sync.Mutex
+	var fired []int
+	done := make(chan struct{})
+	begin := time.Now().Add(20 * time.Millisecond)
+	const n = 200
+	all := make([]*timer, n)
+	for _, i := range rand.Perm(n) {
+		all[i] = &timer{fire: func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if time.Now().Before(all[i].at) {
+				t.Errorf("timer %d fired early", i)
+			}
+			if fired = append(fired, i); len(fired) == n/2 {
+				close(done)
+			}
+		}}
+		q.set(all[i], begin.Add(time.Duration(i)*50*time.Microsecond))
+	}
+	for i := 1; i < n; i += 2 {
+		q.set(all[i], begin.Add(time.Hour)) // set again
+		q.stop(all[i])
+		q.stop(all[i]) // twice
+	}
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("not all have fired")
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.IsSorted(fired) || slices.ContainsFunc(fired, func(i int) bool { return i%2 == 1 }) {
+		t.Errorf("fired: %v", fired)
+	}
+}
+
+func TestTimerCanBeSetWhenItFires(t *testing.T) {
+	var q timers
+	defer q.close()
+	done := make(chan struct{})
+	n := 0
+	var self timer
+	self.fire = func() {
+		if n++; n == 3 {
+			close(done)
+			return
+		}
+		q.set(&self, time.Now().Add(time.Millisecond))
+	}
+	q.set(&self, time.Now())
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it does not go on")
+	}
+	q.close()
+	q.set(&self, time.Now()) // and nothing comes of it
+	q.stop(&self)
+}
