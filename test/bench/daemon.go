@@ -31,6 +31,9 @@ type daemon struct {
 	exit       error         // valid then
 	stop       func() error  // ends its boxes, then itself; safe to repeat
 
+	// more is added to the configuration of each box that is made.
+	more string
+
 	mu    sync.Mutex
 	boxes []string
 }
@@ -231,7 +234,7 @@ func (d *daemon) create(box string, command ...string) error {
 	for i, word := range command {
 		words[i] = strconv.Quote(word)
 	}
-	config := "command: [" + strings.Join(words, ", ") + "]\n"
+	config := "command: [" + strings.Join(words, ", ") + "]\n" + d.more
 	if err := store(d.path(box, "config.yaml"), unix.O_CREAT|unix.O_TRUNC, config); err != nil {
 		return fmt.Errorf("configure box %s: %w", box, d.explain(box, err))
 	}

@@ -49,6 +49,7 @@ var benchmarks = []benchmark{
 	{"status", "open, read and close a status file", benchStatus},
 	{"shim", "memory of a box's supervisor", benchShimMemory},
 	{"memory", "memory of the daemon with 0, 100 and 1,000 boxes", benchDaemonMemory},
+	{"health", "what health checks cost, and how soon a watcher sees a death", benchHealth},
 	{"idle", "what wakes up when nothing happens", benchIdle},
 }
 
