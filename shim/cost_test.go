@@ -2,6 +2,7 @@ package shim
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -9,42 +10,97 @@ import (
 	"time"
 )
 
-// cpuTime is what all threads of the shim have run, in nanoseconds.
+// readStat reads a file of /proc/PID.
+func readStat(t testing.TB, pid int, name string) string {
+	t.Helper()
+	return string(must(os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))))
+}
+
+// perThread reads one number of each thread of the shim.
+func (b *box) perThread(read func(task string) string) map[string]int64 {
+	b.t.Helper()
+	threads := map[string]int64{}
+	for _, e := range must(os.ReadDir(fmt.Sprintf("/proc/%d/task", b.h.PID))) {
+		threads[e.Name()] = must(strconv.ParseInt(read("task/"+e.Name()), 10, 64))
+	}
+	return threads
+}
+
+// cpuTime is how long all threads of the shim have run, in nanoseconds.
 func (b *box) cpuTime() (ns int64) {
 	b.t.Helper()
-	dir := fmt.Sprintf("/proc/%d/task", b.h.PID)
-	for _, task := range must(os.ReadDir(dir)) {
-		data := must(os.ReadFile(dir + "/" + task.Name() + "/schedstat"))
-		ns += must(strconv.ParseInt(strings.Fields(string(data))[0], 10, 64))
+	for _, ran := range b.perThread(func(task string) string {
+		return strings.Fields(readStat(b.t, b.h.PID, task+"/schedstat"))[0]
+	}) {
+		ns += ran
 	}
 	return ns
 }
 
-func (b *box) threads() string {
-	out := ""
-	dir := fmt.Sprintf("/proc/%d/task", b.h.PID)
-	for _, task := range must(os.ReadDir(dir)) {
-		st := readStat(b.t, b.h.PID, "task/"+task.Name()+"/status")
-		out += task.Name() + " " + strings.TrimSpace(readStat(b.t, b.h.PID, "task/"+task.Name()+"/schedstat")) + " vol " + field(st, "voluntary_ctxt_switches") + " inv " + field(st, "nonvoluntary_ctxt_switches") + "; "
-	}
-	return out
-}
-
-func TestPingCost(t *testing.T) {
+// A ping is the business of one thread, however long the shim was idle before: that
+// is what makes it cheap. The runtime has others, and would wake them.
+func TestPingWakesOneThread(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
 	l := b.line()
-	l.quiet()
-	for _, c := range []struct {
-		n     int
-		pause time.Duration
-	}{{100, 100 * time.Millisecond}, {10_000, 0}} {
-		before := b.cpuTime()
-		t.Log(b.threads())
-		for range c.n {
+	switches := func() map[string]int64 {
+		return b.perThread(func(task string) string {
+			return field(readStat(t, b.h.PID, task+"/status"), "voluntary_ctxt_switches")
+		})
+	}
+	until(t, "all have come to rest", func() bool {
+		before := switches()
+		time.Sleep(50 * time.Millisecond)
+		return maps.Equal(switches(), before)
+	})
+	before := switches()
+	const pings = 30
+	for range pings {
+		l.quiet()
+		time.Sleep(5 * time.Millisecond)
+	}
+	after := switches()
+	maps.DeleteFunc(after, func(thread string, n int64) bool { return n == before[thread] })
+	if len(after) != 1 {
+		t.Errorf("these threads have run for %d pings: %v, before %v", pings, after, before)
+	}
+}
+
+// BenchmarkPing is what a ping costs the shim, in CPU time of all its threads.
+func BenchmarkPing(b *testing.B) {
+	for name, pause := range map[string]time.Duration{"idle": 100 * time.Millisecond, "busy": 0} {
+		b.Run(name, func(b *testing.B) {
+			bx := sh(b, "exec sleep 1000").mustStart()
+			l := bx.line()
 			l.quiet()
-			time.Sleep(c.pause)
-		}
-		t.Log(b.threads())
-		t.Logf("%d pings, %v apart: %.1f µs of CPU each", c.n, c.pause, float64(b.cpuTime()-before)/float64(c.n)/1000)
+			before := bx.cpuTime()
+			for b.Loop() {
+				l.quiet()
+				time.Sleep(pause)
+			}
+			b.ReportMetric(float64(bx.cpuTime()-before)/float64(b.N)/1000, "shim-µs/op")
+		})
+	}
+}
+
+// BenchmarkProbe is what a probe costs the shim, without what it runs.
+func BenchmarkProbe(b *testing.B) {
+	port := serve(b, "127.0.0.1:0", hold)
+	for name, p := range map[string]Probe{
+		"command": {Kind: ProbeCommand, Argv: []string{"/bin/true"}},
+		"tcp":     {Kind: ProbeTCP, Port: port},
+	} {
+		b.Run(name, func(b *testing.B) {
+			p.TimeoutNs = int64(patience)
+			bx := probed(b)
+			bx.spec.Probe = p
+			l := bx.mustStart().line()
+			l.probe()
+			before := bx.cpuTime()
+			for b.Loop() {
+				l.probe()
+				time.Sleep(20 * time.Millisecond)
+			}
+			b.ReportMetric(float64(bx.cpuTime()-before)/float64(b.N)/1000, "shim-µs/op")
+		})
 	}
 }

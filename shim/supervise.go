@@ -73,7 +73,7 @@ func (s *supervisor) run() {
 					s.srv.logChanged(s)
 				}
 			case s.probe.fd:
-				s.progress(now)
+				s.progress()
 			case fdListen:
 				s.srv.accept(s, now)
 			case fdHold:
@@ -113,7 +113,7 @@ func (s *supervisor) timers(now int64) {
 		s.srv.logChanged(s)
 	}
 	if s.probe.running && now >= s.probe.deadline {
-		s.probeLate(now)
+		s.probeLate()
 	}
 	s.srv.expire(s, now)
 }
