@@ -89,8 +89,13 @@ const MaxProbeOutput = 1024
 // maxReason bounds ProbeResult.Reason, in bytes. It may name a PATH.
 const maxReason = 256
 
-// MaxLineAnswer is the size of the largest LineAnswer, in bytes.
-const MaxLineAnswer = 35 + maxReason + MaxProbeOutput
+// Sizes of encoded messages, in bytes.
+const (
+	callSize = 6  // of a LineCall
+	pongSize = 35 // of a LineAnswer without Reason and Output
+	// MaxLineAnswer is the size of the largest LineAnswer, in bytes.
+	MaxLineAnswer = pongSize + maxReason + MaxProbeOutput
+)
 
 // OpenLine connects to the shim of the box whose directory dir is, asks it to make
 // the connection its line, and waits for nothing: not for the answer either, a

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -496,9 +495,4 @@ func TestLineAndWatchers(t *testing.T) {
 	if a := l.next(); a.Op != LineLog || a.Seq != seq {
 		t.Errorf("%+v", a)
 	}
-}
-
-func readStat(t testing.TB, pid int, name string) string {
-	t.Helper()
-	return string(must(os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))))
 }

@@ -48,9 +48,12 @@ type probe struct {
 	fd       int    // the pipe of a command's output, or the socket; 0, which is /dev/null, for none
 
 	child  *child
+	files  []string     // what the child tries to execute
 	pid    int          // the process of a command; 0 for none
 	report int          // the pipe that tells why it was not executed; 0 for none
 	late   [maxLate]int // processes of others that were killed and have not been reaped
+	why    trouble      // of the last that could not be executed
+	whyNot ProbeResult  // the same in words
 
 	addrs   []unix.Sockaddr
 	try     int   // which of addrs it is
@@ -98,24 +101,24 @@ func (s *supervisor) beginProbe(seq uint32, now int64) {
 	p.out = p.out[:0]
 	p.sent, p.head, p.lines, p.blank, p.decided = -1, 0, 0, false, false
 	if s.spec.Probe.Kind == ProbeCommand {
-		s.startProgram(now)
+		s.startProgram()
 		return
 	}
 	if p.addrs == nil {
 		p.addrs = addresses(&s.spec.Probe)
 	}
-	s.connect(0, now)
+	s.connect(0)
 }
 
 // decide notes how the probe has ended, as far as it is known now.
-func (p *probe) decide(r ProbeResult, now int64) {
-	r.Duration = time.Duration(now - p.begun)
+func (p *probe) decide(r ProbeResult) {
+	r.Duration = time.Duration(monotonic() - p.begun)
 	p.result = r
 }
 
 // finish ends the probe with r.
-func (p *probe) finish(r ProbeResult, now int64) {
-	p.decide(r, now)
+func (p *probe) finish(r ProbeResult) {
+	p.decide(r)
 	p.over = true
 }
 
@@ -162,50 +165,51 @@ func killGroup(pid int) {
 }
 
 // progress takes what came of the probe's descriptor.
-func (s *supervisor) progress(now int64) {
+func (s *supervisor) progress() {
 	p := &s.probe
 	switch {
 	case s.spec.Probe.Kind == ProbeCommand:
 		p.takeOutput()
 	case p.sent < 0:
-		s.connected(now)
+		s.connected()
 	default:
-		s.converse(now)
+		s.converse()
 	}
 	s.concludeProbe()
 }
 
 // probeLate ends a probe whose time is over.
-func (s *supervisor) probeLate(now int64) {
+func (s *supervisor) probeLate() {
 	p := &s.probe
 	switch {
 	case p.decided:
 		p.over = true
 	case s.spec.Probe.Kind == ProbeCommand:
-		p.finish(ProbeResult{TimedOut: true, Code: 128 + int(unix.SIGKILL)}, now)
+		p.finish(ProbeResult{TimedOut: true, Code: 128 + int(unix.SIGKILL)})
 	case p.sent < 0:
-		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonConnecting}, now)
+		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonConnecting})
 	default:
-		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting}, now)
+		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting})
 	}
 	s.concludeProbe()
 }
 
 // startProgram starts the command of a probe.
-func (s *supervisor) startProgram(now int64) {
+func (s *supervisor) startProgram() {
 	p := &s.probe
 	if p.child == nil {
 		argv := s.spec.Probe.Argv
-		c, err := s.newChild(argv, candidates(s.spec, argv[0]))
+		p.files = candidates(s.spec, argv[0])
+		c, err := s.newChild(argv, p.files)
 		if err != nil {
-			p.finish(ProbeResult{Code: failedCode, Reason: err.Error()}, now)
+			p.finish(ProbeResult{Code: failedCode, Reason: err.Error()})
 			return
 		}
 		c.apart = true
 		p.child = c
 	}
 	if errno := s.fork(p.child); errno != 0 {
-		p.finish(ProbeResult{Code: failedCode, Reason: reasonFork + ": " + errno.Error()}, now)
+		p.finish(ProbeResult{Code: failedCode, Reason: reasonFork + ": " + errno.Error()})
 	}
 }
 
@@ -293,45 +297,50 @@ func (s *supervisor) reaped(pid int, status unix.WaitStatus) {
 	if status.Signaled() {
 		r.Code = 128 + int(status.Signal())
 	}
-	if failed := p.whyNot(s.spec); failed != nil {
-		r.Reason = failed.Error()
-		switch {
-		case failed.Step == StepLookup:
-			r.Code = 127
-		case failed.Step == StepExec:
-			r.Code = 126
-		default:
-			r.Code = failedCode
-		}
+	if p.notExecuted(s.spec) {
+		r = p.whyNot
 	}
 	for p.fd != 0 {
 		if n, err := p.readOutput(); n <= 0 || err != nil {
 			break
 		}
 	}
-	p.finish(r, monotonic())
+	p.finish(r)
 	s.concludeProbe()
 }
 
-// whyNot says why the child was not executed, or nil when it was.
-func (p *probe) whyNot(spec *Spec) *StartError {
+// notExecuted reports whether the child of the probe failed, and sets whyNot.
+func (p *probe) notExecuted(spec *Spec) bool {
 	var t trouble
-	b := unsafe.Slice((*byte)(unsafe.Pointer(&t)), unsafe.Sizeof(t))
-	if n, err := retry(func() (int, error) { return unix.Read(p.report, b) }); err != nil || n != len(b) {
-		return nil
+	b := (*[unsafe.Sizeof(t)]byte)(unsafe.Pointer(&t))
+	if n, err := retry(func() (int, error) { return unix.Read(p.report, b[:]) }); err != nil || n != len(b) {
+		return false
 	}
-	// The child had its own copy.
-	c := *p.child
-	c.trouble = t
+	if t == p.why {
+		return true
+	}
+	p.why = t
 	name := spec.Probe.Argv[0]
 	if errno := syscall.Errno(t.errno); t.step == childExec && (errno == unix.ENOENT || errno == unix.ENOTDIR) {
 		e := &StartError{Step: StepLookup, Errno: errno, Detail: `command "` + name + `" not found`}
 		if !strings.Contains(name, "/") {
 			e.Detail += " in PATH " + searchPath(spec)
 		}
-		return e
+		p.whyNot = ProbeResult{Code: 127, Reason: e.Error()}
+		return true
 	}
-	return c.failure(spec, name)
+	c := *p.child // the one that failed was a copy
+	c.trouble = t
+	file := name
+	if t.step == childExec {
+		file = p.files[t.index]
+	}
+	e := c.failure(spec, file)
+	p.whyNot = ProbeResult{Code: failedCode, Reason: e.Error()}
+	if e.Step == StepExec {
+		p.whyNot.Code = 126
+	}
+	return true
 }
 
 // addresses gives where an HTTP or TCP probe connects to.
@@ -351,7 +360,7 @@ func addresses(p *Probe) []unix.Sockaddr {
 }
 
 // connect begins to connect to the address numbered try.
-func (s *supervisor) connect(try int, now int64) {
+func (s *supervisor) connect(try int) {
 	p := &s.probe
 	p.try = try
 	family := unix.AF_INET
@@ -360,21 +369,21 @@ func (s *supervisor) connect(try int, now int64) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		s.unconnected(err, now)
+		s.unconnected(err)
 		return
 	}
 	p.fd = fd
 	ev := unix.EpollEvent{Events: unix.EPOLLOUT, Fd: int32(fd)}
 	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
-		s.unconnected(err, now)
+		s.unconnected(err)
 		return
 	}
-	s.connected(now)
+	s.connected()
 }
 
 // connected looks whether there is a connection, which another connect tells: an
 // event may be one of a closed descriptor that had the same number.
-func (s *supervisor) connected(now int64) {
+func (s *supervisor) connected() {
 	p := &s.probe
 	err := unix.Connect(p.fd, p.addrs[p.try])
 	switch {
@@ -382,86 +391,76 @@ func (s *supervisor) connected(now int64) {
 	case errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EALREADY) || errors.Is(err, unix.EINTR):
 		return
 	default:
-		s.unconnected(err, now)
+		s.unconnected(err)
 		return
 	}
 	if toItself(p.fd) {
-		s.unconnected(unix.ECONNREFUSED, now)
+		s.unconnected(unix.ECONNREFUSED)
 		return
 	}
 	if s.spec.Probe.Kind == ProbeTCP {
 		// An orderly close, not a reset: a service that has just accepted sees the end
 		// of a client that said nothing, and not an error to be logged. The price is a
 		// minute of TIME_WAIT at this end.
-		p.finish(ProbeResult{}, now)
+		p.finish(ProbeResult{})
 		return
 	}
 	p.sent = 0
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT, Fd: int32(p.fd)}
 	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_MOD, p.fd, &ev); err != nil {
-		p.finish(ProbeResult{Code: 1, Reason: err.Error()}, now)
+		p.finish(ProbeResult{Code: 1, Reason: err.Error()})
 		return
 	}
-	s.converse(now)
+	s.converse()
 }
 
 // unconnected goes on to the next address, or ends the probe. The first address
 // says why.
-func (s *supervisor) unconnected(err error, now int64) {
+func (s *supervisor) unconnected(err error) {
 	p := &s.probe
 	p.closeFiles()
 	if p.try == 0 {
 		p.refused = err
 	}
 	if p.try+1 < len(p.addrs) {
-		s.connect(p.try+1, now)
+		s.connect(p.try + 1)
 		return
 	}
-	p.finish(ProbeResult{Code: 1, Reason: p.refused.Error()}, now)
+	p.finish(ProbeResult{Code: 1, Reason: p.refused.Error()})
 }
 
 // toItself reports whether a socket is connected to itself. A port of this machine
 // that nobody listens on may be the very one that connect takes for its own end;
 // the two ends are then one, and it succeeds.
 func toItself(fd int) bool {
-	own, err := unix.Getsockname(fd)
-	if err != nil {
-		return false
+	var ends [2]unix.RawSockaddrInet6
+	for i, call := range [...]uintptr{unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME} {
+		size := uint32(unsafe.Sizeof(ends[i]))
+		if _, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&ends[i])), uintptr(unsafe.Pointer(&size))); errno != 0 {
+			return false
+		}
 	}
-	peer, err := unix.Getpeername(fd)
-	if err != nil {
-		return false
-	}
-	switch own := own.(type) {
-	case *unix.SockaddrInet4:
-		peer, ok := peer.(*unix.SockaddrInet4)
-		return ok && own.Port == peer.Port && own.Addr == peer.Addr
-	case *unix.SockaddrInet6:
-		peer, ok := peer.(*unix.SockaddrInet6)
-		return ok && own.Port == peer.Port && own.Addr == peer.Addr
-	}
-	return false
+	return ends[0] == ends[1]
 }
 
 // converse sends what is left of the request, and takes what came of the response.
-func (s *supervisor) converse(now int64) {
+func (s *supervisor) converse() {
 	p := &s.probe
 	if request := s.spec.Probe.Request; p.sent < len(request) {
-		rest := unsafe.Slice(unsafe.StringData(request), len(request))[p.sent:]
-		n, err := retry(func() (int, error) {
-			return unix.SendmsgN(p.fd, rest, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		})
-		switch {
-		case err == nil:
-			p.sent += n
-		case !errors.Is(err, unix.EAGAIN):
+		rest := unsafe.StringData(request[p.sent:])
+		n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(p.fd), uintptr(unsafe.Pointer(rest)), uintptr(len(request)-p.sent), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		switch errno {
+		case 0:
+			p.sent += int(n)
+		case unix.EAGAIN, unix.EINTR:
+		default:
 			// The response may be there all the same; the read tells.
 			p.sent = len(request)
 		}
 		if p.sent == len(request) {
 			ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(p.fd)}
 			if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_MOD, p.fd, &ev); err != nil {
-				p.finish(ProbeResult{Code: 1, Reason: err.Error()}, now)
+				p.finish(ProbeResult{Code: 1, Reason: err.Error()})
 				return
 			}
 		}
@@ -471,22 +470,22 @@ func (s *supervisor) converse(now int64) {
 	switch {
 	case errors.Is(err, unix.EAGAIN):
 	case n > 0:
-		p.take(buf[:n], now)
+		p.take(buf[:n])
 	case p.decided:
 		p.over = true
 	case p.lines > 0:
-		p.finish(p.verdict(), now)
+		p.finish(p.verdict())
 	case err != nil:
-		p.finish(ProbeResult{Code: 1, Reason: err.Error()}, now)
+		p.finish(ProbeResult{Code: 1, Reason: err.Error()})
 	case p.head == 0:
-		p.finish(ProbeResult{Code: 1, Reason: reasonEmpty}, now)
+		p.finish(ProbeResult{Code: 1, Reason: reasonEmpty})
 	default:
-		p.finish(ProbeResult{Code: 1, Reason: reasonNotHTTP}, now)
+		p.finish(ProbeResult{Code: 1, Reason: reasonNotHTTP})
 	}
 }
 
 // take goes on in the response with b. The head is looked through and not kept.
-func (p *probe) take(b []byte, now int64) {
+func (p *probe) take(b []byte) {
 	for i, c := range b {
 		if p.decided {
 			room := min(cap(p.out)-len(p.out), len(b)-i)
@@ -497,7 +496,7 @@ func (p *probe) take(b []byte, now int64) {
 			p.status[p.head] = c
 		}
 		if p.head <= statusLen && !statusByte(p.head, c) || p.head == maxHead {
-			p.finish(ProbeResult{Code: 1, Reason: reasonNotHTTP}, now)
+			p.finish(ProbeResult{Code: 1, Reason: reasonNotHTTP})
 			return
 		}
 		p.head++
@@ -507,8 +506,8 @@ func (p *probe) take(b []byte, now int64) {
 		}
 		if p.blank {
 			p.decided = true
-			p.decide(p.verdict(), now)
-			p.deadline = min(p.deadline, now+bodyWaitNs)
+			p.decide(p.verdict())
+			p.deadline = min(p.deadline, monotonic()+bodyWaitNs)
 		}
 		p.lines++
 		p.blank = true

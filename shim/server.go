@@ -38,6 +38,12 @@ type line struct {
 	fd     int // of its conn; 0, which is /dev/null, where there is none
 	log    bool
 	logSeq uint32 // of the LineLog that waits, if log
+
+	// For epollWait: the answer to a ping but for its Seq, and what was read, with
+	// room for one byte more than a call has.
+	pong   [pongSize]byte
+	packet [callSize + 1]byte
+	got    int
 }
 
 // accept takes all waiting connections. Root's only: the socket is private to
@@ -114,21 +120,14 @@ func (v *server) find(fd int) int {
 // answer reports whether the connection is to be kept.
 func (v *server) answer(s *supervisor, i int, now int64) bool {
 	fd := v.conns[i].fd
+	if fd == v.line.fd {
+		return v.hear(s, now)
+	}
 	n, err := retry(func() (int, error) { return unix.Read(fd, v.packet[:]) })
 	if errors.Is(err, unix.EAGAIN) {
 		return true
 	}
-	if err != nil || n == 0 {
-		return false
-	}
-	if fd == v.line.fd {
-		call, err := decodeLineCall(v.packet[:n])
-		if err == nil {
-			v.call(s, call, now)
-		}
-		return err == nil
-	}
-	if v.conns[i].kept {
+	if err != nil || n == 0 || v.conns[i].kept {
 		return false
 	}
 	req, err := decodeRequest(v.packet[:n])
@@ -162,6 +161,36 @@ func (v *server) open(s *supervisor, i int, refused unix.Errno) bool {
 	v.hangUp(s)
 	v.line = line{fd: fd}
 	return true
+}
+
+// hear takes what came over the line, and reports whether to go on.
+func (v *server) hear(s *supervisor, now int64) bool {
+	l := &v.line
+	n := l.got
+	l.got = 0
+	if n == 0 {
+		var err error
+		n, err = retry(func() (int, error) { return unix.Read(l.fd, l.packet[:]) })
+		if errors.Is(err, unix.EAGAIN) {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+	}
+	c, err := decodeLineCall(l.packet[:n])
+	if err != nil {
+		return false
+	}
+	v.call(s, c, now)
+	return true
+}
+
+// readyPong prepares the answer to pings that come before anything else happens.
+func (v *server) readyPong(s *supervisor) {
+	if v.line.fd != 0 {
+		appendLineAnswer(v.line.pong[:0], &LineAnswer{Op: LinePing, Alive: s.alive, Stopping: s.stopping, Paused: s.paused})
+	}
 }
 
 // hangUp drops the line, if there is one.

@@ -477,10 +477,16 @@ func forkExec(c *child) (pid, errno uintptr) {
 	}
 
 	// As execvp does it: a file that is there and cannot be executed is the one to
-	// be named, if no other can be. In shared memory step is 0 when one could.
+	// be named, if no other can be. One in a directory that the user cannot enter is
+	// not there. In shared memory step is 0 when one could be executed.
 	c.step, c.errno = 0, 0
 	for i = 0; i < uintptr(len(c.paths)); i++ {
 		_, _, e := syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(c.paths[i])), uintptr(unsafe.Pointer(c.argv)), uintptr(unsafe.Pointer(c.envv)))
+		if e == unix.EACCES && len(c.paths) > 1 {
+			if _, _, there := syscall.RawSyscall(unix.SYS_FACCESSAT, uintptr(cwd), uintptr(unsafe.Pointer(c.paths[i])), unix.F_OK); there != 0 {
+				e = unix.ENOENT
+			}
+		}
 		if c.errno != uintptr(unix.EACCES) {
 			c.index, c.errno = i, uintptr(e)
 		}

@@ -41,7 +41,7 @@ const reapsPerTurn = 512
 
 // run supervises until the command has ended.
 func (s *supervisor) run() {
-	var events [16]unix.EpollEvent
+	var events [maxEvents]unix.EpollEvent
 	unreaped := true // something may have ended before this
 	for {
 		if unreaped {
@@ -54,9 +54,10 @@ func (s *supervisor) run() {
 		if !unreaped {
 			timeout = s.timeout(monotonic())
 		}
-		n, err := unix.EpollWait(s.epfd, events[:], timeout)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			fatal("epoll_wait", err)
+		s.srv.readyPong(s)
+		n, errno := epollWait(s.epfd, &events, timeout, &s.srv.line)
+		if errno != 0 && errno != unix.EINTR {
+			fatal("epoll_wait", errno)
 		}
 		now := monotonic()
 		for i := range max(n, 0) {
@@ -72,7 +73,7 @@ func (s *supervisor) run() {
 					s.srv.logChanged(s)
 				}
 			case s.probe.fd:
-				s.progress(now)
+				s.progress()
 			case fdListen:
 				s.srv.accept(s, now)
 			case fdHold:
@@ -112,7 +113,7 @@ func (s *supervisor) timers(now int64) {
 		s.srv.logChanged(s)
 	}
 	if s.probe.running && now >= s.probe.deadline {
-		s.probeLate(now)
+		s.probeLate()
 	}
 	s.srv.expire(s, now)
 }
