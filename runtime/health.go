@@ -9,7 +9,6 @@ import (
 	"os"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -132,19 +131,22 @@ func (r *run) left(v *ending, rec *shim.ExitRecord, stopping bool) Health {
 
 // prober makes the probes of all boxes. It keeps one connection to each running
 // shim (its line), on which the shim also says that the log has grown. No box has a
-// goroutine or a ticker: what is due comes from the one timer queue, and what is
-// answered from one epoll.
+// goroutine or a ticker: what is due comes from the one timer queue, what is answered
+// from the lines, and one goroutine waits for both in one epoll, which the Go runtime
+// waits for.
 type prober struct {
 	rt   *Runtime
 	most int // probes under way at once
 
-	epoll *os.File
+	epfd  int
+	epoll *os.File // of epfd
 	done  chan struct{}
 
 	mu     sync.Mutex
 	checks map[*run]*check
 	lines  map[int32]*check
 	busy   int      // probes under way
+	hot    int      // pings that were sent in this turn of the loop
 	queue  []*check // due, and waiting for one of those to be over
 	closed bool
 }
@@ -183,22 +185,28 @@ type check struct {
 }
 
 func newProber(rt *Runtime, most int) (*prober, error) {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("epoll_create1: %w", err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil { // else a thread would wait in it
-		return nil, errors.Join(fmt.Errorf("prober: %w", err), unix.Close(fd))
+	p := &prober{rt: rt, most: most, epfd: epfd, done: make(chan struct{}), checks: map[*run]*check{}, lines: map[int32]*check{}}
+	err = unix.SetNonblock(epfd, true) // else a thread would wait in it
+	if err == nil {
+		err = p.listenTo(rt.timers.fd)
 	}
-	p := &prober{
-		rt: rt, most: most, epoll: os.NewFile(uintptr(fd), "lines to shims"), done: make(chan struct{}),
-		checks: map[*run]*check{}, lines: map[int32]*check{},
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prober: %w", err), unix.Close(epfd))
 	}
-	go p.listen()
+	p.epoll = os.NewFile(uintptr(epfd), "lines to shims")
+	go p.loop()
 	return p, nil
 }
 
-// close ends all probing and gives up the lines.
+func (p *prober) listenTo(fd int) error {
+	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+}
+
+// close ends all probing and the timers, gives up the lines, and ends the loop.
 func (p *prober) close() error {
 	p.mu.Lock()
 	p.closed = true
@@ -206,9 +214,81 @@ func (p *prober) close() error {
 		p.drop(r)
 	}
 	p.mu.Unlock()
-	err := p.epoll.Close()
+	p.rt.timers.close() // which wakes the loop
 	<-p.done
-	return err
+	return errors.Join(p.epoll.Close(), unix.Close(p.rt.timers.fd))
+}
+
+// lingering is how long the loop waits for the answers to pings without letting its
+// processor go: they come at once, and to be woken by each costs more than all of it.
+const lingering = 200 * time.Microsecond
+
+// loop waits for what is due and for what the shims say.
+func (p *prober) loop() {
+	defer close(p.done)
+	raw, err := p.epoll.SyscallConn()
+	if err != nil {
+		return // it cannot be closed before
+	}
+	events := make([]unix.EpollEvent, 64)
+	buf := make([]byte, shim.MaxLineAnswer)
+	// It ends when take says so.
+	_ = raw.Read(func(uintptr) bool {
+		var linger time.Time
+		for {
+			var wait time.Duration
+			if p.awaited() {
+				if linger.IsZero() {
+					linger = time.Now().Add(lingering)
+				}
+				wait = time.Until(linger)
+			}
+			n, errno := rawEpoll(p.epfd, events, wait)
+			switch {
+			case errno == unix.EINTR:
+			case errno != 0:
+				panic("epoll_pwait2: " + errno.Error()) // a bug here, as in reaper.Watcher
+			case n == 0:
+				p.cool()
+				return false
+			case p.take(events[:n], buf):
+				return true
+			}
+		}
+	})
+}
+
+// cool ends the lingering.
+func (p *prober) cool() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hot = 0
+}
+
+// awaited reports whether pings of this turn are unanswered.
+func (p *prober) awaited() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.hot > 0
+}
+
+// take does what the events ask for, and reports whether that was the last.
+func (p *prober) take(events []unix.EpollEvent, buf []byte) (over bool) {
+	due := false
+	p.mu.Lock()
+	for _, ev := range events {
+		if int(ev.Fd) == p.rt.timers.fd {
+			due = true
+		} else if c := p.lines[ev.Fd]; c != nil {
+			p.hear(c, buf)
+		}
+	}
+	over = p.closed
+	p.mu.Unlock()
+	if due && !over {
+		p.rt.timers.run()
+	}
+	return over
 }
 
 // watch begins to look after a run. With adopted it has been going on for long.
@@ -354,7 +434,11 @@ func (p *prober) begin(c *check) {
 		go p.askOld(c, c.seq)
 		return
 	}
-	if err := p.send(c, call); err != nil {
+	err := p.send(c, call)
+	if err == nil && call.Op == shim.LinePing {
+		p.hot++
+	}
+	if err != nil {
 		p.hangUp(c)
 		p.outcome(c, &ProbeReport{ExitCode: 1, Reason: "the shim cannot be asked: " + err.Error()})
 	}
@@ -365,7 +449,10 @@ func (p *prober) send(c *check, call shim.LineCall) error {
 	if err := p.connect(c); err != nil {
 		return err
 	}
-	return unix.Send(c.line, call.Append(nil), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if errno := rawSend(c.line, call.Append(nil)); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // connect makes sure that there is a line.
@@ -382,14 +469,7 @@ func (p *prober) connect(c *check) error {
 	if err != nil {
 		return err
 	}
-	raw, err := p.epoll.SyscallConn()
-	if err == nil {
-		cerr := raw.Control(func(ep uintptr) {
-			err = unix.EpollCtl(int(ep), unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(fd)})
-		})
-		err = errors.Join(err, cerr)
-	}
-	if err != nil {
+	if err := p.listenTo(fd); err != nil {
 		return errors.Join(err, unix.Close(fd))
 	}
 	c.line = fd
@@ -426,67 +506,31 @@ func (p *prober) askOld(c *check, seq uint32) {
 	p.outcome(c, report)
 }
 
-// listen takes what the shims say.
-func (p *prober) listen() {
-	defer close(p.done)
-	raw, err := p.epoll.SyscallConn()
-	if err != nil {
-		return // closed
-	}
-	events := make([]unix.EpollEvent, 64)
-	buf := make([]byte, shim.MaxLineAnswer)
-	// It ends with the error that the file is closed.
-	_ = raw.Read(func(fd uintptr) bool {
-		for {
-			n, err := unix.EpollWait(int(fd), events, 0)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			if err != nil {
-				panic("epoll_wait: " + err.Error()) // a bug here, as in reaper.Watcher
-			}
-			if n == 0 {
-				return false
-			}
-			p.mu.Lock()
-			for _, ev := range events[:n] {
-				if c := p.lines[ev.Fd]; c != nil {
-					p.hear(c, buf)
-				}
-			}
-			p.mu.Unlock()
-		}
-	})
-}
-
-// hear takes what has come on a line.
+// hear takes one answer that has come on a line; where there are more, the epoll says
+// so again.
 func (p *prober) hear(c *check, buf []byte) {
-	for c.line >= 0 {
-		n, err := unix.Read(c.line, buf)
-		if n == 0 && err == nil {
-			n, err = unix.Read(c.line, buf) // see OpenLine
-		}
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if errors.Is(err, unix.EAGAIN) {
-			return
-		}
-		var a shim.LineAnswer
-		if err == nil && n > 0 {
-			a, err = shim.DecodeLineAnswer(buf[:n])
-		}
-		if err != nil || n == 0 || a.Op == shim.LineHello && a.Errno != 0 {
-			// It has ended, or it is of a version that has no lines.
-			p.hangUp(c)
-			c.old = c.old || !c.greeted
-			if c.phase == asked || c.phase == begun {
-				p.skip(c)
-			}
-			return
-		}
-		p.answered(c, &a)
+	n, errno := rawRead(c.line, buf)
+	if n == 0 && errno == 0 {
+		n, errno = rawRead(c.line, buf) // see OpenLine
 	}
+	if errno == unix.EINTR || errno == unix.EAGAIN {
+		return
+	}
+	var a shim.LineAnswer
+	var err error
+	if errno == 0 && n > 0 {
+		a, err = shim.DecodeLineAnswer(buf[:n])
+	}
+	if errno != 0 || err != nil || n == 0 || a.Op == shim.LineHello && a.Errno != 0 {
+		// It has ended, or it is of a version that has no lines.
+		p.hangUp(c)
+		c.old = c.old || !c.greeted
+		if c.phase == asked || c.phase == begun {
+			p.skip(c)
+		}
+		return
+	}
+	p.answered(c, &a)
 }
 
 func (p *prober) answered(c *check, a *shim.LineAnswer) {
@@ -504,6 +548,7 @@ func (p *prober) answered(c *check, a *shim.LineAnswer) {
 	case a.Errno != 0:
 		p.outcome(c, &ProbeReport{ExitCode: 1, Reason: "the shim cannot do it: " + a.Errno.Error()})
 	case a.Op == shim.LinePing:
+		p.hot = max(0, p.hot-1)
 		p.outcome(c, &ProbeReport{Healthy: true, Took: time.Since(c.at)})
 	case a.Begun:
 		c.phase = begun
@@ -604,7 +649,7 @@ func (p *prober) askLog(c *check) {
 	if p.checks[c.r] != c || c.line < 0 {
 		return
 	}
-	if err := unix.Send(c.line, shim.LineCall{Op: shim.LineLog}.Append(nil), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil && !errors.Is(err, syscall.EPIPE) {
+	if errno := rawSend(c.line, shim.LineCall{Op: shim.LineLog}.Append(nil)); errno != 0 && errno != unix.EPIPE {
 		p.rt.timers.set(&c.log, time.Now().Add(probeMargin)) // it has more to read than it can take
 	}
 }

@@ -29,7 +29,7 @@ func TestRestartPolicies(t *testing.T) {
 	by := func(who string) *shim.ExitRecord { return &shim.ExitRecord{StoppedBy: who} }
 	for i, c := range []struct {
 		cfg              *Config
-		r                run
+		r                *run
 		v                ending
 		rec              *shim.ExitRecord
 		retries          int
@@ -43,26 +43,29 @@ func TestRestartPolicies(t *testing.T) {
 		{cfg: policy(RestartOnFailure), v: failed, again: true},
 		{cfg: policy(RestartOnFailure), v: unseen, again: true},
 		{cfg: policy(RestartOnFailure), v: crashed, again: true},
-		{cfg: policy(RestartOnFailure), v: unseen, r: run{rebooted: true}},
-		{cfg: policy(RestartAlways), v: unseen, r: run{rebooted: true}, again: true},
+		{cfg: policy(RestartOnFailure), v: unseen, r: &run{rebooted: true}},
+		{cfg: policy(RestartAlways), v: unseen, r: &run{rebooted: true}, again: true},
 		{cfg: most(2), v: failed, retries: 1, again: true},
 		{cfg: most(2), v: failed, retries: 2, exhausted: true},
 		{cfg: most(2), v: fine, retries: 2},
 		// A person wins, and a SIGTERM to the shim is one.
-		{cfg: policy(RestartAlways), v: failed, r: run{asked: true}},
+		{cfg: policy(RestartAlways), v: failed, r: &run{asked: true}},
 		{cfg: policy(RestartAlways), v: failed, rec: by(shim.StoppedByTerm)},
-		{cfg: bounces, v: failed, r: run{asked: true, bounced: true}},
+		{cfg: bounces, v: failed, r: &run{asked: true, bounced: true}},
 		{cfg: policy(RestartAlways), v: failed, rec: by(shim.StoppedByDaemonDied), again: true},
 		// Unhealthy, as this daemon knows or as one before it must have said.
-		{cfg: bounces, v: fine, r: run{bounced: true}, again: true},
+		{cfg: bounces, v: fine, r: &run{bounced: true}, again: true},
 		{cfg: bounces, v: fine, rec: by(shim.StoppedByStop), again: true},
 		{cfg: bounces, v: failed},
 		// Who asked for a start is told that it failed; nobody is told of the others.
-		{cfg: policy(RestartAlways), v: crashed, r: run{failure: ErrStart}},
-		{cfg: policy(RestartAlways), v: crashed, r: run{failure: ErrStart, again: true}, again: true},
-		{cfg: most(1), v: crashed, r: run{failure: ErrStart, again: true}, retries: 1, exhausted: true},
+		{cfg: policy(RestartAlways), v: crashed, r: &run{failure: ErrStart}},
+		{cfg: policy(RestartAlways), v: crashed, r: &run{failure: ErrStart, again: true}, again: true},
+		{cfg: most(1), v: crashed, r: &run{failure: ErrStart, again: true}, retries: 1, exhausted: true},
 	} {
-		r := &c.r
+		r := c.r
+		if r == nil {
+			r = &run{}
+		}
 		r.cfg = c.cfg
 		again, exhausted := r.wantsAgain(c.v, c.rec, c.retries)
 		if again != c.again || exhausted != c.exhausted {

@@ -61,7 +61,7 @@ type Runtime struct {
 	groups   *groupTree
 	oom      *oomWatch
 	net      *reaper.Net // nil where there can be none
-	timers   timers
+	timers   *timers
 	prober   *prober
 	// ready: boxes may be started that nobody asks for now.
 	ready atomic.Bool
@@ -128,7 +128,9 @@ func Open(opt Options) (*Runtime, error) {
 		if opt.MaxProbes == 0 {
 			opt.MaxProbes = DefaultMaxProbes
 		}
-		rt.prober, err = newProber(rt, opt.MaxProbes)
+		if rt.timers, err = newTimers(); err == nil {
+			rt.prober, err = newProber(rt, opt.MaxProbes)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, rt.watcher.Close(), rt.store.lock.Close())

@@ -127,6 +127,8 @@ func testRuntime(t *testing.T) *Runtime {
 	rt := &Runtime{log: logrus.NewEntry(log), store: s, boxes: map[string]*Box{}, closing: make(chan struct{})}
 	rt.events.max = eventHistory
 	rt.setLastError("ok")
+	rt.timers, err = newTimers()
+	must(t, err)
 	rt.prober, err = newProber(rt, DefaultMaxProbes)
 	must(t, err)
 	t.Cleanup(func() { must(t, rt.prober.close()) })

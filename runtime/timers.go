@@ -2,16 +2,22 @@ package runtime
 
 import (
 	"container/heap"
+	"fmt"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// timers is the one timer queue of all boxes: what is due of thousands wakes the
-// daemon once, and what is not costs it nothing.
+// timers is the one timer queue of all boxes. It has a timerfd, which the prober's
+// loop waits for: a timer of the Go runtime starts a goroutine, and so wakes a second
+// thread each time that looks for more.
 type timers struct {
+	fd int
+
 	mu     sync.Mutex
 	queue  timerQueue
-	wake   *time.Timer
+	armed  time.Time // what fd was set to
 	closed bool
 }
 
@@ -22,6 +28,14 @@ type timer struct {
 	fire  func()
 	at    time.Time
 	place int // in the queue, from 1; 0: it is not set
+}
+
+func newTimers() (*timers, error) {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("timerfd_create: %w", err)
+	}
+	return &timers{fd: fd}, nil
 }
 
 // set makes t fire at a moment, and at no other.
@@ -49,25 +63,33 @@ func (q *timers) stop(t *timer) {
 	}
 }
 
-// arm is called with mu held. A wake-up for what was stopped meanwhile does no harm.
+// arm is called with mu held. It looks at the first only: a wake-up for what was
+// stopped meanwhile does no harm.
 func (q *timers) arm() {
-	if len(q.queue) == 0 {
+	if len(q.queue) == 0 || q.queue[0].at.Equal(q.armed) {
 		return
 	}
-	d := time.Until(q.queue[0].at)
-	if q.wake == nil {
-		q.wake = time.AfterFunc(d, q.run)
-		return
-	}
-	q.wake.Reset(d)
+	q.armed = q.queue[0].at
+	q.wake(time.Until(q.armed))
 }
 
-// run fires what is due.
+// wake makes fd readable after a time. mu is held.
+func (q *timers) wake(after time.Duration) {
+	if errno := rawTimer(q.fd, after); errno != 0 {
+		panic("timerfd_settime: " + errno.Error()) // a bug here, and all that is timed would stand still
+	}
+}
+
+// run fires what is due. It is called when fd is readable.
 func (q *timers) run() {
+	var ticks [8]byte
+	_, _ = rawRead(q.fd, ticks[:]) // EAGAIN: it was set again meanwhile
+	q.mu.Lock()
+	q.armed = time.Time{}
+	q.mu.Unlock()
 	for {
 		q.mu.Lock()
-		now := time.Now()
-		if q.closed || len(q.queue) == 0 || q.queue[0].at.After(now) {
+		if q.closed || len(q.queue) == 0 || q.queue[0].at.After(time.Now()) {
 			if !q.closed {
 				q.arm()
 			}
@@ -80,14 +102,13 @@ func (q *timers) run() {
 	}
 }
 
-// close drops all timers. What is on its way still fires.
+// close drops all timers, and wakes who waits for them. What is on its way still
+// fires.
 func (q *timers) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed, q.queue = true, nil
-	if q.wake != nil {
-		q.wake.Stop()
-	}
+	q.wake(0)
 }
 
 // timerQueue is a heap by time, of which each timer knows its place.

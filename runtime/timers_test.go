@@ -9,8 +9,7 @@ import (
 )
 
 func TestTimersFireInOrderAndOnce(t *testing.T) {
-	var q timers
-	defer q.close()
+	q := testRuntime(t).timers
 	var mu sync.Mutex
 	var fired []int
 	done := make(chan struct{})
@@ -48,8 +47,7 @@ func TestTimersFireInOrderAndOnce(t *testing.T) {
 }
 
 func TestTimerCanBeSetWhenItFires(t *testing.T) {
-	var q timers
-	defer q.close()
+	q := testRuntime(t).timers
 	done := make(chan struct{})
 	n := 0
 	var self timer
@@ -66,7 +64,4 @@ func TestTimerCanBeSetWhenItFires(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("it does not go on")
 	}
-	q.close()
-	q.set(&self, time.Now()) // and nothing comes of it
-	q.stop(&self)
 }

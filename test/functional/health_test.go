@@ -302,6 +302,10 @@ func adoptedProbed(t *testing.T, s subject) {
 		await(t, s, "ping", "health", "healthy")
 		set(false)
 		await(t, s, "x", "health", "unhealthy")
+		daemon.Await(t, "that on record", func() bool {
+			text, err := os.ReadFile(boxFile(s, "x", "state.json"))
+			return err == nil && strings.Contains(string(text), `"health":"unhealthy"`)
+		})
 		end()
 		s.open()
 		is(t, s, "x", "health", "unhealthy")
