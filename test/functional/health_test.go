@@ -295,17 +295,22 @@ func adoptedProbed(t *testing.T, s subject) {
 	up(t, s, "x", sleeper+fast(fmt.Sprintf("command: [test, -e, %s]", path)))
 	up(t, s, "ping", sleeper+"health_check: {interval: 20ms, timeout: 50ms, retries: 1}\n")
 	await(t, s, "x", "health", "healthy")
+	recorded := func(health string) {
+		t.Helper()
+		daemon.Await(t, "that on record", func() bool {
+			text, err := os.ReadFile(boxFile(s, "x", "state.json"))
+			return err == nil && strings.Contains(string(text), `"health":"`+health+`"`)
+		})
+	}
 	reopened(t, s, func(end func()) {
+		recorded("healthy")
 		end()
 		s.open()
 		is(t, s, "x", "health", "healthy")
 		await(t, s, "ping", "health", "healthy")
 		set(false)
 		await(t, s, "x", "health", "unhealthy")
-		daemon.Await(t, "that on record", func() bool {
-			text, err := os.ReadFile(boxFile(s, "x", "state.json"))
-			return err == nil && strings.Contains(string(text), `"health":"unhealthy"`)
-		})
+		recorded("unhealthy")
 		end()
 		s.open()
 		is(t, s, "x", "health", "unhealthy")
