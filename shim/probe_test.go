@@ -118,7 +118,7 @@ func TestProbeExit(t *testing.T) {
 		"any bytes": {`printf '\000\377\n'`, ProbeResult{Output: []byte("\x00\xff\n")}},
 		"no output": {"exec >&- 2>&-; exit 3", ProbeResult{Code: 3}},
 		"1,024":     {"yes | head -c 1024", ProbeResult{Output: []byte(strings.Repeat("y\n", 512))}},
-		"flood":     {"yes | head -c 3000000; exit 2", ProbeResult{Code: 2, Output: []byte(strings.Repeat("y\n", 512))}},
+		"flood":     {"yes | head -c 3000000 && exit 2; exit 1", ProbeResult{Code: 2, Output: []byte(strings.Repeat("y\n", 512))}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := probed(t, "/bin/sh", "-c", c.script).mustStart().line()
@@ -286,7 +286,7 @@ func TestProbeIsRefused(t *testing.T) {
 func TestProbesOfAFrozenBox(t *testing.T) {
 	g := newGroup(t)
 	mark := filepath.Join(t.TempDir(), "ran")
-	b := g.has(probed(t, "/bin/sh", "-c", "echo ran; echo ran >>"+mark+"; exit 3"))
+	b := g.has(probed(t, "/bin/sh", "-c", "echo ran >>"+mark+"; echo ran; exit 3"))
 	b.spec.Probe.TimeoutNs = int64(50 * time.Millisecond)
 	b.mustStart()
 	l := b.line()
