@@ -58,6 +58,14 @@ func TestSpecRefused(t *testing.T) {
 		"negative grace":  func(s *Spec) { s.StopGraceNs = -1 },
 		"no log bound":    func(s *Spec) { s.LogMax = MinLogMax - 1 },
 		"NUL":             func(s *Spec) { s.Env = []string{"A=\x00"} },
+		"unknown probe":   func(s *Spec) { s.Probe.Kind = ProbeHTTP + 1 },
+		"no timeout":      func(s *Spec) { s.Probe.TimeoutNs = 0 },
+		"no port":         func(s *Spec) { s.Probe.Port = 0 },
+		"a host's name":   func(s *Spec) { s.Probe.Addr = "localhost" },
+		"a zone":          func(s *Spec) { s.Probe.Addr = "fe80::1%lo" },
+		"no request":      func(s *Spec) { s.Probe.Request = "" },
+		"no probe's file": func(s *Spec) { s.Probe.Kind, s.Probe.Argv = ProbeCommand, []string{""} },
+		"no probe's argv": func(s *Spec) { s.Probe.Kind, s.Probe.Argv = ProbeCommand, nil },
 	} {
 		s := fullSpec()
 		spoil(&s)
@@ -71,7 +79,8 @@ func FuzzSpec(f *testing.F) {
 	s := fullSpec()
 	f.Add(appendSpec(nil, &s))
 	f.Add(appendSpec(nil, &Spec{Argv: []string{"a"}, Workdir: "/", StopSignal: 9, LogMax: 4096}))
-	f.Add([]byte{wireVersion, 0xff, 0xff, 0xff, 0xff})
+	f.Add(appendSpec(nil, &Spec{Argv: []string{"a"}, Workdir: "/", StopSignal: 9, LogMax: 4096, Probe: Probe{Kind: ProbeTCP, Port: 1, TimeoutNs: 1}}))
+	f.Add([]byte{specVersion, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := decodeSpec(b)
 		if err == nil && !bytes.Equal(appendSpec(nil, s), b) {

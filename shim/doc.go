@@ -12,10 +12,24 @@
 // thousand times. The package therefore imports none of net, fmt, os/exec and
 // encoding/json.
 //
-// The daemon's end is [Launch], which forks a shim, and [Ask] and [WatchLog],
-// which talk to one over the socket in the box's directory. That directory is
-// all they need to know: a daemon that was restarted talks to the shims of the
-// one before it.
+// The daemon's end is [Launch], which forks a shim, and [Ask], [WatchLog] and
+// [OpenLine], which talk to one over the socket in the box's directory. That
+// directory is all they need to know: a daemon that was restarted talks to the
+// shims of the one before it.
+//
+// # Health
+//
+// A daemon that watches thousands of boxes keeps a line to each shim: one open
+// connection, over which it pings, has the box probed and hears that the log has
+// grown. See [LineOp] for the calls. A shim has one line: the newest takes over from
+// the one before. The line that goes, because another came or its daemon died, takes
+// the probe that it asked for with it, and all that this has started.
+//
+// A probe is made in the box, by the shim: a command is run as the box's own is, and
+// connections are made from the box's network. The shim waits for none of it. In
+// particular it does not wait for the command of a probe to be executed, which a
+// frozen or throttled box, or a file system that does not answer, may put off for
+// ever; a probe may begin, and its box be frozen, in any order.
 //
 // # Launching
 //

@@ -11,16 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A line is a connection to a shim that stays open, for a daemon that watches
-// thousands of boxes: no call over it makes a process, a thread or a goroutine at
-// either end, and none waits.
+// A line is a connection to a shim that stays open. The daemon sends a LineCall a
+// packet and gets LineAnswers, in the order in which things happen. Nothing about it
+// waits, at either end.
 //
-// The daemon sends a LineCall a packet and gets LineAnswers, in the order in which
-// things happen. A shim has one line: the newest takes over from the one before,
-// which is closed, and which so loses its probe. So does one that is closed by the
-// daemon (or by its death), one on which something malformed came, and one whose
-// answers find no room because nobody reads them: an answer is never lost while
-// the line stays open. The end of the shim is the end of the line too.
+// It is closed, and so loses its probe, when another is opened, when something
+// malformed comes, and when there is no room for an answer because nobody reads
+// them: an answer is never lost while the line is open. The end of the shim is its
+// end too.
 
 // LineOp is what a LineCall asks for.
 type LineOp uint8

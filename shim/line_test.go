@@ -432,6 +432,32 @@ func TestLineFloodOfPings(t *testing.T) {
 	}
 }
 
+// What is due comes in time, however many pings there are.
+func TestLinePingsDelayNothing(t *testing.T) {
+	b := sh(t, `trap 'echo term' TERM; echo ready; while :; do sleep 0.01; done`).mustStart()
+	b.awaitLog("ready")
+	l := b.line()
+	began := time.Now()
+	b.ask(Request{Op: OpStop, Grace: 200 * time.Millisecond})
+	for {
+		// EPIPE: the next read tells.
+		if err := unix.Send(l.fd, LineCall{Op: LinePing}.Append(nil), unix.MSG_NOSIGNAL); err != nil && !errors.Is(err, unix.EPIPE) {
+			t.Fatal(err)
+		}
+		packet, end := l.read(patience)
+		if end {
+			break
+		}
+		if packet == nil || time.Since(began) > patience {
+			t.Fatal("the box is not killed when its grace is over")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if r := b.wait(); r.ExitStatus() != 137 {
+		t.Errorf("status %#x", r)
+	}
+}
+
 func TestLineLogIsToldOnce(t *testing.T) {
 	b := newBox(t, "/bin/sh", "-c", `trap 'echo said' USR1; echo ready; while :; do sleep 0.01; done`).mustStart()
 	b.awaitLog("ready")

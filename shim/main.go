@@ -182,6 +182,14 @@ func (s *supervisor) watch(fd int) error {
 	return unix.EpollCtl(s.epfd, unix.EPOLL_CTL_ADD, fd, &ev)
 }
 
+// unwatch takes fd out of the epoll set, before it is closed: closing it does not,
+// as long as the child of a probe has it too. It may not have been in the set.
+func (s *supervisor) unwatch(fd int) {
+	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_DEL, fd, nil); err != nil && !errors.Is(err, unix.ENOENT) {
+		fatal("epoll_ctl", err)
+	}
+}
+
 // start makes the box and runs its command.
 func (s *supervisor) start() *StartError {
 	if err := s.openCgroups(); err != nil {

@@ -137,30 +137,32 @@ func (s *supervisor) concludeProbe() {
 func (s *supervisor) endProbe() {
 	p := &s.probe
 	if p.pid != 0 {
-		killGroup(p.pid)
+		// It may be too young to have a group of its own.
+		kill(p.pid)
+		kill(-p.pid)
 		p.late[p.place(0)] = p.pid
 		p.pid = 0
 	}
-	p.closeFiles()
+	s.closeProbe()
+	if p.report != 0 {
+		closeFD(p.report)
+		p.report = 0
+	}
 	p.running = false
 }
 
-func (p *probe) closeFiles() {
-	for _, fd := range [...]*int{&p.fd, &p.report} {
-		if *fd != 0 {
-			closeFD(*fd)
-			*fd = 0
-		}
+// closeProbe closes the pipe or socket of the probe.
+func (s *supervisor) closeProbe() {
+	if fd := s.probe.fd; fd != 0 {
+		s.probe.fd = 0
+		s.unwatch(fd)
+		closeFD(fd)
 	}
 }
 
-// killGroup kills the process pid and all of its group. It may be too young to
-// have a group of its own, and a group may be left of which it is gone.
-func killGroup(pid int) {
-	for _, whom := range [...]int{pid, -pid} {
-		if err := unix.Kill(whom, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			say("cannot kill a probe: " + err.Error())
-		}
+func kill(pid int) {
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		say("cannot kill a probe: " + err.Error())
 	}
 }
 
@@ -169,7 +171,7 @@ func (s *supervisor) progress() {
 	p := &s.probe
 	switch {
 	case s.spec.Probe.Kind == ProbeCommand:
-		p.takeOutput()
+		s.takeOutput()
 	case p.sent < 0:
 		s.connected()
 	default:
@@ -245,7 +247,8 @@ func (s *supervisor) fork(c *child) unix.Errno {
 }
 
 // takeOutput keeps the beginning of the output and throws the rest away.
-func (p *probe) takeOutput() {
+func (s *supervisor) takeOutput() {
+	p := &s.probe
 	for range splicesPerTurn {
 		n, err := p.readOutput()
 		if n == 0 && len(p.out) == MaxProbeOutput {
@@ -260,8 +263,7 @@ func (p *probe) takeOutput() {
 		}
 		if n <= 0 || err != nil {
 			// All that could write are gone, or write elsewhere: epoll would tell for ever.
-			closeFD(p.fd)
-			p.fd = 0
+			s.closeProbe()
 			return
 		}
 	}
@@ -292,7 +294,7 @@ func (s *supervisor) reaped(pid int, status unix.WaitStatus) {
 	p.pid = 0
 	// What it has left behind. The number cannot be another's as long as the group
 	// has a member, and takes a while to come round.
-	killGroup(pid)
+	kill(-pid)
 	r := ProbeResult{Code: status.ExitStatus()}
 	if status.Signaled() {
 		r.Code = 128 + int(status.Signal())
@@ -418,7 +420,7 @@ func (s *supervisor) connected() {
 // says why.
 func (s *supervisor) unconnected(err error) {
 	p := &s.probe
-	p.closeFiles()
+	s.closeProbe()
 	if p.try == 0 {
 		p.refused = err
 	}

@@ -297,11 +297,14 @@ func (v *server) expire(s *supervisor, now int64) {
 	}
 }
 
-// drop closes a connection; the last one takes its place in the table. Closing
-// takes it out of the epoll set too, as nobody else has the descriptor. A probe of
-// a line has nobody left to be told.
+// drop closes a connection; the last one takes its place in the table. The other
+// end is told even if the child of a probe still has it. A probe of a line has
+// nobody left to be told.
 func (v *server) drop(s *supervisor, i int) {
 	fd := v.conns[i].fd
+	s.unwatch(fd)
+	// ENOTCONN: the other end is gone.
+	_ = unix.Shutdown(fd, unix.SHUT_RDWR)
 	closeFD(fd)
 	v.n--
 	v.conns[i] = v.conns[v.n]
