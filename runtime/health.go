@@ -146,7 +146,7 @@ type prober struct {
 	checks map[*run]*check
 	lines  map[int32]*check
 	busy   int      // probes under way
-	hot    int      // pings that were sent in this turn of the loop
+	pings  int      // sent in this turn of the loop
 	queue  []*check // due, and waiting for one of those to be over
 	closed bool
 }
@@ -175,6 +175,7 @@ type check struct {
 	phase        phase
 	seq          uint32
 	at           time.Time // when the shim was asked
+	late         time.Time // when its answer is
 	held         bool      // no probe is to be made
 	// settled is closed when the shim has begun what it was asked for, or won't.
 	settled chan struct{}
@@ -219,10 +220,6 @@ func (p *prober) close() error {
 	return errors.Join(p.epoll.Close(), unix.Close(p.rt.timers.fd))
 }
 
-// lingering is how long the loop waits for the answers to pings without letting its
-// processor go: they come at once, and to be woken by each costs more than all of it.
-const lingering = 200 * time.Microsecond
-
 // loop waits for what is due and for what the shims say.
 func (p *prober) loop() {
 	defer close(p.done)
@@ -234,42 +231,38 @@ func (p *prober) loop() {
 	buf := make([]byte, shim.MaxLineAnswer)
 	// It ends when take says so.
 	_ = raw.Read(func(uintptr) bool {
-		var linger time.Time
 		for {
-			var wait time.Duration
-			if p.awaited() {
-				if linger.IsZero() {
-					linger = time.Now().Add(lingering)
-				}
-				wait = time.Until(linger)
-			}
-			n, errno := rawEpoll(p.epfd, events, wait)
+			n, errno := rawEpoll(p.epfd, events)
 			switch {
 			case errno == unix.EINTR:
 			case errno != 0:
-				panic("epoll_pwait2: " + errno.Error()) // a bug here, as in reaper.Watcher
+				panic("epoll_wait: " + errno.Error()) // a bug here, as in reaper.Watcher
 			case n == 0:
-				p.cool()
 				return false
 			case p.take(events[:n], buf):
 				return true
+			}
+			if sent := p.sent(); sent > 1 {
+				rawSleep(min(time.Duration(sent)*answerTime, mostAnswerTime))
 			}
 		}
 	})
 }
 
-// cool ends the lingering.
-func (p *prober) cool() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.hot = 0
-}
+// answerTime is what the loop gives the shims for each of several pings, to find their
+// answers together: to be woken by each costs more than the rest of a ping.
+const (
+	answerTime     = 20 * time.Microsecond
+	mostAnswerTime = 500 * time.Microsecond
+)
 
-// awaited reports whether pings of this turn are unanswered.
-func (p *prober) awaited() bool {
+// sent returns how many pings were sent in this turn.
+func (p *prober) sent() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.hot > 0
+	n := p.pings
+	p.pings = 0
+	return n
 }
 
 // take does what the events ask for, and reports whether that was the last.
@@ -303,7 +296,7 @@ func (p *prober) watch(b *Box, r *run, adopted bool) {
 	case h.Disabled:
 	case h.pings() && s.Health == HealthHealthy:
 		// It has just been asked. Those that begin together are spread.
-		c.due = now.Add(time.Duration(rand.Int64N(int64(h.Interval))) + 1)
+		c.due = together(now.Add(time.Duration(rand.Int64N(int64(h.Interval)))), h.Interval)
 	case adopted:
 		c.due = now.Add(time.Duration(rand.Int64N(int64(min(h.Interval, probeMargin)))))
 	default:
@@ -394,6 +387,8 @@ func (p *prober) turn(c *check) {
 	}
 	now := time.Now()
 	switch {
+	case (c.phase == asked || c.phase == begun) && now.Before(c.late):
+		p.rt.timers.set(&c.timer, c.late)
 	case c.phase == asked || c.phase == begun:
 		p.hangUp(c)
 		p.outcome(c, &ProbeReport{TimedOut: true, ExitCode: 1, Took: now.Sub(c.at), Reason: "the shim does not answer"})
@@ -425,20 +420,20 @@ func (p *prober) begin(c *check) {
 	c.seq++
 	h := &c.r.cfg.Health
 	call := shim.LineCall{Op: shim.LinePing, Seq: c.seq}
-	late := c.at.Add(h.Timeout)
+	c.late = c.at.Add(h.Timeout)
 	if h.kind() != "ping" {
-		call.Op, late = shim.LineProbe, late.Add(probeMargin)
+		call.Op, c.late = shim.LineProbe, c.late.Add(probeMargin)
 	}
-	p.rt.timers.set(&c.timer, late)
+	// An answer comes before the next one is due: then the timer is right already, and
+	// to set one costs more than all the rest.
+	c.due = together(c.at.Add(h.Interval), h.Interval)
+	p.rt.timers.set(&c.timer, c.next(c.late))
 	if c.old {
 		go p.askOld(c, c.seq)
 		return
 	}
-	err := p.send(c, call)
-	if err == nil && call.Op == shim.LinePing {
-		p.hot++
-	}
-	if err != nil {
+	p.pings++
+	if err := p.send(c, call); err != nil {
 		p.hangUp(c)
 		p.outcome(c, &ProbeReport{ExitCode: 1, Reason: "the shim cannot be asked: " + err.Error()})
 	}
@@ -548,7 +543,6 @@ func (p *prober) answered(c *check, a *shim.LineAnswer) {
 	case a.Errno != 0:
 		p.outcome(c, &ProbeReport{ExitCode: 1, Reason: "the shim cannot do it: " + a.Errno.Error()})
 	case a.Op == shim.LinePing:
-		p.hot = max(0, p.hot-1)
 		p.outcome(c, &ProbeReport{Healthy: true, Took: time.Since(c.at)})
 	case a.Begun:
 		c.phase = begun
@@ -599,11 +593,16 @@ func (p *prober) skip(c *check) {
 	p.again(c, c.r.cfg.Health.Interval)
 }
 
-// again sets the next probe so long after the last. Those that are due at nearly the
-// same time are made together: each wake-up costs more than a ping.
+// together moves a time so that what is due at nearly the same time, at an interval, is
+// due at once: each wake-up costs more than a ping.
+func together(at time.Time, interval time.Duration) time.Time {
+	slack := max(interval/32, 1)
+	return at.Truncate(slack).Add(slack)
+}
+
+// again sets the next probe so long after the last.
 func (p *prober) again(c *check, after time.Duration) {
-	slack := after / 64
-	c.due = time.Now().Add(after).Truncate(max(slack, 1)).Add(slack)
+	c.due = together(time.Now().Add(after), after)
 	if !c.held {
 		p.rt.timers.set(&c.timer, c.due)
 	}
@@ -631,6 +630,10 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 	}
 	if now != was {
 		c.b.healthIs(c.r, now, report)
+	}
+	if after == h.Interval && h.pings() && report.At.Before(c.due) {
+		p.rt.timers.set(&c.timer, c.due)
+		return
 	}
 	p.again(c, after)
 }

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These system calls never wait, or not for long, and are made without telling the
+// These system calls never wait, or hardly, and are made without telling the
 // Go scheduler: a usual one wakes its monitor thread, which then looks for 10 ms at
 // short intervals whether it goes on. That costs ten times what a ping does.
 
@@ -23,10 +23,9 @@ func rawSend(fd int, b []byte) syscall.Errno {
 	return errno
 }
 
-// rawEpoll waits for events for at most so long.
-func rawEpoll(epfd int, events []unix.EpollEvent, most time.Duration) (int, syscall.Errno) {
-	wait := unix.NsecToTimespec(int64(max(most, 0)))
-	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(epfd), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(unsafe.Pointer(&wait)), 0, 0)
+// rawEpoll gives the events that are there.
+func rawEpoll(epfd int, events []unix.EpollEvent) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
 	return int(n), errno
 }
 
@@ -35,4 +34,10 @@ func rawTimer(fd int, after time.Duration) syscall.Errno {
 	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(max(after, 1)))}
 	_, _, errno := syscall.RawSyscall6(unix.SYS_TIMERFD_SETTIME, uintptr(fd), 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0)
 	return errno
+}
+
+func rawSleep(d time.Duration) {
+	wait := unix.NsecToTimespec(int64(d))
+	// EINTR: as good as over.
+	_, _, _ = syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&wait)), 0, 0)
 }
