@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -36,7 +37,12 @@ type Command struct {
 	Grace *time.Duration
 	// Signal is what a signal command sends.
 	Signal syscall.Signal
+	// because replaces the verb as the cause of the end in the metrics.
+	because string
 }
+
+// cause names the command as what ended a run.
+func (c Command) cause() string { return cmp.Or(c.because, string(c.Verb)) }
 
 // By says who gave a command.
 type By struct {
@@ -163,6 +169,7 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		}
 		force = force || grace == 0
 		r.killed = r.killed || force
+		r.asked = c.cause()
 		t.Status = StatusStopping
 		return nil
 	})
@@ -218,6 +225,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 		<-r.done // the start is being given up: nothing was forked
 		return nil
 	}
+	b.rt.metrics.killed(r)
 	if err := r.proc.Kill(); err != nil {
 		return b.refuse(b.fail(op, err))
 	}
@@ -238,6 +246,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 // late says that a kill was not reaped in its bound, and what keeps it. Nothing is
 // given up: the watch goes on, and the box becomes stopped when its process can end.
 func (b *Box) late(r *run, op string) error {
+	b.rt.metrics.late(r)
 	what := "its shim is not even started"
 	if s := b.Snapshot(); s.run == r && s.PID > 0 {
 		shim, by := s.PID, reaper.FindSurvivor(s.PID)
@@ -506,7 +515,7 @@ func (b *Box) shutdown(ctx context.Context) {
 	if !active || r == nil || r.cfg.Detach {
 		return
 	}
-	done, _, err := b.stop(fmt.Sprintf("by=0:%d kill", os.Getpid()), Command{Verb: VerbKill})
+	done, _, err := b.stop(fmt.Sprintf("by=0:%d kill", os.Getpid()), Command{Verb: VerbKill, because: causeShutdown})
 	if err == nil {
 		err = done.Wait(ctx)
 	}

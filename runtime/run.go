@@ -48,6 +48,10 @@ type run struct {
 	// it: else the last of two may be done first.
 	asking sync.Mutex
 	killed bool // under mu: it must not be let go any more
+	// asked names the last command that asked for its end, under mu; struck is when it
+	// was force-stopped.
+	asked  string
+	struck atomic.Pointer[time.Time]
 
 	done chan struct{} // closed when the end of the run was published
 	code int           // exit code; valid once done is closed
@@ -505,6 +509,10 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 		Status: v.status, ExitCode: v.code, LastError: oneLine(v.message), Started: b.Snapshot().Started, Ended: e.At,
 		CPUUsec: v.cpu.Microseconds(), OOMKills: used.OOMKills,
 	}
+	b.mu.Lock()
+	cause := r.cause(v, rec, e, used)
+	b.mu.Unlock()
+	b.rt.metrics.ended(r, e, cause)
 	if err := b.update("reap", func(t *tx) error {
 		t.Status, t.ExitCode, t.LastError, t.PID = done.Status, done.ExitCode, done.LastError, -1
 		t.Ended, t.CPU, t.Pending = done.Ended, v.cpu, false

@@ -40,6 +40,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 type options struct {
 	mount, state, shim string
 	cgroupParent       string
+	metricsListen      string
 	logLevel           logrus.Level
 	logFormat          string
 	showVersion        bool
@@ -90,6 +91,7 @@ func parse(args []string) (options, error) {
 	fl.StringVar(&opt.state, "state", "/var/lib/boxlite", "")
 	fl.StringVar(&opt.shim, "shim", "", "")
 	fl.StringVar(&opt.cgroupParent, "cgroup-parent", "/boxlite", "")
+	fl.StringVar(&opt.metricsListen, "metrics-listen", "", "")
 	fl.StringVar(&level, "log-level", "info", "")
 	fl.StringVar(&opt.logFormat, "log-format", "text", "")
 	fl.BoolVar(&opt.showVersion, "version", false, "")
@@ -111,6 +113,9 @@ func parse(args []string) (options, error) {
 	}
 	if !filepath.IsAbs(opt.cgroupParent) || filepath.Clean(opt.cgroupParent) != opt.cgroupParent {
 		return opt, fmt.Errorf("--cgroup-parent %q: must be a clean path from the root of the cgroup hierarchy, like /boxlite", opt.cgroupParent)
+	}
+	if err := checkListen(opt.metricsListen); err != nil {
+		return opt, err
 	}
 	if opt.mount, err = resolve(opt.mount); err != nil {
 		return opt, fmt.Errorf("--mount: %w", err)
@@ -212,8 +217,9 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
-	ctl := fsapi.New(version, log)
-	rt, err := runtime.Open(runtime.Options{State: opt.state, CgroupParent: opt.cgroupParent, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl})
+	reg := newRegistry()
+	ctl := fsapi.New(version, log, reg)
+	rt, err := runtime.Open(runtime.Options{State: opt.state, CgroupParent: opt.cgroupParent, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl, Metrics: reg})
 	if errors.As(err, new(*runtime.LockedError)) {
 		return exitLock, err
 	}
@@ -223,6 +229,11 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	if err != nil {
 		return exitState, err
 	}
+	listener, err := listen(opt.metricsListen, log)
+	if err != nil {
+		return exitOther, errors.Join(err, closeRuntime(rt))
+	}
+	defer listener.Close()
 	if err := fsapi.ClearMountPoint(opt.mount); err != nil {
 		return exitMount, errors.Join(err, closeRuntime(rt))
 	}
@@ -230,6 +241,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	if err != nil {
 		return exitMount, errors.Join(err, closeRuntime(rt))
 	}
+	listener.serve(ctl, reg)
 	// The kernel has had its answer to INIT by now: the mount answers.
 	notify(log, daemon.SdNotifyReady)
 	log.WithFields(logrus.Fields{"op": "ready", "mount": opt.mount, "state_dir": opt.state, "boxes": len(rt.Boxes())}).Info(version)

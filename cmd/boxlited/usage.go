@@ -4,7 +4,8 @@ const usage = `boxlited runs commands in boxes and is driven through files.
 
 Usage:
   boxlited [--mount DIR] [--state DIR] [--shim PATH] [--cgroup-parent PATH]
-           [--log-level LEVEL] [--log-format text|json]
+           [--metrics-listen ADDR:PORT] [--log-level LEVEL]
+           [--log-format text|json]
   boxlited --version
   boxlited --help
 
@@ -17,6 +18,10 @@ Flags:
                        boxlited, else on PATH)
   --cgroup-parent PATH cgroup below which boxes get theirs, from the root of the
                        hierarchy (default /boxlite)
+  --metrics-listen ADDR:PORT
+                       serve what the file metrics gives at http://ADDR:PORT/metrics,
+                       too (default: off); ADDR is an IP address or localhost.
+                       Whoever can connect can read it
   --log-level LEVEL    error, warn, info or debug (default info)
   --log-format FORMAT  text or json (default text); the log goes to stderr
   --version            print the version and exit
