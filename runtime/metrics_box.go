@@ -38,17 +38,27 @@ func (boxCollector) Describe(ch chan<- *prometheus.Desc) {
 // has none, and spoils nothing.
 func (c boxCollector) Collect(ch chan<- prometheus.Metric) {
 	count := map[Status]int{}
-	for _, b := range c.rt.Boxes() {
+	boxes := c.rt.Boxes()
+	all := make([]series, 0, seriesPerBox*len(boxes)+len(moves))
+	for _, b := range boxes {
 		s := b.Snapshot()
 		count[s.Status]++
-		c.collect(ch, b, s)
+		all = c.collect(all, b, s)
 	}
 	for status := range moves {
-		ch <- &series{desc: boxesDesc, labels: []*dto.LabelPair{pair("status", string(status))}, value: float64(count[status])}
+		all = append(all, series{desc: boxesDesc, labels: []*dto.LabelPair{pair("status", string(status))}, value: float64(count[status])})
+	}
+	// Told in one go: each by itself, between two reads, would wake the receiver.
+	for i := range all {
+		ch <- &all[i]
 	}
 }
 
-func (c boxCollector) collect(ch chan<- prometheus.Metric, b *Box, s *Snapshot) {
+// seriesPerBox is how many series a box has at most.
+const seriesPerBox = 5
+
+// collect appends the series of a box.
+func (c boxCollector) collect(all []series, b *Box, s *Snapshot) []series {
 	var own []*dto.LabelPair
 	if s.Config != nil {
 		own = metricLabels(s.Config.Labels)
@@ -57,15 +67,14 @@ func (c boxCollector) collect(ch chan<- prometheus.Metric, b *Box, s *Snapshot) 
 	// Sorted by name, or the registry does it once more.
 	info := make([]*dto.LabelPair, 0, len(own)+3)
 	info = append(append(append(info, labels[0], pair("health", string(s.Health))), own...), pair("status", string(s.Status)))
-	ch <- &series{desc: infoDesc, labels: info, value: 1}
+	all = append(all, series{desc: infoDesc, labels: info, value: 1})
 	if s.Runs == 0 {
-		return
+		return all
 	}
-	ch <- &series{desc: oomDesc, labels: labels, counter: true, value: float64(s.OOMKills)}
+	all = append(all, series{desc: oomDesc, labels: labels, counter: true, value: float64(s.OOMKills)})
 	if s.PID <= 0 {
 		// What it used after the last scrape of its run counts too.
-		ch <- &series{desc: cpuDesc, labels: labels, counter: true, value: s.CPU.Seconds()}
-		return
+		return append(all, series{desc: cpuDesc, labels: labels, counter: true, value: s.CPU.Seconds()})
 	}
 	st, err := s.usage()
 	if err != nil {
@@ -73,11 +82,12 @@ func (c boxCollector) collect(ch chan<- prometheus.Metric, b *Box, s *Snapshot) 
 			c.rt.metrics.unreadable.Inc()
 			b.log("metrics").WithError(err).Debug("no figures")
 		}
-		return
+		return all
 	}
-	ch <- &series{desc: cpuDesc, labels: labels, counter: true, value: st.CPU.Seconds()}
-	ch <- &series{desc: memoryDesc, labels: labels, value: float64(st.Memory)}
-	ch <- &series{desc: pidsDesc, labels: labels, value: float64(st.Pids)}
+	return append(all,
+		series{desc: cpuDesc, labels: labels, counter: true, value: st.CPU.Seconds()},
+		series{desc: memoryDesc, labels: labels, value: float64(st.Memory)},
+		series{desc: pidsDesc, labels: labels, value: float64(st.Pids)})
 }
 
 // usage tells what the processes of a snapshot that has a pid use. It asks the

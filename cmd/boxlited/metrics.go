@@ -59,7 +59,7 @@ type metricsListener struct {
 // Limits of the HTTP server. A scrape is small and comes every few seconds; nothing else
 // is to be had.
 const (
-	maxScrapes   = 4 // at once; more are told to come later
+	maxScrapes   = 8 // at once; more are told to come later (503)
 	headBound    = 5 * time.Second
 	scrapeBound  = 30 * time.Second
 	idleBound    = 2 * time.Minute // of a kept connection: longer than most intervals
