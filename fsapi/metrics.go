@@ -25,8 +25,8 @@ type metrics struct {
 
 	// Nobody can make the daemon gather twice at a time, nor gather again for each
 	// of many that ask at once.
-	families shared[gathered]
-	text     shared[[]byte]
+	families *shared[gathered]
+	text     *shared[[]byte]
 }
 
 type gathered struct {
@@ -58,18 +58,18 @@ func newMetrics(reg *prometheus.Registry, complain func(error)) *metrics {
 	for _, f := range waitFiles {
 		m.waiting.WithLabelValues(f.name)
 	}
-	m.families.make = func() gathered {
+	m.families = share(func() gathered {
 		families, err := reg.Gather()
 		return gathered{families, err}
-	}
-	m.text.make = func() []byte {
+	})
+	m.text = share(func() []byte {
 		g := m.families.get()
 		text, err := render(g.families)
 		if err = errors.Join(g.err, err); err != nil {
 			complain(err) // what could be had is given all the same
 		}
 		return text
-	}
+	})
 	return m
 }
 
@@ -107,16 +107,20 @@ func (f *FS) Gather() ([]*dto.MetricFamily, error) {
 // who comes while one is being made gets the next: never what was begun before he
 // asked.
 type shared[T any] struct {
-	make func() T
+	of   func() T
+	turn chan struct{} // is full while one is made
 
-	mu    sync.Mutex
-	next  *sharing[T] // not begun yet; under mu
-	begin sync.Mutex  // held while one is made
+	mu   sync.Mutex
+	next *sharing[T] // not begun yet; under mu
 }
 
 type sharing[T any] struct {
 	done  chan struct{}
 	value T
+}
+
+func share[T any](value func() T) *shared[T] {
+	return &shared[T]{of: value, turn: make(chan struct{}, 1)}
 }
 
 func (s *shared[T]) get() T {
@@ -131,13 +135,13 @@ func (s *shared[T]) get() T {
 	s.next = v
 	s.mu.Unlock()
 
-	s.begin.Lock()
-	defer s.begin.Unlock()
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
 	s.mu.Lock()
 	s.next = nil
 	s.mu.Unlock()
 	defer close(v.done)
-	v.value = s.make()
+	v.value = s.of()
 	return v.value
 }
 

@@ -34,6 +34,8 @@ func TestCommandLine(t *testing.T) {
 		{"--mount= --state /a", "must not be empty"},
 		{"--log-level loud", "must be error, warn, info or debug"},
 		{"--log-format xml", "must be text or json"},
+		{"--mount /a --state /b --metrics-listen 127.0.0.1:9120", "/a /b"},
+		{"--metrics-listen 9120", `--metrics-listen "9120": must be an IP address or localhost, and a port`},
 		{"--bogus", "not defined: -bogus"},
 		{"extra", `unexpected argument "extra"`},
 	} {

@@ -89,12 +89,8 @@ func (l *metricsListener) serve(g prometheus.Gatherer, reg prometheus.Registerer
 		return
 	}
 	errs := stdlog.New(l.log.WriterLevel(logrus.WarnLevel), "", 0)
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{
-		ErrorLog: errs, ErrorHandling: promhttp.ContinueOnError, Registry: reg, MaxRequestsInFlight: maxScrapes,
-	}))
 	l.server = http.Server{
-		Handler: mux, ErrorLog: errs, MaxHeaderBytes: maxHeadBytes,
+		Handler: metricsHandler(g, reg, errs), ErrorLog: errs, MaxHeaderBytes: maxHeadBytes,
 		ReadHeaderTimeout: headBound, ReadTimeout: headBound, WriteTimeout: scrapeBound, IdleTimeout: idleBound,
 	}
 	l.log.Info("serving metrics")
@@ -113,4 +109,14 @@ func (l *metricsListener) Close() {
 	if err := errors.Join(l.server.Close(), l.Listener.Close()); err != nil && !errors.Is(err, net.ErrClosed) {
 		l.log.WithError(err).Warn("not closed")
 	}
+}
+
+func metricsHandler(g prometheus.Gatherer, reg prometheus.Registerer, errs *stdlog.Logger) http.Handler {
+	opts := promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, Registry: reg, MaxRequestsInFlight: maxScrapes}
+	if errs != nil {
+		opts.ErrorLog = errs
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(g, opts))
+	return mux
 }
