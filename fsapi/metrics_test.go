@@ -127,9 +127,13 @@ func TestEachRequestIsCountedOnce(t *testing.T) {
 		"readdir":     func(fs fuse.RawFileSystem, _ *readResults) { fs.ReadDir(nil, &fuse.ReadIn{}, nil) },
 		"readdirplus": func(fs fuse.RawFileSystem, _ *readResults) { fs.ReadDirPlus(nil, &fuse.ReadIn{}, nil) },
 		"releasedir":  func(fs fuse.RawFileSystem, _ *readResults) { fs.ReleaseDir(&fuse.ReleaseIn{}) },
-		"unlink":      func(fs fuse.RawFileSystem, _ *readResults) { fs.Unlink(nil, &fuse.InHeader{}, "x") },
-		"rename":      func(fs fuse.RawFileSystem, _ *readResults) { fs.Rename(nil, &fuse.RenameIn{}, "x", "y") },
-		"create":      func(fs fuse.RawFileSystem, _ *readResults) { fs.Create(nil, &fuse.CreateIn{}, "x", &fuse.CreateOut{}) },
+		"lseek":       func(fs fuse.RawFileSystem, _ *readResults) { fs.Lseek(nil, &fuse.LseekIn{}, &fuse.LseekOut{}) },
+		"ioctl": func(fs fuse.RawFileSystem, _ *readResults) {
+			fs.Ioctl(nil, &fuse.IoctlIn{}, nil, &fuse.IoctlOut{}, nil)
+		},
+		"unlink": func(fs fuse.RawFileSystem, _ *readResults) { fs.Unlink(nil, &fuse.InHeader{}, "x") },
+		"rename": func(fs fuse.RawFileSystem, _ *readResults) { fs.Rename(nil, &fuse.RenameIn{}, "x", "y") },
+		"create": func(fs fuse.RawFileSystem, _ *readResults) { fs.Create(nil, &fuse.CreateIn{}, "x", &fuse.CreateOut{}) },
 		"symlink": func(fs fuse.RawFileSystem, _ *readResults) {
 			fs.Symlink(nil, &fuse.InHeader{}, "x", "y", &fuse.EntryOut{})
 		},

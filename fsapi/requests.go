@@ -7,12 +7,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// counted is a filesystem whose requests are counted and timed. What is not listed here is
-// never asked for, or once: go-fuse answers it, and the kernel does not ask again.
+// counted is a filesystem whose requests are counted and timed. What is not listed here
+// comes never, or once: the kernel does not ask again for what is not there at all.
 type counted struct {
 	fuse.RawFileSystem
 	openFiles prometheus.Gauge
-	rare      prometheus.ObserverVec // of operations that are refused
+	rare      prometheus.ObserverVec
 
 	lookup, getattr, setattr, mkdir, rmdir, statfs timer
 	open, read, wait, write, flush, fsync, release timer
@@ -38,7 +38,7 @@ func (t timer) since(began time.Time) { t.Observe(time.Since(began).Seconds()) }
 // waited is what a read in wait/ gives: it is counted apart from those that don't wait.
 type waited struct{ fuse.ReadResult }
 
-func (c *counted) refused(operation string, began time.Time) {
+func (c *counted) seldom(operation string, began time.Time) {
 	timer{c.rare.WithLabelValues(operation)}.since(began)
 }
 
@@ -142,34 +142,45 @@ func (c *counted) ReleaseDir(in *fuse.ReleaseIn) {
 	c.RawFileSystem.ReleaseDir(in)
 }
 
-// What follows is refused; there are series of it only where somebody has tried.
+// What follows is refused, or comes from few programs; there are series of it only where
+// somebody has tried.
+
+func (c *counted) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	defer c.seldom("lseek", time.Now())
+	return c.RawFileSystem.Lseek(cancel, in, out)
+}
+
+func (c *counted) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
+	defer c.seldom("ioctl", time.Now())
+	return c.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf)
+}
 
 func (c *counted) Unlink(cancel <-chan struct{}, header *fuse.InHeader, name string) fuse.Status {
-	defer c.refused("unlink", time.Now())
+	defer c.seldom("unlink", time.Now())
 	return c.RawFileSystem.Unlink(cancel, header, name)
 }
 
 func (c *counted) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.Status {
-	defer c.refused("rename", time.Now())
+	defer c.seldom("rename", time.Now())
 	return c.RawFileSystem.Rename(cancel, in, from, to)
 }
 
 func (c *counted) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	defer c.refused("create", time.Now())
+	defer c.seldom("create", time.Now())
 	return c.RawFileSystem.Create(cancel, in, name, out)
 }
 
 func (c *counted) Symlink(cancel <-chan struct{}, header *fuse.InHeader, to, name string, out *fuse.EntryOut) fuse.Status {
-	defer c.refused("symlink", time.Now())
+	defer c.seldom("symlink", time.Now())
 	return c.RawFileSystem.Symlink(cancel, header, to, name, out)
 }
 
 func (c *counted) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
-	defer c.refused("link", time.Now())
+	defer c.seldom("link", time.Now())
 	return c.RawFileSystem.Link(cancel, in, name, out)
 }
 
 func (c *counted) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	defer c.refused("mknod", time.Now())
+	defer c.seldom("mknod", time.Now())
 	return c.RawFileSystem.Mknod(cancel, in, name, out)
 }

@@ -571,7 +571,7 @@ print("\n".join(sorted(set(re.findall(r"\b(?:boxlite|process|go)_[a-z_]+", "\n".
 @test "the textfile collector copies what is boxlite's, in one step, and nothing old" {
 	local script=$BATS_TEST_DIRNAME/../scripts/textfile-collector
 	mkdir "$W/textfiles"
-	start_daemon
+	start_daemon --metrics-listen 127.0.0.1:0 # which has metrics of its own
 	up x "$SLEEPER"
 	ok "$script" "$MNT" "$W/textfiles"
 	assert "$out$err" = '' "what it says"

@@ -19,9 +19,9 @@ Flags:
   --cgroup-parent PATH cgroup below which boxes get theirs, from the root of the
                        hierarchy (default /boxlite)
   --metrics-listen ADDR:PORT
-                       serve what the file metrics gives at http://ADDR:PORT/metrics,
-                       too (default: off); ADDR is an IP address or localhost.
-                       Whoever can connect can read it
+                       serve the file metrics at http://ADDR:PORT/metrics, too
+                       (default: off). ADDR is an IP address or localhost;
+                       whoever can connect to it can read them
   --log-level LEVEL    error, warn, info or debug (default info)
   --log-format FORMAT  text or json (default text); the log goes to stderr
   --version            print the version and exit
