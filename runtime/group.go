@@ -582,7 +582,7 @@ func (g *group) used() (st Stats, complete bool, err error) {
 
 // usage returns all that the group counts, as used does.
 func (g *group) usage() (Stats, bool, error) {
-	st, complete, err := g.counts()
+	st, complete, err := g.counts(nil)
 	if err == nil && g.made() && g.Dirs["memory"] != "" {
 		st.OOMKills, err = g.m.OOMKillCount()
 	}

@@ -16,7 +16,7 @@ import (
 //
 // The library's readers take three times as long: a scrape of a thousand boxes reads
 // three thousand files.
-func (g *group) counts() (st Stats, complete bool, err error) {
+func (g *group) counts(in parents) (st Stats, complete bool, err error) {
 	if !g.made() {
 		return st, false, nil
 	}
@@ -25,28 +25,56 @@ func (g *group) counts() (st Stats, complete bool, err error) {
 	switch {
 	case cpu == "":
 	case g.V2:
-		st.CPU, cpuErr = readCount(cpu, "/cpu.stat", "usage_usec ", time.Microsecond)
+		st.CPU, cpuErr = readCount(in, cpu, "/cpu.stat", "usage_usec ", time.Microsecond)
 	default:
-		st.CPU, cpuErr = readCount(cpu, "/cpuacct.usage", "", time.Nanosecond)
+		st.CPU, cpuErr = readCount(in, cpu, "/cpuacct.usage", "", time.Nanosecond)
 	}
 	switch {
 	case memory == "":
 	case g.V2:
-		st.Memory, memErr = readCount[int64](memory, "/memory.current", "", 1)
+		st.Memory, memErr = readCount[int64](in, memory, "/memory.current", "", 1)
 	default:
-		st.Memory, memErr = readCount[int64](memory, "/memory.usage_in_bytes", "", 1)
+		st.Memory, memErr = readCount[int64](in, memory, "/memory.usage_in_bytes", "", 1)
 	}
 	if pids != "" {
-		st.Pids, pidsErr = readCount(pids, "/pids.current", "", 1)
+		st.Pids, pidsErr = readCount(in, pids, "/pids.current", "", 1)
 	}
 	return st, cpu != "" && memory != "" && pids != "", errors.Join(cpuErr, memErr, pidsErr)
 }
 
+// parents are the directories in which groups are, by path, opened while many groups are
+// read: the kernel then walks two names a file instead of seven, which is a fifth of
+// the whole. Nil is for one group.
+type parents map[string]int
+
+// open opens a file of the group whose path is the first n bytes of path.
+func (in parents) open(path string, n int) (int, error) {
+	at := unix.AT_FDCWD
+	if slash := strings.LastIndexByte(path[:n], '/'); in != nil && slash > 0 {
+		parent, known := path[:slash], false
+		if at, known = in[parent]; !known {
+			var err error
+			if at, err = unix.Open(parent, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+				return -1, err
+			}
+			in[parent] = at
+		}
+		path = path[slash+1:]
+	}
+	return unix.Openat(at, path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+}
+
+func (in parents) close() {
+	for _, fd := range in {
+		_ = unix.Close(fd) // nothing was written
+	}
+}
+
 // readCount reads a number in the first lines of a file of a cgroup: the whole of the
 // first line, or what follows key in its line.
-func readCount[T ~int | ~int64](dir, file, key string, unit T) (T, error) {
+func readCount[T ~int | ~int64](in parents, dir, file, key string, unit T) (T, error) {
 	path := dir + file
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	fd, err := in.open(path, len(dir))
 	if err != nil {
 		return 0, &fs.PathError{Op: "open", Path: path, Err: err}
 	}

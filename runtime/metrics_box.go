@@ -39,11 +39,13 @@ func (boxCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c boxCollector) Collect(ch chan<- prometheus.Metric) {
 	count := map[Status]int{}
 	boxes := c.rt.Boxes()
+	in := parents{}
+	defer in.close()
 	all := make([]series, 0, seriesPerBox*len(boxes)+len(moves))
 	for _, b := range boxes {
 		s := b.Snapshot()
 		count[s.Status]++
-		all = c.collect(all, b, s)
+		all = c.collect(all, in, b, s)
 	}
 	for status := range moves {
 		all = append(all, series{desc: boxesDesc, labels: []*dto.LabelPair{pair("status", string(status))}, value: float64(count[status])})
@@ -58,7 +60,7 @@ func (c boxCollector) Collect(ch chan<- prometheus.Metric) {
 const seriesPerBox = 5
 
 // collect appends the series of a box.
-func (c boxCollector) collect(all []series, b *Box, s *Snapshot) []series {
+func (c boxCollector) collect(all []series, in parents, b *Box, s *Snapshot) []series {
 	var own []*dto.LabelPair
 	if s.Config != nil {
 		own = metricLabels(s.Config.Labels)
@@ -76,7 +78,7 @@ func (c boxCollector) collect(all []series, b *Box, s *Snapshot) []series {
 		// What it used after the last scrape of its run counts too.
 		return append(all, series{desc: cpuDesc, labels: labels, counter: true, value: s.CPU.Seconds()})
 	}
-	st, err := s.usage()
+	st, err := s.usage(in)
 	if err != nil {
 		if !gone(err) {
 			c.rt.metrics.unreadable.Inc()
@@ -92,8 +94,8 @@ func (c boxCollector) collect(all []series, b *Box, s *Snapshot) []series {
 
 // usage tells what the processes of a snapshot that has a pid use. It asks the
 // kernel no more than a scrape needs: OOM kills are told by events.
-func (s *Snapshot) usage() (Stats, error) {
-	st, complete, err := s.run.cgroup().counts()
+func (s *Snapshot) usage(in parents) (Stats, error) {
+	st, complete, err := s.run.cgroup().counts(in)
 	if err == nil && !complete {
 		st, err = walk(s.PID, st)
 	}

@@ -232,17 +232,24 @@ func TestCountsOfACgroup(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			st, complete, err := g.counts()
-			got := fmt.Sprint(st, complete, err)
-			if err != nil {
-				got = strings.ReplaceAll(err.Error(), dir, "DIR")
+			in := parents{}
+			defer in.close()
+			for _, in := range []parents{nil, in, in} {
+				st, complete, err := g.counts(in)
+				got := fmt.Sprint(st, complete, err)
+				if err != nil {
+					got = strings.ReplaceAll(err.Error(), dir, "DIR")
+				}
+				if got != c.want {
+					t.Errorf("%s, not %s", got, c.want)
+				}
 			}
-			if got != c.want {
-				t.Errorf("%s, not %s", got, c.want)
+			if len(in) != 1 {
+				t.Errorf("%d directories were opened for files of one", len(in))
 			}
 		})
 	}
-	if st, complete, err := (*group)(nil).counts(); st != (Stats{}) || complete || err != nil {
+	if st, complete, err := (*group)(nil).counts(nil); st != (Stats{}) || complete || err != nil {
 		t.Errorf("without a group: %v %v %v", st, complete, err)
 	}
 }
