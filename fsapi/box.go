@@ -213,7 +213,7 @@ func (f boxFile) stats(b *runtime.Box) ([]byte, attr) {
 		"\nmemory_bytes " + strconv.FormatInt(st.Memory, 10) +
 		"\npids " + strconv.Itoa(st.Pids) +
 		"\noom_kills " + strconv.FormatUint(st.OOMKills, 10) +
-		"\nrestarts " + strconv.Itoa(st.Restarts) + "\n"
+		"\nrestarts " + strconv.Itoa(b.Snapshot().Restarts) + "\n"
 	// The numbers change with every look; a time that did so too would make tar
 	// and rsync see a file that changes under their hands.
 	return []byte(text), attr{mtime: b.Snapshot().Changed(runtime.FieldInfo)}

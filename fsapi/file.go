@@ -9,6 +9,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/boxlitefs/boxlite/runtime"
 )
@@ -185,13 +186,14 @@ func (w *waitFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32,
 	}
 	// A stream has no offsets: the kernel sends 0 with every read, and the
 	// position is the handle's.
-	return &waitHandle{fs: w.fs, stream: w.open(), nonblock: flags&syscall.O_NONBLOCK != 0}, readFlags | fuse.FOPEN_STREAM, 0
+	return &waitHandle{fs: w.fs, stream: w.open(), nonblock: flags&syscall.O_NONBLOCK != 0, waiters: w.fs.metrics.waiter(w.name)}, readFlags | fuse.FOPEN_STREAM, 0
 }
 
 type waitHandle struct {
 	fs       *FS
 	stream   runtime.Stream
 	nonblock bool
+	waiters  prometheus.Gauge
 }
 
 var (
@@ -202,6 +204,11 @@ var (
 // Read blocks until there is something to give. It ends with EINTR when the
 // client is interrupted, and with ESHUTDOWN when the daemon shuts down.
 func (h *waitHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.ReadResult, syscall.Errno) {
+	result, errno := h.read(ctx, dest)
+	return waited{result}, errno
+}
+
+func (h *waitHandle) read(ctx context.Context, dest []byte) (fuse.ReadResult, syscall.Errno) {
 	for {
 		n, more, err := h.stream.Poll(dest)
 		switch {
@@ -214,13 +221,22 @@ func (h *waitHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.ReadR
 		case h.nonblock:
 			return nil, syscall.EAGAIN
 		}
-		select {
-		case <-more:
-		case <-ctx.Done():
-			return nil, syscall.EINTR
-		case <-h.fs.closing:
-			return nil, syscall.ESHUTDOWN
+		if errno := h.await(ctx, more); errno != 0 {
+			return nil, errno
 		}
+	}
+}
+
+func (h *waitHandle) await(ctx context.Context, more <-chan struct{}) syscall.Errno {
+	h.waiters.Inc()
+	defer h.waiters.Dec()
+	select {
+	case <-more:
+		return 0
+	case <-ctx.Done():
+		return syscall.EINTR
+	case <-h.fs.closing:
+		return syscall.ESHUTDOWN
 	}
 }
 

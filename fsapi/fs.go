@@ -9,6 +9,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
 	"github.com/boxlitefs/boxlite/runtime"
@@ -26,6 +27,7 @@ type FS struct {
 	began   time.Time
 	root    *rootDir
 	boxes   *boxesDir
+	metrics *metrics
 	// closing wakes every waiting reader when the daemon shuts down.
 	closing chan struct{}
 	// serving says that the kernel can be told of changes; see early.
@@ -36,10 +38,14 @@ type FS struct {
 }
 
 // New returns the filesystem, which is not yet mounted. version is what the file
-// of that name gives. The runtime it shows is given to Serve: that needs the
+// of that name gives, and reg what the file metrics does, with what the filesystem
+// adds of its own. The runtime it shows is given to Serve: that needs the
 // filesystem first, as its observer.
-func New(version string, log *logrus.Entry) *FS {
+func New(version string, log *logrus.Entry, reg *prometheus.Registry) *FS {
 	f := &FS{log: log, version: version, began: time.Now(), closing: make(chan struct{})}
+	f.metrics = newMetrics(reg, func(err error) {
+		log.WithField("op", "metrics").WithError(err).Warn("not all metrics could be gathered")
+	})
 	f.root = &rootDir{dir: dir{fs: f}}
 	f.boxes = &boxesDir{dir: dir{fs: f}, changed: f.began}
 	return f
@@ -60,6 +66,7 @@ const (
 	inoEvents
 	inoLastError
 	inoWaitEvent
+	inoMetrics
 
 	inoPerBox = 64 // more than a box has files
 )

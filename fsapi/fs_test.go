@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
 	"github.com/boxlitefs/boxlite/runtime"
@@ -28,7 +29,7 @@ func open(t *testing.T) (*FS, *runtime.Runtime) {
 	logger := logrus.New()
 	logger.SetOutput(t.Output())
 	log := logrus.NewEntry(logger)
-	f := New("test", log)
+	f := New("test", log, prometheus.NewRegistry())
 	rt, err := runtime.Open(runtime.Options{State: filepath.Join(t.TempDir(), "state"), CgroupParent: "/boxlite", Log: log, Observer: f})
 	must(t, err)
 	t.Cleanup(func() { must(t, rt.Close(context.Background())) })

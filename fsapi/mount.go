@@ -132,7 +132,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 		// A nil Options would cache for a second; these cache nothing but what
 		// says so itself.
 		var none time.Duration
-		m.server, err = fs.Mount("/dev/fd/"+strconv.Itoa(fd), f.root, &fs.Options{
+		options := &fs.Options{
 			EntryTimeout: &none, AttrTimeout: &none, NegativeTimeout: &none,
 			NullPermissions: true,
 			RootStableAttr:  &fs.StableAttr{Ino: inoRoot},
@@ -146,7 +146,13 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 				DisableSplice: true,
 				Logger:        stdlog.New(f.log.WriterLevel(logrus.InfoLevel), "go-fuse: ", 0),
 			},
-		})
+		}
+		// As fs.Mount does it, but for the counting.
+		m.server, err = fuse.NewServer(count(fs.NewNodeFS(f.root, options), f.metrics), "/dev/fd/"+strconv.Itoa(fd), &options.MountOptions)
+	}
+	if err == nil {
+		go m.server.Serve()
+		err = m.server.WaitMount()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("serve %s: %w", path, err), unix.Unmount(path, unix.MNT_DETACH))

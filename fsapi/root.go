@@ -78,6 +78,7 @@ func (d *rootDir) entries() []entry {
 			s, at := f.rt.LastError()
 			return []byte(s + "\n"), attr{mtime: at, timeout: long}
 		}}),
+		{"metrics", inoMetrics, fuse.S_IFREG, func() node { return &metricsFile{fs: f} }},
 		{"wait", inoWait, fuse.S_IFDIR, func() node {
 			return &fixedDir{dir: dir{fs: f}, attr: attr{mode: 0o755, nlink: 2, mtime: f.began, timeout: long}, entries: []entry{
 				{"event", inoWaitEvent, fuse.S_IFREG, func() node {

@@ -155,6 +155,7 @@ func (b *Box) update(op string, fn func(t *tx) error) error {
 		s.changed[bits.TrailingZeros(uint(FieldEvents))] = now
 	}
 	f := s.diff(old) | t.touched
+	b.rt.metrics.changed(old, &s)
 	if f != 0 {
 		b.publish(&s, now)
 	}

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -36,7 +37,12 @@ type Command struct {
 	Grace *time.Duration
 	// Signal is what a signal command sends.
 	Signal syscall.Signal
+	// because replaces the verb as the cause of the end in the metrics.
+	because string
 }
+
+// cause names the command as what ended a run.
+func (c Command) cause() string { return cmp.Or(c.because, string(c.Verb)) }
 
 // By says who gave a command.
 type By struct {
@@ -71,7 +77,7 @@ func (b *Box) Do(by By, c Command) (*Completion, error) {
 	case VerbStart:
 		done, err = b.start(note, personStart)
 	case VerbStop, VerbKill:
-		done, _, err = b.stop(note, c, causeAsked)
+		done, _, err = b.stop(note, c)
 	case VerbRestart:
 		done, err = b.restart(note, c)
 	case VerbPause, VerbResume, VerbSignal:
@@ -150,23 +156,13 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 	return done, nil
 }
 
-// cause is why a run is made to end.
-type cause int
-
-const (
-	causeAsked     cause = iota // by a command: nothing starts it again
-	causeExpired                // its time is over: the same
-	causeUnhealthy              // to be started again
-	causeShutdown               // by the end of the daemon: its restart policy applies
-)
-
 // stop is the one road of every end that is asked for. It also returns how many
 // stops there have been with this one.
-func (b *Box) stop(note string, c Command, why cause) (*Completion, int, error) {
+func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 	var r *run
 	var stops int
 	var grace time.Duration
-	waited, remove := false, false
+	waited, remove, final := false, false, false
 	force := c.Verb == VerbKill
 	err := b.update(string(c.Verb), func(t *tx) error {
 		if b.removed {
@@ -189,18 +185,18 @@ func (b *Box) stop(note string, c Command, why cause) (*Completion, int, error) 
 			return nil
 		}
 		r = b.run
-		switch why {
-		case causeAsked, causeExpired:
-			r.asked = true
-		case causeUnhealthy:
-			r.bounced = true
-		}
+		// A run that is ended because it is unhealthy is to be followed by another; one
+		// that ends with the daemon, by the next, if its policy says so.
+		r.final = r.final || c.because == "" || c.because == causeExpired
+		r.bounced = r.bounced || c.because == causeUnhealthy
+		final = r.final
 		grace = r.cfg.Stop.Timeout
 		if c.Grace != nil {
 			grace = *c.Grace
 		}
 		force = force || grace == 0
 		r.killed = r.killed || force
+		r.asked = c.cause()
 		t.Status = StatusStopping
 		return nil
 	})
@@ -225,7 +221,7 @@ func (b *Box) stop(note string, c Command, why cause) (*Completion, int, error) 
 			}
 			return
 		}
-		if (why == causeAsked || why == causeExpired) && r.mayComeBack() {
+		if final && r.mayComeBack() {
 			if err := b.noteStop(r); err != nil {
 				b.log(string(c.Verb)).WithError(err).Error("not written down that it is to end: another daemon may start it again")
 			}
@@ -276,6 +272,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 		<-r.done // the start is being given up: nothing was forked
 		return nil
 	}
+	b.rt.metrics.killed(r)
 	if err := r.proc.Kill(); err != nil {
 		return b.refuse(b.fail(op, err))
 	}
@@ -296,6 +293,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 // late says that a kill was not reaped in its bound, and what keeps it. Nothing is
 // given up: the watch goes on, and the box becomes stopped when its process can end.
 func (b *Box) late(r *run, op string) error {
+	b.rt.metrics.late(r)
 	what := "its shim is not even started"
 	if s := b.Snapshot(); s.run == r && s.PID > 0 {
 		shim, by := s.PID, reaper.FindSurvivor(s.PID)
@@ -318,7 +316,7 @@ func (b *Box) restart(note string, c Command) (*Completion, error) {
 	if s.Config == nil {
 		return nil, b.fail("restart", ErrNotConfigured)
 	}
-	stopped, stops, err := b.stop(note, c, causeAsked)
+	stopped, stops, err := b.stop(note, c)
 	if err != nil {
 		return nil, err
 	}
@@ -575,7 +573,7 @@ func (b *Box) shutdown(ctx context.Context) {
 	if !active || r == nil || r.cfg.Detach {
 		return
 	}
-	done, _, err := b.stop(fmt.Sprintf("by=0:%d kill", os.Getpid()), Command{Verb: VerbKill}, causeShutdown)
+	done, _, err := b.stop(fmt.Sprintf("by=0:%d kill", os.Getpid()), Command{Verb: VerbKill, because: causeShutdown})
 	if err == nil {
 		err = done.Wait(ctx)
 	}

@@ -582,27 +582,11 @@ func (g *group) used() (st Stats, complete bool, err error) {
 
 // usage returns all that the group counts, as used does.
 func (g *group) usage() (Stats, bool, error) {
-	st, complete, err := g.used()
-	if !g.made() || err != nil {
-		return st, false, err
+	st, complete, err := g.counts(nil)
+	if err == nil && g.made() && g.Dirs["memory"] != "" {
+		st.OOMKills, err = g.m.OOMKillCount()
 	}
-	memory, pids := g.Dirs["memory"], g.Dirs["pids"]
-	var memErr, pidsErr error
-	if memory != "" {
-		file := "memory.usage_in_bytes"
-		if g.V2 {
-			file = "memory.current"
-		}
-		var n uint64
-		n, memErr = fscommon.GetCgroupParamUint(memory, file)
-		st.Memory = int64(n)
-	}
-	if pids != "" {
-		var n uint64
-		n, pidsErr = fscommon.GetCgroupParamUint(pids, "pids.current")
-		st.Pids = int(n)
-	}
-	return st, complete && pids != "", errors.Join(memErr, pidsErr)
+	return st, complete, err
 }
 
 // missing says in one sentence which limit cannot be had on this host, or nil.

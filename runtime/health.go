@@ -617,6 +617,7 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 		return // it was paused meanwhile
 	}
 	report.Kind, report.At = h.kind(), time.Now()
+	p.rt.metrics.probed(report)
 	c.r.probe.Store(report)
 	was := c.b.Snapshot().Health
 	now, after := was, h.Interval

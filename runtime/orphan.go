@@ -14,6 +14,7 @@ const sweptTold = 16
 
 // sweptOrphans says which zombies the net has reaped.
 func (rt *Runtime) sweptOrphans(all []reaper.Swept) {
+	rt.metrics.sweptSome(len(all))
 	for _, s := range all[:min(len(all), sweptTold)] {
 		rt.log.WithFields(logrus.Fields{"op": "reap", "pid": s.PID, "command": s.Name, "exit_code": s.Code}).Info("reaped an orphan that nobody waits for")
 		rt.record(nil, Event{Name: "reaped", Detail: fmt.Sprintf("pid=%d outcome=swept exit_code=%d", s.PID, s.Code)}, false)

@@ -264,7 +264,7 @@ func (b *Box) conclude(f *finding) {
 			b.booted = f.live != nil && f.live.Identity.BootID != b.rt.bootID
 		default:
 			r.said = said
-			r.asked = b.record.Asked == r.id
+			r.final = b.record.Asked == r.id
 			r.rebooted = f.live.Identity.BootID != b.rt.bootID
 			b.run, t.run = r, r
 			t.Runs, t.Started = max(t.Runs, r.n), f.live.Started

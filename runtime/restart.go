@@ -35,7 +35,7 @@ func (r *run) wantsAgain(v ending, rec *shim.ExitRecord, retries int) (again, ex
 	c := r.cfg
 	stopped := rec != nil && rec.StoppedBy == shim.StoppedByStop
 	switch {
-	case r.asked || rec != nil && rec.StoppedBy == shim.StoppedByTerm:
+	case r.final || rec != nil && rec.StoppedBy == shim.StoppedByTerm:
 		return false, false
 	case r.failure != nil && !r.again:
 		return false, false // who asked for the start was told
@@ -113,12 +113,12 @@ func (b *Box) restartDue() {
 // bounce stops a run that has become unhealthy, to be started again.
 func (b *Box) bounce(r *run) {
 	b.mu.Lock()
-	busy := b.run != r || r.asked || r.bounced
+	busy := b.run != r || r.final || r.bounced
 	b.mu.Unlock()
 	if busy {
 		return
 	}
-	_, _, err := b.stop(fmt.Sprintf("by=0:%d restart reason=unhealthy", os.Getpid()), Command{Verb: VerbStop}, causeUnhealthy)
+	_, _, err := b.stop(fmt.Sprintf("by=0:%d restart reason=unhealthy", os.Getpid()), Command{Verb: VerbStop, because: causeUnhealthy})
 	if err != nil {
 		b.log("health").WithError(err).Warn("unhealthy, and not restarted")
 		return

@@ -49,9 +49,9 @@ func TestRestartPolicies(t *testing.T) {
 		{cfg: most(2), v: failed, retries: 2, exhausted: true},
 		{cfg: most(2), v: fine, retries: 2},
 		// A person wins, and a SIGTERM to the shim is one.
-		{cfg: policy(RestartAlways), v: failed, r: &run{asked: true}},
+		{cfg: policy(RestartAlways), v: failed, r: &run{final: true}},
 		{cfg: policy(RestartAlways), v: failed, rec: by(shim.StoppedByTerm)},
-		{cfg: bounces, v: failed, r: &run{asked: true, bounced: true}},
+		{cfg: bounces, v: failed, r: &run{final: true, bounced: true}},
 		{cfg: policy(RestartAlways), v: failed, rec: by(shim.StoppedByDaemonDied), again: true},
 		// Unhealthy, as this daemon knows or as one before it must have said.
 		{cfg: bounces, v: fine, r: &run{bounced: true}, again: true},

@@ -50,7 +50,8 @@ type run struct {
 
 	// Under the box's mu.
 	killed    bool      // it must not be let go any more
-	asked     bool      // it is to end, and not to be started again
+	final     bool      // it is to end, and not to be started again
+	asked     string    // what asked last for its end; see Command.cause
 	bounced   bool      // it is to end because it is unhealthy
 	again     bool      // nobody but its restart policy asked for it
 	rebooted  bool      // the machine was booted since it began
@@ -59,6 +60,7 @@ type run struct {
 
 	expired string // why its time is over, once it is
 
+	struck atomic.Pointer[time.Time] // when it was force-stopped
 	expiry timer
 	probe  atomic.Pointer[ProbeReport] // of the last probe
 
@@ -532,6 +534,10 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 	Fault("end.recorded")
 	b.neglect(r)
 	done := stateRecord{ExitCode: v.code, Started: s.Started, Ended: e.At, CPUUsec: v.cpu.Microseconds(), OOMKills: used.OOMKills}
+	b.mu.Lock()
+	cause := r.cause(v, rec, e, used)
+	b.mu.Unlock()
+	b.rt.metrics.ended(r, e, cause)
 	if err := b.update("reap", func(t *tx) error {
 		t.Health = r.left(&v, rec, stopping)
 		t.afterwards(b, r, &v, rec, e.At)

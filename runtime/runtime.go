@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
@@ -47,14 +48,17 @@ type Options struct {
 	Log *logrus.Entry
 	// Observer may be nil.
 	Observer Observer
+	// Metrics is where the metrics are registered; nil if nobody asks for them.
+	Metrics prometheus.Registerer
 }
 
 // Runtime holds all boxes of one state directory.
 type Runtime struct {
-	opt    Options
-	log    *logrus.Entry
-	store  *store
-	bootID string
+	opt     Options
+	log     *logrus.Entry
+	store   *store
+	metrics *Metrics
+	bootID  string
 	// bounding is the set of capabilities that boxes can have at all.
 	bounding uint64
 	watcher  *reaper.Watcher
@@ -98,7 +102,11 @@ func Open(opt Options) (*Runtime, error) {
 	rt := &Runtime{opt: opt, log: opt.Log, boxes: map[string]*Box{}, closing: make(chan struct{}), looks: make(chan struct{}, recoverers), asks: make(chan struct{}, askers)}
 	rt.events.max = eventHistory
 	rt.setLastError("ok")
-	var err error
+	rt.metrics = newMetrics()
+	err := rt.metrics.register(opt.Metrics, rt)
+	if err != nil {
+		return nil, err
+	}
 	if rt.bootID, err = reaper.BootID(); err != nil {
 		return nil, err
 	}

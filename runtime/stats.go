@@ -22,8 +22,6 @@ type Stats struct {
 	// Pids is the number of its threads without the shim's; on a host without the
 	// controller that of its processes.
 	Pids int
-	// Restarts is how often the box was started again without a command.
-	Restarts int
 	// OOMKills is how many of its processes the OOM killer has killed in this
 	// run, or in the last one if none goes on.
 	OOMKills uint64
@@ -37,7 +35,7 @@ const clockTick = 10 * time.Millisecond
 // hold it up.
 func (b *Box) Stats() (Stats, error) {
 	s := b.Snapshot()
-	last := Stats{CPU: s.CPU, OOMKills: s.OOMKills, Restarts: s.Restarts}
+	last := Stats{CPU: s.CPU, OOMKills: s.OOMKills}
 	if s.PID <= 0 {
 		return last, nil
 	}
@@ -48,7 +46,6 @@ func (b *Box) Stats() (Stats, error) {
 	if err == nil && !complete {
 		st, err = walk(s.PID, st)
 	}
-	st.Restarts = s.Restarts
 	if err != nil {
 		return st, b.fail("stats", err)
 	}

@@ -70,6 +70,7 @@ all_swept() { (($(swept) >= TOTAL)) && no_zombies_of "$REAPER"; }
 await_swept() {
 	await "$TOTAL orphans to be reaped" 5 all_swept
 	assert "$(swept)" -eq "$TOTAL" "orphans that the daemon tells of"
+	assert "$(t sed -n 's/^boxlite_zombies_swept_total //p' "$MNT/metrics")" -eq "$TOTAL" "orphans that it counts"
 }
 
 few_and_many() {

@@ -41,6 +41,7 @@ type options struct {
 	mount, state, shim string
 	cgroupParent       string
 	maxProbes          int
+	metricsListen      string
 	logLevel           logrus.Level
 	logFormat          string
 	showVersion        bool
@@ -92,6 +93,7 @@ func parse(args []string) (options, error) {
 	fl.StringVar(&opt.shim, "shim", "", "")
 	fl.StringVar(&opt.cgroupParent, "cgroup-parent", "/boxlite", "")
 	fl.IntVar(&opt.maxProbes, "max-probes", runtime.DefaultMaxProbes, "")
+	fl.StringVar(&opt.metricsListen, "metrics-listen", "", "")
 	fl.StringVar(&level, "log-level", "info", "")
 	fl.StringVar(&opt.logFormat, "log-format", "text", "")
 	fl.BoolVar(&opt.showVersion, "version", false, "")
@@ -116,6 +118,9 @@ func parse(args []string) (options, error) {
 	}
 	if opt.maxProbes < 1 || opt.maxProbes > 1<<16 {
 		return opt, fmt.Errorf("--max-probes %d: must be from 1 to %d", opt.maxProbes, 1<<16)
+	}
+	if err := checkListen(opt.metricsListen); err != nil {
+		return opt, err
 	}
 	if opt.mount, err = resolve(opt.mount); err != nil {
 		return opt, fmt.Errorf("--mount: %w", err)
@@ -217,8 +222,11 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
-	ctl := fsapi.New(version, log)
-	rt, err := runtime.Open(runtime.Options{State: opt.state, CgroupParent: opt.cgroupParent, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl})
+	reg := newRegistry()
+	ctl := fsapi.New(version, log, reg)
+	rt, err := runtime.Open(runtime.Options{
+		State: opt.state, CgroupParent: opt.cgroupParent, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl, Metrics: reg,
+	})
 	if errors.As(err, new(*runtime.LockedError)) {
 		return exitLock, err
 	}
@@ -228,6 +236,11 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	if err != nil {
 		return exitState, err
 	}
+	listener, err := listen(opt.metricsListen, log)
+	if err != nil {
+		return exitOther, errors.Join(err, closeRuntime(rt))
+	}
+	defer listener.Close()
 	if err := fsapi.ClearMountPoint(opt.mount); err != nil {
 		return exitMount, errors.Join(err, closeRuntime(rt))
 	}
@@ -235,6 +248,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	if err != nil {
 		return exitMount, errors.Join(err, closeRuntime(rt))
 	}
+	listener.serve(ctl, reg)
 	// The kernel has had its answer to INIT by now: the mount answers.
 	notify(log, daemon.SdNotifyReady)
 	log.WithFields(logrus.Fields{"op": "ready", "mount": opt.mount, "state_dir": opt.state, "boxes": len(rt.Boxes())}).Info(version)

@@ -4,7 +4,8 @@ const usage = `boxlited runs commands in boxes and is driven through files.
 
 Usage:
   boxlited [--mount DIR] [--state DIR] [--shim PATH] [--cgroup-parent PATH]
-           [--max-probes N] [--log-level LEVEL] [--log-format text|json]
+           [--max-probes N] [--metrics-listen ADDR:PORT] [--log-level LEVEL]
+           [--log-format text|json]
   boxlited --version
   boxlited --help
 
@@ -19,6 +20,10 @@ Flags:
                        hierarchy (default /boxlite)
   --max-probes N       health probes of all boxes that are under way at once
                        (default 64)
+  --metrics-listen ADDR:PORT
+                       serve the file metrics at http://ADDR:PORT/metrics, too
+                       (default: off). ADDR is an IP address or localhost;
+                       whoever can connect to it can read them
   --log-level LEVEL    error, warn, info or debug (default info)
   --log-format FORMAT  text or json (default text); the log goes to stderr
   --version            print the version and exit

@@ -1,0 +1,183 @@
+package fsapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"path"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+)
+
+// metrics counts what the facade does.
+type metrics struct {
+	requests  *prometheus.HistogramVec
+	openFiles prometheus.Gauge
+	waiting   *prometheus.GaugeVec
+	lag       prometheus.Histogram
+
+	// Nobody can make the daemon gather twice at a time, nor gather again for each
+	// of many that ask at once.
+	families *shared[gathered]
+	text     *shared[[]byte]
+}
+
+type gathered struct {
+	families []*dto.MetricFamily
+	err      error
+}
+
+func newMetrics(reg *prometheus.Registry, complain func(error)) *metrics {
+	m := &metrics{
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "boxlite_fuse_request_duration_seconds",
+			Help: "Requests to the control filesystem and the time until each was answered, by operation: " +
+				"wait is a read in wait/, flush the close of ctl or config.yaml, which wait for what they are about.",
+			Buckets: []float64{5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 2.5e-3, 0.01, 0.1, 1},
+		}, []string{"operation"}),
+		openFiles: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "boxlite_fuse_open_files", Help: "Files of the control filesystem that are open.",
+		}),
+		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "boxlite_waiters", Help: "Reads that wait now, by the file in wait/.",
+		}, []string{"file"}),
+		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "boxlite_notifier_lag_seconds", Help: "Time from a change to its inotify event.",
+			Buckets: []float64{0.0001, 0.00025, 0.001, 0.0025, 0.01, 0.1, 1},
+		}),
+	}
+	reg.MustRegister(m.requests, m.openFiles, m.waiting, m.lag)
+	m.waiting.WithLabelValues("event")
+	for _, f := range waitFiles {
+		m.waiting.WithLabelValues(f.name)
+	}
+	m.families = share(func() gathered {
+		families, err := reg.Gather()
+		return gathered{families, err}
+	})
+	m.text = share(func() []byte {
+		g := m.families.get()
+		text, err := render(g.families)
+		if err = errors.Join(g.err, err); err != nil {
+			complain(err) // what could be had is given all the same
+		}
+		return text
+	})
+	return m
+}
+
+// notified tells how long after a change its watchers were told.
+func (m *metrics) notified(lag time.Duration) { m.lag.Observe(lag.Seconds()) }
+
+// waiter returns the gauge of those who wait in a file.
+func (m *metrics) waiter(file string) prometheus.Gauge {
+	if file == "" {
+		file = "event" // the daemon's own has no name
+	}
+	return m.waiting.WithLabelValues(path.Base(file))
+}
+
+// render writes metrics in the text format.
+func render(families []*dto.MetricFamily) ([]byte, error) {
+	var out bytes.Buffer
+	enc := expfmt.NewEncoder(&out, expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, f := range families {
+		if err := enc.Encode(f); err != nil {
+			return out.Bytes(), err
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// Gather returns the metrics of this moment. All that ask while others are being
+// served share one answer, which was begun after each of them had asked.
+func (f *FS) Gather() ([]*dto.MetricFamily, error) {
+	g := f.metrics.families.get()
+	return g.families, g.err
+}
+
+// shared makes a value for all who ask at the same time. One is made at a time, and
+// who comes while one is being made gets the next: never what was begun before he
+// asked.
+type shared[T any] struct {
+	of   func() T
+	turn chan struct{} // is full while one is made
+
+	mu   sync.Mutex
+	next *sharing[T] // not begun yet; under mu
+}
+
+type sharing[T any] struct {
+	done  chan struct{}
+	value T
+}
+
+func share[T any](value func() T) *shared[T] {
+	return &shared[T]{of: value, turn: make(chan struct{}, 1)}
+}
+
+func (s *shared[T]) get() T {
+	s.mu.Lock()
+	v := s.next
+	if v != nil {
+		s.mu.Unlock()
+		<-v.done
+		return v.value
+	}
+	v = &sharing[T]{done: make(chan struct{})}
+	s.next = v
+	s.mu.Unlock()
+
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	s.mu.Lock()
+	s.next = nil
+	s.mu.Unlock()
+	defer close(v.done)
+	v.value = s.of()
+	return v.value
+}
+
+// metricsFile is the file metrics. Its size is 0, as in procfs: how much there will be is
+// known only once it has been made, and a stat must not make it.
+type metricsFile struct {
+	fs.Inode
+	fs *FS
+}
+
+var (
+	_ node                = (*metricsFile)(nil)
+	_ fs.NodeGetattrer    = (*metricsFile)(nil)
+	_ fs.NodeSetattrer    = (*metricsFile)(nil)
+	_ fs.NodeOpener       = (*metricsFile)(nil)
+	_ prometheus.Gatherer = (*FS)(nil)
+)
+
+func (m *metricsFile) stat() (attr, syscall.Errno) {
+	return attr{mode: 0o444, nlink: 1, mtime: m.fs.began, timeout: long}, 0
+}
+
+// Getattr shows an empty file.
+func (m *metricsFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	return getattr(m, out)
+}
+
+// Setattr accepts new times only.
+func (m *metricsFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return touchOnly(m, in, out)
+}
+
+// Open gathers the metrics that all reads through the handle give.
+func (m *metricsFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if errno := readOnly(flags); errno != 0 {
+		return nil, 0, errno
+	}
+	return &textHandle{text: m.fs.metrics.text.get()}, readFlags, 0
+}

@@ -1,0 +1,186 @@
+package fsapi
+
+import (
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// counted is a filesystem whose requests are counted and timed. What is not listed here
+// comes never, or once: the kernel does not ask again for what is not there at all.
+type counted struct {
+	fuse.RawFileSystem
+	openFiles prometheus.Gauge
+	rare      prometheus.ObserverVec
+
+	lookup, getattr, setattr, mkdir, rmdir, statfs timer
+	open, read, wait, write, flush, fsync, release timer
+	opendir, readdir, readdirplus, releasedir      timer
+}
+
+func count(fs fuse.RawFileSystem, m *metrics) fuse.RawFileSystem {
+	// Looked up once, since each request would have to.
+	t := func(operation string) timer { return timer{m.requests.WithLabelValues(operation)} }
+	return &counted{
+		RawFileSystem: fs, openFiles: m.openFiles, rare: m.requests,
+		lookup: t("lookup"), getattr: t("getattr"), setattr: t("setattr"), mkdir: t("mkdir"), rmdir: t("rmdir"), statfs: t("statfs"),
+		open: t("open"), read: t("read"), wait: t("wait"), write: t("write"), flush: t("flush"), fsync: t("fsync"), release: t("release"),
+		opendir: t("opendir"), readdir: t("readdir"), readdirplus: t("readdirplus"), releasedir: t("releasedir"),
+	}
+}
+
+// timer observes how long a request took.
+type timer struct{ prometheus.Observer }
+
+func (t timer) since(began time.Time) { t.Observe(time.Since(began).Seconds()) }
+
+// waited is what a read in wait/ gives: it is counted apart from those that don't wait.
+type waited struct{ fuse.ReadResult }
+
+func (c *counted) seldom(operation string, began time.Time) {
+	timer{c.rare.WithLabelValues(operation)}.since(began)
+}
+
+func (c *counted) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	defer c.lookup.since(time.Now())
+	return c.RawFileSystem.Lookup(cancel, header, name, out)
+}
+
+func (c *counted) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	defer c.getattr.since(time.Now())
+	return c.RawFileSystem.GetAttr(cancel, in, out)
+}
+
+func (c *counted) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	defer c.setattr.since(time.Now())
+	return c.RawFileSystem.SetAttr(cancel, in, out)
+}
+
+func (c *counted) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	defer c.mkdir.since(time.Now())
+	return c.RawFileSystem.Mkdir(cancel, in, name, out)
+}
+
+func (c *counted) Rmdir(cancel <-chan struct{}, header *fuse.InHeader, name string) fuse.Status {
+	defer c.rmdir.since(time.Now())
+	return c.RawFileSystem.Rmdir(cancel, header, name)
+}
+
+func (c *counted) StatFs(cancel <-chan struct{}, header *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	defer c.statfs.since(time.Now())
+	return c.RawFileSystem.StatFs(cancel, header, out)
+}
+
+func (c *counted) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	defer c.open.since(time.Now())
+	status := c.RawFileSystem.Open(cancel, in, out)
+	if status.Ok() {
+		c.openFiles.Inc()
+	}
+	return status
+}
+
+func (c *counted) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	began := time.Now()
+	result, status := c.RawFileSystem.Read(cancel, in, buf)
+	if w, ok := result.(waited); ok {
+		c.wait.since(began)
+		return w.ReadResult, status
+	}
+	c.read.since(began)
+	return result, status
+}
+
+func (c *counted) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	defer c.write.since(time.Now())
+	return c.RawFileSystem.Write(cancel, in, data)
+}
+
+func (c *counted) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	began := time.Now()
+	n, status := c.RawFileSystem.Writev(cancel, in, data)
+	if status != fuse.ENOSYS { // else it comes again, as a Write
+		c.write.since(began)
+	}
+	return n, status
+}
+
+func (c *counted) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	defer c.flush.since(time.Now())
+	return c.RawFileSystem.Flush(cancel, in)
+}
+
+func (c *counted) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	defer c.fsync.since(time.Now())
+	return c.RawFileSystem.Fsync(cancel, in)
+}
+
+func (c *counted) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
+	defer c.release.since(time.Now())
+	c.openFiles.Dec()
+	c.RawFileSystem.Release(cancel, in)
+}
+
+func (c *counted) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	defer c.opendir.since(time.Now())
+	return c.RawFileSystem.OpenDir(cancel, in, out)
+}
+
+func (c *counted) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	defer c.readdir.since(time.Now())
+	return c.RawFileSystem.ReadDir(cancel, in, out)
+}
+
+func (c *counted) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	defer c.readdirplus.since(time.Now())
+	return c.RawFileSystem.ReadDirPlus(cancel, in, out)
+}
+
+func (c *counted) ReleaseDir(in *fuse.ReleaseIn) {
+	defer c.releasedir.since(time.Now())
+	c.RawFileSystem.ReleaseDir(in)
+}
+
+// What follows is refused, or comes from few programs; there are series of it only where
+// somebody has tried.
+
+func (c *counted) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	defer c.seldom("lseek", time.Now())
+	return c.RawFileSystem.Lseek(cancel, in, out)
+}
+
+func (c *counted) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
+	defer c.seldom("ioctl", time.Now())
+	return c.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf)
+}
+
+func (c *counted) Unlink(cancel <-chan struct{}, header *fuse.InHeader, name string) fuse.Status {
+	defer c.seldom("unlink", time.Now())
+	return c.RawFileSystem.Unlink(cancel, header, name)
+}
+
+func (c *counted) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.Status {
+	defer c.seldom("rename", time.Now())
+	return c.RawFileSystem.Rename(cancel, in, from, to)
+}
+
+func (c *counted) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	defer c.seldom("create", time.Now())
+	return c.RawFileSystem.Create(cancel, in, name, out)
+}
+
+func (c *counted) Symlink(cancel <-chan struct{}, header *fuse.InHeader, to, name string, out *fuse.EntryOut) fuse.Status {
+	defer c.seldom("symlink", time.Now())
+	return c.RawFileSystem.Symlink(cancel, header, to, name, out)
+}
+
+func (c *counted) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	defer c.seldom("link", time.Now())
+	return c.RawFileSystem.Link(cancel, in, name, out)
+}
+
+func (c *counted) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	defer c.seldom("mknod", time.Now())
+	return c.RawFileSystem.Mknod(cancel, in, name, out)
+}
