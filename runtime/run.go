@@ -505,6 +505,7 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 		Status: v.status, ExitCode: v.code, LastError: oneLine(v.message), Started: b.Snapshot().Started, Ended: e.At,
 		CPUUsec: v.cpu.Microseconds(), OOMKills: used.OOMKills,
 	}
+	r.endLog(b)
 	if err := b.update("reap", func(t *tx) error {
 		t.Status, t.ExitCode, t.LastError, t.PID = done.Status, done.ExitCode, done.LastError, -1
 		t.Ended, t.CPU, t.Pending = done.Ended, v.cpu, false
