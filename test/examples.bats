@@ -90,6 +90,15 @@ boxrun() { gives "$1" "$EXAMPLES/boxrun" "${@:2}"; }
 	ok sh -c '"$0" seq 1 100000 | cmp - "$1"' "$EXAMPLES/boxrun" <(seq 1 100000)
 }
 
+@test "boxrun does not end before its output is taken" {
+	ok bash -c '{ "$0" -n x seq 1 50000; echo end; } | {
+	read -r _
+	while [[ -n $(ls "$1") ]]; do sleep 0.02; done
+	tail -n 1
+}' "$EXAMPLES/boxrun" "$MNT/boxes"
+	assert "$out" = end "last line"
+}
+
 @test "boxrun gives the words of a command to the byte" {
 	# shellcheck disable=SC1003
 	local words=(

@@ -203,14 +203,14 @@ def crowd(connection, daemon):
     seen = {name: read(name, "events") for name in NAMES}
     began_at = int(open(BOXES + "/../events").read().splitlines()[-1].split()[0])
 
-    # Four processes of 250 readers. Who is stopped meanwhile may find that a box
-    # has been running and is no more: it asks for what stays true.
+    # Four processes of about 250 readers. The last is stopped meanwhile: it would find
+    # that a box has been running and is no more, and asks only for what stays true.
     files = ["wait/exit", "wait/stopped", "wait/log", "wait/event"]
     plans = [[] for _ in range(4)]
     for name, i in NUMBER.items():
         for k, file in enumerate(files):
-            plans[k].append(path(name, file))
-            plans[(k + 1) % 4].append(path(name, file))
+            plans[(i + k) % 4].append(path(name, file))
+            plans[(i + k + 1) % 4].append(path(name, file))
         plans[i % 3].extend([path(name, "wait/running")] * 2)
     check(sum(map(len, plans)) == 10 * COUNT, "the plan")
     victims = [[path(name, (files + ["wait/running"])[(i + k) % 5]) for name, i in NUMBER.items()] for k in range(2)]
@@ -393,7 +393,7 @@ def slow_events(box, file, daemon):
         check(end >= last_seq() - 1, "%s ends with %d, not %d" % (child.name, end, last_seq()))
         told.append((lost, said))
     check(told[1][1] == 1, "a stopped reader is told %d times what it lost" % told[1][1])
-    check(big - small < 200 * 100, "the daemon grew from %d to %d KiB" % (small, big))
+    check(big - small < 200 * 40, "the daemon grew from %d to %d KiB" % (small, big))
     print("5,000 events: %d ms without readers, %d ms with 203;" % (alone, beside),
           "lost: %d by each that never read, %d by a byte a millisecond (told %d times), %d by who was stopped, %d by who was fast;" % (after - seq - keeps, missed, len(re.findall("lost", text)), told[1][0], told[0][0]),
           "the daemon had %d KiB, with them %d" % (small, big))
