@@ -28,6 +28,18 @@ func readOnly(flags uint32) syscall.Errno {
 	return 0
 }
 
+// drop makes the kernel forget a file of a removed box that was just closed. By
+// itself it keeps what was open at the removal until it is short of memory, and with
+// it all that is known here of the box.
+func (f *FS) drop(b *runtime.Box, i *fs.Inode) {
+	if b == nil || !b.Snapshot().Removed {
+		return
+	}
+	for name, parent := i.Parent(); parent != nil && parent != f.boxes.EmbeddedInode(); name, parent = parent.Parent() {
+		_ = parent.NotifyEntry(name) // ENOENT: it has been forgotten
+	}
+}
+
 // textFile is a file whose contents are made anew at each open.
 type textFile struct {
 	fs.Inode
@@ -71,16 +83,21 @@ func (t *textFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32,
 		return nil, 0, syscall.ENOENT
 	}
 	text, _ := t.render()
-	return &textHandle{box: t.box, text: text}, readFlags, 0
+	return &textHandle{fs: t.fs, box: t.box, inode: t.EmbeddedInode(), text: text}, readFlags, 0
 }
 
 // textHandle reads one snapshot.
 type textHandle struct {
-	box  *runtime.Box
-	text []byte
+	fs    *FS
+	box   *runtime.Box // nil for the daemon's own
+	inode *fs.Inode
+	text  []byte
 }
 
-var _ fs.FileReader = (*textHandle)(nil)
+var (
+	_ fs.FileReader   = (*textHandle)(nil)
+	_ fs.FileReleaser = (*textHandle)(nil)
+)
 
 // Read gives the snapshot, or ENODEV once the box is gone.
 func (h *textHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
@@ -91,6 +108,12 @@ func (h *textHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadR
 		return fuse.ReadResultData(nil), 0
 	}
 	return fuse.ReadResultData(h.text[off:min(int64(len(h.text)), off+int64(len(dest)))]), 0
+}
+
+// Release ends the reading.
+func (h *textHandle) Release(context.Context) syscall.Errno {
+	h.fs.drop(h.box, h.inode)
+	return 0
 }
 
 // logFile is the log of a box.
@@ -129,12 +152,18 @@ func (l *logFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, 
 	if l.removed() != 0 {
 		return nil, 0, syscall.ENOENT
 	}
-	return &logHandle{log: l.box.OpenLog()}, readFlags, 0
+	return &logHandle{file: l, log: l.box.OpenLog()}, readFlags, 0
 }
 
-type logHandle struct{ log *runtime.LogReader }
+type logHandle struct {
+	file *logFile
+	log  *runtime.LogReader
+}
 
-var _ fs.FileReader = (*logHandle)(nil)
+var (
+	_ fs.FileReader   = (*logHandle)(nil)
+	_ fs.FileReleaser = (*logHandle)(nil)
+)
 
 // Read gives what the box wrote.
 func (h *logHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
@@ -143,6 +172,12 @@ func (h *logHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadRe
 		return nil, toErrno(err)
 	}
 	return fuse.ReadResultData(dest[:n]), 0
+}
+
+// Release ends the reading.
+func (h *logHandle) Release(context.Context) syscall.Errno {
+	h.file.fs.drop(h.file.box, h.file.EmbeddedInode())
+	return 0
 }
 
 // waitFile is a file in wait/, whose reads block.
@@ -186,11 +221,11 @@ func (w *waitFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32,
 	}
 	// A stream has no offsets: the kernel sends 0 with every read, and the
 	// position is the handle's.
-	return &waitHandle{fs: w.fs, stream: w.open(), nonblock: flags&syscall.O_NONBLOCK != 0, waiters: w.fs.metrics.waiter(w.name)}, readFlags | fuse.FOPEN_STREAM, 0
+	return &waitHandle{file: w, stream: w.open(), nonblock: flags&syscall.O_NONBLOCK != 0, waiters: w.fs.metrics.waiter(w.name)}, readFlags | fuse.FOPEN_STREAM, 0
 }
 
 type waitHandle struct {
-	fs       *FS
+	file     *waitFile
 	stream   runtime.Stream
 	nonblock bool
 	waiters  prometheus.Gauge
@@ -209,6 +244,11 @@ func (h *waitHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.ReadR
 }
 
 func (h *waitHandle) read(ctx context.Context, dest []byte) (fuse.ReadResult, syscall.Errno) {
+	if len(dest) == maxRead {
+		// It may be a part of a greater read. If it came back full, the kernel would
+		// ask for the next part before it gave this one to the client, and wait.
+		dest = dest[:maxRead-1]
+	}
 	for {
 		n, more, err := h.stream.Poll(dest)
 		switch {
@@ -235,7 +275,7 @@ func (h *waitHandle) await(ctx context.Context, more <-chan struct{}) syscall.Er
 		return 0
 	case <-ctx.Done():
 		return syscall.EINTR
-	case <-h.fs.closing:
+	case <-h.file.fs.closing:
 		return syscall.ESHUTDOWN
 	}
 }
@@ -243,5 +283,6 @@ func (h *waitHandle) await(ctx context.Context, more <-chan struct{}) syscall.Er
 // Release ends the stream.
 func (h *waitHandle) Release(context.Context) syscall.Errno {
 	h.stream.Close()
+	h.file.fs.drop(h.file.box, h.file.EmbeddedInode())
 	return 0
 }

@@ -22,8 +22,13 @@ import (
 // fsType is the type of the mount as mountinfo shows it.
 const fsType = "fuse.boxlite"
 
-// maxIO is the greatest read and write, in bytes.
-const maxIO = 128 << 10
+// maxWrite and maxRead are the greatest write and read that the kernel sends, in bytes;
+// it cuts greater ones up. A read has a buffer of its size for as long as it waits, and
+// cat asks for 128 KiB: a thousand of them in wait/ would take that a thousand times.
+const (
+	maxWrite = 128 << 10
+	maxRead  = 16 << 10
+)
 
 // probeBound is how long a mount that is in the way has to answer.
 const probeBound = 2 * time.Second
@@ -118,7 +123,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 		return nil, fmt.Errorf("open /dev/fuse: %w (is the fuse module there?)", err)
 	}
 	// default_permissions: without it allow_other checks nothing at all.
-	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=%d", fd, maxIO)
+	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=%d", fd, maxRead)
 	if err := unix.Mount("boxlite", path, fsType, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount %s: %w", path, err), syscall.Close(fd))
 	}
@@ -137,7 +142,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 			NullPermissions: true,
 			RootStableAttr:  &fs.StableAttr{Ino: inoRoot},
 			MountOptions: fuse.MountOptions{
-				Name: "boxlite", MaxWrite: maxIO, DisableXAttrs: true,
+				Name: "boxlite", MaxWrite: maxWrite, DisableXAttrs: true,
 				// Without it a truncating open is followed by a SETATTR that names
 				// no handle.
 				ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC,

@@ -92,10 +92,10 @@ func (v *events) cursor() *Cursor {
 	return &Cursor{v: v, next: v.added}
 }
 
-// Next returns the events since the last call and how many were lost because
-// the reader fell behind; without any, a channel that is closed at the next one,
-// or none if there will be no next one.
-func (c *Cursor) Next() (got []Event, lost uint64, more <-chan struct{}) {
+// Next returns the events since the last call, the first so many, and how many were
+// lost before them because the reader fell behind; without any, a channel that is
+// closed at the next one, or none if there will be no next one.
+func (c *Cursor) Next(limit int) (got []Event, lost uint64, more <-chan struct{}) {
 	v := c.v
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -104,7 +104,7 @@ func (c *Cursor) Next() (got []Event, lost uint64, more <-chan struct{}) {
 		lost = kept - c.next
 		c.next = kept
 	}
-	for ; c.next < v.added; c.next++ {
+	for ; c.next < v.added && len(got) < limit; c.next++ {
 		got = append(got, v.ring[(v.head+int(c.next-kept))%len(v.ring)])
 	}
 	if len(got) == 0 && lost == 0 && !v.over {

@@ -42,7 +42,7 @@ func TestCursorSeesAllFromItsMomentOn(t *testing.T) {
 	v := events{max: 4}
 	v.add(Event{Seq: 1}, false)
 	c := v.cursor()
-	got, lost, more := c.Next()
+	got, lost, more := c.Next(9)
 	if len(got) != 0 || lost != 0 || more == nil {
 		t.Fatalf("before anything: %v %d %v", got, lost, more)
 	}
@@ -55,14 +55,14 @@ func TestCursorSeesAllFromItsMomentOn(t *testing.T) {
 	for i := 3; i <= 5; i++ {
 		v.add(Event{Seq: uint64(i)}, false)
 	}
-	got, lost, _ = c.Next()
+	got, lost, _ = c.Next(9)
 	if len(got) != 4 || got[0].Seq != 2 || got[3].Seq != 5 || lost != 0 {
 		t.Fatalf("got %v, lost %d", got, lost)
 	}
 	for i := 6; i <= 12; i++ {
 		v.add(Event{Seq: uint64(i)}, false)
 	}
-	got, lost, _ = c.Next()
+	got, lost, _ = c.Next(9)
 	if lost != 3 || len(got) != 4 || got[0].Seq != 9 {
 		t.Fatalf("a reader that fell behind got %v, lost %d", got, lost)
 	}
@@ -93,5 +93,26 @@ func TestLastEventIsGivenAndThenTheEnd(t *testing.T) {
 	}
 	if n, more, err := s.Poll(buf); n != 0 || more != nil || !errors.Is(err, io.EOF) {
 		t.Fatalf("then %d, %v, %v", n, more, err)
+	}
+}
+
+func TestSlowReaderCostsNoMoreThanALine(t *testing.T) {
+	rt := testRuntime(t)
+	s := rt.WaitEvent().(*eventStream)
+	defer s.Close()
+	for range eventHistory {
+		rt.emit(nil, "daemon", "")
+	}
+	if n, _, err := s.Poll(make([]byte, 1)); n != 1 || err != nil || len(s.rest) > 2*eventLine {
+		t.Fatalf("a read of one byte gave %d, %v, and keeps %d", n, err, len(s.rest))
+	}
+	buf := make([]byte, 128<<10)
+	if n, _, err := s.Poll(buf[:4096]); err != nil || n > 2*eventLine {
+		t.Fatalf("the rest of the line: %d, %v", n, err)
+	}
+	n, _, err := s.Poll(buf)
+	must(t, err)
+	if got := strings.Count(string(buf[:n]), "\n"); got != eventHistory-1 {
+		t.Fatalf("a read with room for all gave %d lines", got)
 	}
 }

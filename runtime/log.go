@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -51,36 +52,45 @@ func logParts(dir *os.Root) ([]logPart, error) {
 	return parts, nil
 }
 
+// logEnd returns how many bytes the box has ever written to its log, and when it
+// last did.
+func (b *Box) logEnd() (size int64, mtime time.Time, err error) {
+	dir, err := b.pin()
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	defer dir.Close()
+	parts, err := logParts(dir)
+	if err != nil || len(parts) == 0 {
+		return 0, b.Snapshot().Created, err
+	}
+	last := parts[len(parts)-1]
+	return last.base + last.size, last.mtime, nil
+}
+
 // LogSize returns how many bytes the box has ever written to its log. It never
 // falls: what a rotation dropped still counts, as if it had been punched out of
 // one long file, so that `tail -f` never sees a truncation. It also returns when
 // the log was last written to.
 func (b *Box) LogSize() (size int64, mtime time.Time) {
-	var parts []logPart
-	dir, err := b.pin()
-	if err == nil {
-		parts, err = logParts(dir)
-		_ = dir.Close() // it was only read
-	}
-	if err != nil || len(parts) == 0 {
+	size, mtime, err := b.logEnd()
+	if err != nil {
 		return 0, b.Snapshot().Created
 	}
-	last := parts[len(parts)-1]
-	return last.base + last.size, last.mtime
+	return size, mtime
 }
 
 // LogReader reads a box's log by offset.
 type LogReader struct {
-	// dir gives the box's directory, to be closed after a read.
-	dir func() (*os.Root, error)
-	mu  sync.Mutex
+	b  *Box
+	mu sync.Mutex
 	// shift is how far this reader was moved on past bytes that were dropped.
 	shift int64
 }
 
 // OpenLog returns a reader of the whole log, which gives ErrRemoved when the box
 // is gone.
-func (b *Box) OpenLog() *LogReader { return &LogReader{dir: b.pin} }
+func (b *Box) OpenLog() *LogReader { return &LogReader{b: b} }
 
 // ReadAt reads at the offset in all that was ever written. A reader whose offset
 // was dropped goes on at the oldest byte kept, and reads on from there without a
@@ -88,10 +98,23 @@ func (b *Box) OpenLog() *LogReader { return &LogReader{dir: b.pin} }
 func (r *LogReader) ReadAt(p []byte, off int64) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	dir, err := r.b.pin()
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	n, from, err := readLog(dir, p, off+r.shift)
+	r.shift = from - off
+	return n, err
+}
+
+// readLog reads the log in a box's directory at an offset in all that was ever
+// written, or from the oldest byte kept if that comes later: from says where.
+func readLog(dir *os.Root, p []byte, at int64) (n int, from int64, err error) {
 	for {
-		n, err := r.read(p, off)
+		n, from, err = readParts(dir, p, at)
 		if !errors.Is(err, errRotated) {
-			return n, err
+			return n, from, err
 		}
 	}
 }
@@ -99,20 +122,15 @@ func (r *LogReader) ReadAt(p []byte, off int64) (int, error) {
 // errRotated says that a rotation dropped a file between listing and opening it.
 var errRotated = errors.New("rotated away")
 
-func (r *LogReader) read(p []byte, off int64) (n int, err error) {
-	dir, err := r.dir()
-	if err != nil {
-		return 0, err
-	}
-	defer dir.Close()
+func readParts(dir *os.Root, p []byte, at int64) (n int, from int64, err error) {
 	parts, err := logParts(dir)
 	if err != nil {
-		return 0, err
+		return 0, at, err
 	}
-	if len(parts) > 0 && off+r.shift < parts[0].base {
-		r.shift = parts[0].base - off
+	if len(parts) > 0 {
+		at = max(at, parts[0].base)
 	}
-	at := off + r.shift
+	from = at
 	for _, part := range parts {
 		if at < part.base || at >= part.base+part.size || n == len(p) {
 			continue
@@ -125,20 +143,20 @@ func (r *LogReader) read(p []byte, off int64) (n int, err error) {
 			if errors.Is(err, fs.ErrNotExist) {
 				err = errRotated
 			}
-			return 0, err
+			return 0, from, err
 		}
 		m, err := f.ReadAt(p[n:min(len(p), n+int(part.base+part.size-at))], at-part.base)
 		_ = f.Close() // it was only read
 		n += m
 		at += int64(m)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return n, err
+			return n, from, err
 		}
 	}
 	if n == 0 {
-		return 0, io.EOF
+		return 0, from, io.EOF
 	}
-	return n, nil
+	return n, from, nil
 }
 
 // logFeed tells any number of readers when the log of a run has grown, over one
@@ -149,16 +167,21 @@ type logFeed struct {
 	cancel  context.CancelFunc
 	more    chan struct{} // closed at the next change
 	over    bool          // nothing more will be told
+	ended   bool          // the run will write no more
+	end     int64         // where its log ends, if it has ended under readers; -1 if that is not known
 }
 
-// join adds a reader of the run's log.
-func (r *run) join(b *Box) {
+// join adds a reader of the run's log. It reports false if that has ended.
+func (r *run) join(b *Box) bool {
 	f := &r.feed
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.ended {
+		return false
+	}
 	f.readers++
 	if f.readers > 1 {
-		return
+		return true
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f.cancel, f.more, f.over = cancel, make(chan struct{}), false
@@ -168,6 +191,7 @@ func (r *run) join(b *Box) {
 		}
 		f.tell(ctx, true)
 	}()
+	return true
 }
 
 // leave takes a reader away.
@@ -179,6 +203,35 @@ func (r *run) leave() {
 	if f.readers == 0 {
 		f.cancel()
 	}
+}
+
+// endLog notes where the log of a run that is gone ends, before the next one can
+// begin: a slow reader may come to read when that has written, too.
+func (r *run) endLog(b *Box) {
+	f := &r.feed
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended, f.end = true, -1
+	if f.readers == 0 {
+		return
+	}
+	end, _, err := b.logEnd()
+	if err != nil {
+		b.log("log").WithError(err).Warn("the end of the run's log is not known: a slow reader may get the next run's")
+		return
+	}
+	f.end = end
+}
+
+// bound cuts what was read of the log, n bytes at from, at the end of the run.
+func (f *logFeed) bound(n int, from int64) (int, int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.ended || f.end < 0 {
+		return n, from
+	}
+	from = min(from, f.end)
+	return min(n, int(f.end-from)), from
 }
 
 // tell wakes the readers, unless they have all left the connection of ctx.
@@ -237,16 +290,21 @@ func (r *run) feedLog(ctx context.Context, b *Box) error {
 // still be read.
 type logStream struct {
 	b    *Box
-	r    *LogReader
 	dir  *os.Root
-	at   int64
-	run  *run // nil if none goes on
+	run  *run  // nil if none goes on
+	err  error // why it cannot be read
 	once sync.Once
+
 	mu   sync.Mutex
+	at   int64
+	mid  bool   // the last byte given is not the end of a line
+	rest []byte // of what tells of a loss
 }
 
 // WaitLog gives the box's log from now on, until the run that goes on has ended;
-// without one it is at its end.
+// without one it is at its end. A reader of what a rotation has dropped gets the
+// line "- - - lost count=N" for N bytes, and goes on at the oldest byte kept. A line
+// that it was in the middle of is ended before.
 func (b *Box) WaitLog() Stream {
 	s := &logStream{b: b}
 	r, going := b.Snapshot().Run()
@@ -254,22 +312,46 @@ func (b *Box) WaitLog() Stream {
 		return s
 	}
 	dir, err := b.hold()
+	if errors.Is(err, ErrRemoved) {
+		return s // just now, and the run had ended before
+	}
 	if err != nil {
-		return s // it was removed just now, and the run had ended before
+		s.err = err
+		return s
+	}
+	if !r.r.join(b) {
+		_ = dir.Close() // nothing was read
+		b.holders.Done()
+		return s
 	}
 	s.dir, s.run = dir, r.r
-	s.r = &LogReader{dir: func() (*os.Root, error) { return dir.OpenRoot(".") }}
-	s.run.join(b)
-	s.at, _ = b.LogSize()
+	s.at, _, s.err = b.logEnd()
 	return s
 }
 
 func (s *logStream) Poll(p []byte) (int, <-chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.run == nil {
+	switch {
+	case s.err != nil:
+		return 0, nil, s.err
+	case s.run == nil:
 		return 0, nil, io.EOF
 	}
+	if len(s.rest) == 0 {
+		n, more, err := s.read(p)
+		if len(s.rest) == 0 {
+			return n, more, err
+		}
+	}
+	n := copy(p, s.rest)
+	s.rest = s.rest[n:]
+	return n, nil, nil
+}
+
+// read gives what is there of the log. If some is lost, it puts that into rest
+// instead.
+func (s *logStream) read(p []byte) (int, <-chan struct{}, error) {
 	// Both are asked for before the log is read: a run that is over by then has
 	// written all it will, and growth after the read closes news.
 	news, over := s.run.news(), false
@@ -278,12 +360,26 @@ func (s *logStream) Poll(p []byte) (int, <-chan struct{}, error) {
 		over = true
 	default:
 	}
-	n, err := s.r.ReadAt(p, s.at)
-	if errors.Is(err, io.EOF) && !over {
+	n, from, err := readLog(s.dir, p, s.at)
+	n, from = s.run.feed.bound(n, from)
+	switch {
+	case from > s.at:
+		if s.mid {
+			s.rest = append(s.rest, '\n')
+		}
+		s.rest = fmt.Appendf(s.rest, lostLine, from-s.at)
+		s.at, s.mid = from, false
+		return 0, nil, nil
+	case n > 0:
+		s.at += int64(n)
+		s.mid = p[n-1] != '\n'
+		return n, nil, err
+	case err != nil && !errors.Is(err, io.EOF):
+		return 0, nil, err
+	case !over:
 		return 0, news, nil
 	}
-	s.at += int64(n)
-	return n, nil, err
+	return 0, nil, io.EOF
 }
 
 func (s *logStream) Close() {

@@ -538,6 +538,7 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 	cause := r.cause(v, rec, e, used)
 	b.mu.Unlock()
 	b.rt.metrics.ended(r, e, cause)
+	r.endLog(b)
 	if err := b.update("reap", func(t *tx) error {
 		t.Health = r.left(&v, rec, stopping)
 		t.afterwards(b, r, &v, rec, e.At)

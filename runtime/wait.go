@@ -140,6 +140,10 @@ func (b *Box) WaitStopped() Stream {
 	}}
 }
 
+// lostLine is what a reader that fell behind gets instead of what it has lost: so
+// many events, or bytes of a log.
+const lostLine = "- - - lost count=%d\n"
+
 // eventStream gives events as they come.
 type eventStream struct {
 	cursor *Cursor
@@ -148,19 +152,25 @@ type eventStream struct {
 	rest []byte
 }
 
+// eventLine is about how long an event is as a line.
+const eventLine = 80
+
+// Poll takes no more out of the ring than a read is about to take away, so that a
+// reader that is slow costs no more than a line or so.
 func (e *eventStream) Poll(p []byte) (int, <-chan struct{}, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.rest) == 0 {
-		got, lost, more := e.cursor.Next()
+		got, lost, more := e.cursor.Next(1 + len(p)/eventLine)
 		switch {
 		case more != nil:
 			return 0, more, nil
 		case len(got) == 0 && lost == 0:
 			return 0, nil, io.EOF
 		}
+		e.rest = nil
 		if lost > 0 {
-			e.rest = fmt.Appendf(e.rest[:0], "- - - lost count=%d\n", lost)
+			e.rest = fmt.Appendf(e.rest, lostLine, lost)
 		}
 		for _, ev := range got {
 			e.rest = ev.AppendText(e.rest)

@@ -2,6 +2,7 @@ package functional
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -14,6 +15,8 @@ var waitCases = []testCase{
 	{"blocked readers of a removed box wake", waitRemoved},
 	{"wait/event gives events from now on", waitEvent},
 	{"wait/log gives the log from now on until the run ends", waitLog},
+	{"wait/log gives its run alone to who reads it late", waitLogLate},
+	{"wait/log tells who fell behind how much is lost", waitLogLost},
 }
 
 // async reads a waiter to its answer in the background.
@@ -155,5 +158,49 @@ func waitLog(t *testing.T, s subject) {
 	text, k = result(t, "wait/log", watch(t, s, "x", "log"))
 	if k != fine || text != "" {
 		t.Errorf("wait/log of a box that does not run: %q, %s", text, k)
+	}
+}
+
+// waitLogLate reads what was opened in one run when the next has written, too.
+func waitLogLate(t *testing.T, s subject) {
+	upReady(t, s, "x", script("trap 'echo more; exit 0' USR1; echo ready; while :; do sleep 0.02; done"))
+	w := watch(t, s, "x", "log")
+	do(t, s, "x", "signal USR1")
+	waits(t, s, "x", "exit")
+	must(t, "configure", s.configure("x", script("echo next")))
+	do(t, s, "x", "start")
+	waits(t, s, "x", "exit")
+	if text, k := result(t, "wait/log", w); k != fine || text != "more" {
+		t.Errorf("wait/log: %q, %s", text, k)
+	}
+}
+
+func waitLogLost(t *testing.T, s subject) {
+	const lines, width = 2000, len("line0001\n")
+	var all strings.Builder
+	for i := range lines {
+		fmt.Fprintf(&all, "line%04d\n", i+1)
+	}
+	upReady(t, s, "x", script("trap 'exec seq -f line%04.0f 2000' USR1; echo ready; while :; do sleep 0.02; done", "log: {max_size: 4KiB}\n"))
+	w, overrun := watch(t, s, "x", "log"), watch(t, s, "x", "log")
+	do(t, s, "x", "signal USR1")
+	waits(t, s, "x", "exit")
+	text, k := result(t, "wait/log", w)
+	must(t, "wait/log", k)
+	var lost int
+	notice, rest, _ := strings.Cut(text, "\n")
+	if _, err := fmt.Sscanf(notice, "- - - lost count=%d", &lost); err != nil {
+		t.Fatalf("wait/log begins with %q", notice)
+	}
+	if lost < lines*width-2*4096 || lost > lines*width-4096 || rest+"\n" != all.String()[lost:] {
+		t.Errorf("wait/log says that %d bytes are lost, and goes on with %q", lost, rest[:min(len(rest), 40)])
+	}
+
+	// A run of which nothing is kept has still its end.
+	must(t, "configure", s.configure("x", script("seq 3000")+"log: {max_size: 4KiB}\n"))
+	do(t, s, "x", "start")
+	waits(t, s, "x", "exit")
+	if text, k := result(t, "wait/log", overrun); k != fine || text != fmt.Sprintf("- - - lost count=%d", lines*width) {
+		t.Errorf("wait/log of a run that is not kept: %q, %s", text[:min(len(text), 60)], k)
 	}
 }
