@@ -15,6 +15,7 @@ const (
 	FieldConfig
 	FieldEvents
 	FieldOwner // an owner or mode of a file; see Box.Owner
+	FieldLog   // the log has grown; no part of FieldInfo
 	FieldInfo  // anything at all: info.json tells everything
 	numFields  = iota
 )
