@@ -20,9 +20,9 @@ import (
 // reads its last state: a mark is taken away before the file is touched.
 
 const (
-	// settleTime is how long marks are merged before a batch: the states of a quick
-	// start follow each other at this distance.
-	settleTime = 2 * time.Millisecond
+	// settleTime is how long marks are merged before a batch. A start is over by
+	// then, and a short run: they take one batch, and the processor only afterwards.
+	settleTime = 4 * time.Millisecond
 	// A notifier that can't be started is tried again at doubling distances.
 	backoffFirst = 50 * time.Millisecond
 	backoffLast  = time.Minute
