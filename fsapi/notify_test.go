@@ -51,11 +51,7 @@ func mounted(t *testing.T, f *FS, rt *runtime.Runtime) string {
 	mnt := t.TempDir()
 	m, err := f.Serve(rt, mnt)
 	must(t, err)
-	t.Cleanup(func() {
-		f.Close()
-		must(t, m.Unmount())
-		m.Wait()
-	})
+	t.Cleanup(func() { unmount(t, f, m) })
 	await(t, "the notifier", func() bool {
 		h := f.notifier.helper.Load()
 		return f.notifier.spawn == nil || h != nil && h.tid.Load() != 0
@@ -316,11 +312,7 @@ func TestANotifierThatCannotStartIsTriedSeldom(t *testing.T) {
 	mnt := t.TempDir()
 	m, err := f.Serve(rt, mnt)
 	must(t, err)
-	defer func() {
-		f.Close()
-		must(t, m.Unmount())
-		m.Wait()
-	}()
+	defer unmount(t, f, m)
 	first := <-tries
 	await(t, "it to be given up", func() bool { return !f.notifier.pending() })
 	b, err := rt.Create("x")
