@@ -10,6 +10,7 @@ ENOTCONN at once. $SEED repeats a run.
 
 import ctypes
 import errno
+import glob
 import os
 import random
 import signal
@@ -80,6 +81,19 @@ def runs_boxlited(pid, _):
         return False
 
 
+def kill_notifier(daemon):
+    """Kills the notifier, if there is one and its daemon lives, and says how many."""
+    killed = 0
+    for pid in [pid for path in glob.glob("/proc/%d/task/*/children" % daemon) for pid in read(path).split()]:
+        if read("/proc/%s/comm" % pid) == "boxlite-notify\n":
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+                killed += 1
+            except ProcessLookupError:
+                pass  # it was faster
+    return killed
+
+
 def answers():
     try:
         with open(mount + "/version") as f:
@@ -122,15 +136,12 @@ for n in range(int(rounds)):
         elif victim == "client":
             os.killpg(client.pid, signal.SIGKILL)
         else:
-            for pid in living(runs_boxlited):
-                if pid != daemon.pid:
-                    os.kill(pid, signal.SIGKILL)
-                    replaced += 1
+            replaced += kill_notifier(daemon.pid)
     where = "round %d of seed %d (%s): " % (n, seed, ", ".join(order))
     await_(where + "the daemon to end", lambda: daemon.poll() is not None)
     await_(where + "the client to end", lambda: client.poll() is not None)
-    await_(where + "its processes to end", lambda: not living(lambda _, fields: int(fields[2]) == client.pid))
-    await_(where + "the notifier to go", lambda: not living(runs_boxlited))
+    await_(where + "their processes to go", lambda: not living(
+        lambda pid, fields: int(fields[2]) == client.pid or runs_boxlited(pid, fields)))
     await_(where + "the requests to end", lambda: read("/sys/fs/fuse/connections/%s/waiting" % connection).strip() in ("", "0"))
     try:
         os.stat(mount + "/version")
