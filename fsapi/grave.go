@@ -184,7 +184,8 @@ func (d *ghostDir) find(ctx context.Context, name string) *fs.Inode {
 	return n.farewells[name]
 }
 
-// ghost is what a file of a removed box shows to who touches it.
+// ghost is what a file of a removed box shows to who touches it, and to nobody else:
+// it is not cached.
 func ghost() attr { return attr{mode: 0o444, nlink: 1, mtime: time.Now()} }
 
 // touchGhost answers new times for a file of a removed box.
