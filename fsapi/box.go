@@ -31,7 +31,7 @@ var boxFiles = []struct {
 	{"last_error", 0o444, runtime.FieldLastError, word(func(s *runtime.Snapshot) string { return s.LastError }, runtime.FieldLastError)},
 	{"info.json", 0o444, runtime.FieldInfo, func(f boxFile) node { return f.text(infoJSON) }},
 	{"stats", 0o444, 0, func(f boxFile) node { return f.text(f.stats) }},
-	{"log", 0o444, 0, func(f boxFile) node { return &logFile{boxFile: f} }},
+	{"log", 0o444, runtime.FieldLog, func(f boxFile) node { return &logFile{boxFile: f} }},
 	{"events", 0o444, runtime.FieldEvents, func(f boxFile) node {
 		return f.text(func(b *runtime.Box) ([]byte, attr) { return history(b.Events(), b.Snapshot().Created) })
 	}},
@@ -93,6 +93,9 @@ func (f *boxFile) removed() syscall.Errno {
 func chown(b *runtime.Box, name string, n node, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if b == nil || in.Valid&fuse.FATTR_SIZE != 0 {
 		return touchOnly(n, in, out)
+	}
+	if b.Snapshot().Removed {
+		return touchGhost(n, in, out)
 	}
 	a, errno := n.stat()
 	if errno != 0 {
@@ -171,7 +174,13 @@ func (d *boxDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn,
 
 // Lookup finds a file of the box.
 func (d *boxDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	return find(ctx, d.EmbeddedInode(), d.entries(), name, out)
+	child, errno := find(ctx, d.EmbeddedInode(), d.entries(), name, out)
+	if d.fs.notifier.calls(ctx) {
+		// It is there for the watchers of the directory. Files that nobody looks at
+		// are not kept for it: that would be 5 KiB a box.
+		out.SetEntryTimeout(0)
+	}
+	return child, errno
 }
 
 // Readdir lists the box's files.

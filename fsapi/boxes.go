@@ -55,7 +55,7 @@ func (d *boxesDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrI
 func (d *boxesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	b := d.fs.rt.Box(name)
 	if b == nil || b.Snapshot().Removed {
-		return nil, syscall.ENOENT
+		return d.lookupGrave(ctx, name, out)
 	}
 	return d.enter(ctx, b, out)
 }
@@ -89,7 +89,10 @@ func (d *boxesDir) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.E
 }
 
 // Rmdir removes a box that has no process.
-func (d *boxesDir) Rmdir(_ context.Context, name string) syscall.Errno {
+func (d *boxesDir) Rmdir(ctx context.Context, name string) syscall.Errno {
+	if d.fs.notifier.calls(ctx) {
+		return d.rmdirGrave(ctx, name)
+	}
 	b := d.fs.rt.Box(name)
 	if b == nil {
 		return syscall.ENOENT

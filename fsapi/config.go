@@ -46,6 +46,9 @@ func (c *configFile) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAtt
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		return syscall.EPERM
 	}
+	if c.removed() != 0 {
+		return touchGhost(c, in, out)
+	}
 	if size, ok := in.GetSize(); ok {
 		h, writing := f.(*configHandle)
 		if !writing {

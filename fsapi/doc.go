@@ -6,7 +6,8 @@
 // under a lock that other clients wait for): only reads in wait/ and the flush of
 // ctl wait for a box; whatever waits ends when its client is interrupted, the box
 // is removed or the daemon shuts down; and nothing here ever opens, stats or
-// walks the mount.
+// walks the mount, but for the notifier, which is a process of its own: inotify sees
+// what the daemon changes because that touches it.
 //
 // Names and their attributes are cached by the kernel for long and dropped
 // explicitly on each change (see FS.BoxChanged), contents never are: every open

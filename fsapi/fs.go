@@ -35,6 +35,8 @@ type FS struct {
 	earlyMu sync.Mutex
 	rooted  bool     // under earlyMu: the tree has its root
 	missed  []func() // under earlyMu: what is to be told once serving
+
+	notifier *notifier
 }
 
 // New returns the filesystem, which is not yet mounted. version is what the file
@@ -48,11 +50,16 @@ func New(version string, log *logrus.Entry, reg *prometheus.Registry) *FS {
 	})
 	f.root = &rootDir{dir: dir{fs: f}}
 	f.boxes = &boxesDir{dir: dir{fs: f}, changed: f.began}
+	f.notifier = newNotifier(f)
 	return f
 }
 
-// Close wakes every waiting reader: its read fails with ESHUTDOWN.
-func (f *FS) Close() { close(f.closing) }
+// Close wakes every waiting reader: its read fails with ESHUTDOWN. It ends the
+// notifier, so that the mount can be taken away.
+func (f *FS) Close() {
+	close(f.closing)
+	f.notifier.close()
+}
 
 // Inode numbers: the fixed files have small ones, a box has a range of its own,
 // made from its serial, which is never used again. So a handle on a removed box
@@ -67,6 +74,7 @@ const (
 	inoLastError
 	inoWaitEvent
 	inoMetrics
+	inoGhosts
 
 	inoPerBox = 64 // more than a box has files
 )
@@ -228,7 +236,8 @@ func (f *FS) serve() {
 	}
 }
 
-// BoxChanged makes the kernel forget what it holds of the files that changed.
+// BoxChanged makes the kernel forget what it holds of the files that changed, and
+// has watchers told of them.
 func (f *FS) BoxChanged(b *runtime.Box, fields runtime.Field) {
 	if f.early(func() { f.BoxChanged(b, fields) }) {
 		return
@@ -247,22 +256,38 @@ func (f *FS) BoxChanged(b *runtime.Box, fields runtime.Field) {
 		}
 		return
 	}
+	var dirty runtime.Field
 	for _, file := range boxFiles {
-		if file.fields&fields != 0 {
-			invalidate(d.GetChild(file.name))
+		if file.fields&fields == 0 {
+			continue
+		}
+		c := d.GetChild(file.name)
+		if file.fields != runtime.FieldLog { // whose attributes are never cached
+			invalidate(c)
+		}
+		if c != nil || file.fields&watched != 0 {
+			dirty |= file.fields
 		}
 	}
+	f.notifier.mark(b, dirty)
 }
 
-// BoxRemoved makes the kernel forget a box that is gone. A removal that a client
-// asked for needs nothing: the kernel saw it.
+// BoxRemoved makes the kernel forget a box that is gone, and has watchers told. A
+// removal that a client asked for needs no more than the latter: the kernel saw it.
 func (f *FS) BoxRemoved(b *runtime.Box, asked bool) {
 	f.boxes.touch()
-	if asked || f.early(func() { f.BoxRemoved(b, asked) }) {
+	if f.early(func() { f.BoxRemoved(b, asked) }) {
 		return
 	}
-	invalidate(f.boxes.EmbeddedInode())
-	_ = f.boxes.NotifyEntry(b.Name()) // ENOENT: it was not known
+	d := f.boxes.GetChild(b.Name())
+	if d != nil && d.StableAttr().Ino != boxIno(b, 0) {
+		d = nil
+	}
+	if !asked {
+		invalidate(f.boxes.EmbeddedInode())
+		_ = f.boxes.NotifyEntry(b.Name()) // ENOENT: it was not known
+	}
+	f.notifier.removed(b, d, asked)
 }
 
 // Changed makes the kernel forget the sizes of the daemon's own files.
@@ -270,6 +295,8 @@ func (f *FS) Changed() {
 	if f.early(f.Changed) {
 		return
 	}
-	invalidate(f.root.GetChild("events"))
-	invalidate(f.root.GetChild("last_error"))
+	events, lastError := f.root.GetChild("events"), f.root.GetChild("last_error")
+	invalidate(events)
+	invalidate(lastError)
+	f.notifier.markRoot(events, lastError)
 }

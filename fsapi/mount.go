@@ -162,6 +162,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("serve %s: %w", path, err), unix.Unmount(path, unix.MNT_DETACH))
 	}
+	f.notifier.begin(m)
 	f.serve()
 	return m, nil
 }

@@ -115,6 +115,9 @@ func (d *rootDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn
 
 // Lookup finds a fixed name.
 func (d *rootDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if name == ghostsName {
+		return d.lookupGhosts(ctx, out)
+	}
 	return find(ctx, d.EmbeddedInode(), d.entries(), name, out)
 }
 

@@ -19,12 +19,14 @@ import (
 
 // Observer is told what changed, so that a facade can drop what its clients
 // have cached. Its calls come after the change was published and before anybody
-// who waits for it is woken, with no lock held; they must not block.
+// who waits for it is woken, with no lock held; they must not block, but for
+// BoxRemoved of a box that removed itself.
 type Observer interface {
 	// BoxChanged says which fields of a box differ now.
 	BoxChanged(b *Box, f Field)
 	// BoxRemoved says that a box is gone. asked is true when the removal came
-	// through Remove, false when the box removed itself.
+	// through Remove, false when the box removed itself. That may take 100 ms: its
+	// name is not free before, and no request waits for it.
 	BoxRemoved(b *Box, asked bool)
 	// Changed says that the daemon's own files (events, last_error) changed.
 	Changed()

@@ -15,7 +15,7 @@ const (
 	FieldConfig
 	FieldEvents
 	FieldOwner // an owner or mode of a file; see Box.Owner
-	FieldLog   // the log has grown; told without a new snapshot
+	FieldLog   // the log has grown; told without a new snapshot, and no part of FieldInfo
 	FieldInfo  // anything at all: info.json tells everything
 	numFields  = iota
 )

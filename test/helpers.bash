@@ -388,12 +388,24 @@ stop_daemon() {
 	reap_daemon
 }
 
-# kill_daemon: SIGKILL. The dead mount stays, and is no leak of the product.
+# kill_daemon: SIGKILL. The dead mount stays, and is no leak of the product. The
+# notifier ends by itself, a moment later.
 kill_daemon() {
 	DAEMON_KILLED=yes
+	local notifier
+	notifier=$(notifier_of "$DAEMON")
 	kill -KILL "$DAEMON" 2>/dev/null || :
 	await "the killed boxlited to go" 5 gone "$DAEMON"
 	reap_daemon
+	[[ -z $notifier ]] || await "its notifier to go" 5 gone "$notifier"
+}
+
+# notifier_of PID: the pid of a daemon's notifier, if it has one.
+notifier_of() {
+	local pid
+	{ cat "/proc/$1/task/"*/children 2>/dev/null || :; } | tr ' ' '\n' | while read -r pid; do
+		[[ $(cat "/proc/$pid/comm" 2>/dev/null) != boxlite-notify ]] || echo "$pid"
+	done
 }
 
 restart_daemon() {

@@ -35,7 +35,12 @@ var (
 // room to spare under the 2 s that are promised.
 const shutdownBound = 1500 * time.Millisecond
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	if os.Args[0] == notifierName {
+		os.Exit(runNotifier())
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 type options struct {
 	mount, state, shim string
@@ -224,6 +229,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 
 	reg := newRegistry()
 	ctl := fsapi.New(version, log, reg)
+	ctl.NotifyBy(spawnNotifier)
 	rt, err := runtime.Open(runtime.Options{
 		State: opt.state, CgroupParent: opt.cgroupParent, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl, Metrics: reg,
 	})

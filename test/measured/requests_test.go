@@ -1,6 +1,7 @@
 package measured
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -553,7 +554,11 @@ func TestADescriptorThatOutlivesItsBox(t *testing.T) {
 			}
 			return err
 		})
-		errno(t, "a name in a removed directory", err, unix.ENOENT)
+		// The kernel may have the name still, and ask for its attributes before it
+		// opens it, which looks like a stat of the descriptor.
+		if !errors.Is(err, unix.ENODEV) {
+			errno(t, "a name in a removed directory", err, unix.ENOENT)
+		}
 	}
 	check()
 	_, err := h.Read("boxes", "x", "status")

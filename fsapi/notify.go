@@ -1,0 +1,402 @@
+package fsapi
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// What is dirty is touched by the notifier. Marks are merged until they are handed
+// over, one batch at a time; what is marked again meanwhile goes with the next. So a
+// mark costs its maker nothing but a lock that nobody holds for long, there is
+// nothing to do while nothing changes, and whoever reads a file at its last event
+// reads its last state: a mark is taken away before the file is touched.
+
+const (
+	// settleTime is how long marks are merged before a batch. A start is over by
+	// then, and a short run: they take one batch, and the processor only afterwards.
+	settleTime = 4 * time.Millisecond
+	// A notifier that can't be started is tried again at doubling distances.
+	backoffFirst = 50 * time.Millisecond
+	backoffLast  = time.Minute
+)
+
+// watched are the fields whose files watchers of a box's directory are told of.
+// Other files are touched only if the kernel has them, since somebody may watch
+// them then; these are the contract's.
+const watched = runtime.FieldStatus | runtime.FieldHealth | runtime.FieldExitCode | runtime.FieldPID |
+	runtime.FieldLastError | runtime.FieldEvents | runtime.FieldLog
+
+// urgent are those that come before all others, of whatever box.
+const urgent = runtime.FieldStatus | runtime.FieldHealth
+
+// The daemon's own files, as fields of no box.
+const (
+	rootEvents runtime.Field = 1 << iota
+	rootLastError
+)
+
+// marks are what is to be touched of one box, or of the daemon's own files.
+type marks struct {
+	box    *runtime.Box // nil for the daemon's own
+	fields runtime.Field
+	since  time.Time
+}
+
+// path returns the file of a field.
+func (m *marks) path(f runtime.Field) string {
+	if m.box == nil {
+		if f == rootEvents {
+			return "events"
+		}
+		return "last_error"
+	}
+	for _, file := range boxFiles {
+		if file.fields&f != 0 {
+			return "boxes/" + m.box.Name() + "/" + file.name
+		}
+	}
+	panic("no file has the field " + strconv.Itoa(int(f)))
+}
+
+// notifier hands what is dirty to a notifier process.
+type notifier struct {
+	fs    *FS
+	spawn SpawnNotifier // nil: nobody is told of anything
+	args  []string
+
+	helper atomic.Pointer[helper]
+	// late says that it is no use to wait for the notifier.
+	late atomic.Bool
+
+	mu     sync.Mutex
+	dirty  map[*runtime.Box]*marks
+	order  []*marks // of dirty, oldest first
+	graves map[string]*grave
+	bury   []*grave    // of graves, those that the notifier was not asked for yet
+	ghosts []*fs.Inode // files of removed boxes
+	// farewells are ghosts that the notifier was asked for, by inode number.
+	farewells map[string]*fs.Inode
+	refusedAt time.Time // of the last_error at the root that was told last
+	busy      bool      // deliver runs
+	closed    bool
+	quit      chan struct{}
+	work      sync.WaitGroup
+
+	// These are deliver's own: no notifier is started before notBefore, and that
+	// none can be started is told once.
+	notBefore time.Time
+	backoff   time.Duration
+	told      bool
+
+	merged, replaced atomic.Uint64
+}
+
+func newNotifier(f *FS) *notifier {
+	return &notifier{
+		fs: f, dirty: map[*runtime.Box]*marks{}, graves: map[string]*grave{}, farewells: map[string]*fs.Inode{},
+		closed: true, quit: make(chan struct{}),
+	}
+}
+
+// NotifyBy says how the notifier is started. Without it watchers see only what
+// clients do. It comes before Serve.
+func (f *FS) NotifyBy(spawn SpawnNotifier) { f.notifier.spawn = spawn }
+
+// begin starts the notifier of a mount.
+func (n *notifier) begin(m *Mount) {
+	if n.spawn == nil {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.args = notifierArgs(m)
+	n.closed = false
+	n.wake()
+}
+
+// close ends the notifier. It must come before the unmount.
+func (n *notifier) close() {
+	n.mu.Lock()
+	was := n.closed
+	n.closed = true
+	n.mu.Unlock()
+	if was {
+		return
+	}
+	close(n.quit)
+	n.work.Wait()
+	if h := n.helper.Load(); h != nil {
+		h.end()
+	}
+}
+
+// mark makes files of a box dirty, or the daemon's own if b is nil.
+func (n *notifier) mark(b *runtime.Box, fields runtime.Field) {
+	if fields == 0 {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return
+	}
+	m := n.dirty[b]
+	if m == nil {
+		m = &marks{box: b, since: time.Now()}
+		n.dirty[b] = m
+		n.order = append(n.order, m)
+	}
+	if m.fields&fields != 0 {
+		n.merged.Add(1)
+	}
+	m.fields |= fields
+	n.wake()
+}
+
+// markRoot makes the daemon's own files dirty that the kernel has.
+func (n *notifier) markRoot(events, lastError *fs.Inode) {
+	var fields runtime.Field
+	if events != nil {
+		fields |= rootEvents
+	}
+	if lastError != nil {
+		_, at := n.fs.rt.LastError()
+		n.mu.Lock()
+		if !at.Equal(n.refusedAt) {
+			n.refusedAt = at
+			fields |= rootLastError
+		}
+		n.mu.Unlock()
+	}
+	n.mark(nil, fields)
+}
+
+// wake sees to it that something delivers. mu is held.
+func (n *notifier) wake() {
+	if n.busy || n.closed {
+		return
+	}
+	n.busy = true
+	n.work.Go(n.deliver)
+}
+
+// batch is what the notifier is asked for at once.
+type batch struct {
+	message []byte
+	asked   int
+	marks   []marks // with the fields that were taken
+	graves  []*grave
+	ghosts  []string
+}
+
+func (b *batch) ask(what byte, path string) {
+	b.message = append(b.message, what)
+	b.message = append(b.message, path...)
+	b.message = append(b.message, 0)
+	b.asked++
+}
+
+func (b *batch) full() bool { return b.asked >= batchMax }
+
+// deliver hands over what is dirty until nothing is.
+func (n *notifier) deliver() {
+	if n.ready(nil) == nil {
+		return
+	}
+	settled := false
+	for {
+		b, more := n.take(settled)
+		switch {
+		case !more:
+			return
+		case b.asked > 0:
+			if !n.handOver(b) {
+				return
+			}
+			// What is left of a full batch has waited long enough.
+			settled = settled && b.full()
+		case settled:
+			settled = false // it was nothing after all
+		case n.pause(settleTime):
+			settled = true
+		default:
+			return
+		}
+	}
+}
+
+// take makes the next batch. Without settled that is only what somebody waits for.
+// It reports false, and deliver has to end, if there is nothing at all.
+func (n *notifier) take(settled bool) (*batch, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.bury)+len(n.order)+len(n.ghosts) == 0 {
+		n.busy = false
+		return nil, false
+	}
+	b := &batch{}
+	for len(n.bury) > 0 && !b.full() {
+		g := n.bury[0]
+		n.bury = n.bury[1:]
+		b.graves = append(b.graves, g)
+		b.ask(askRmdir, "boxes/"+g.box.Name())
+	}
+	if !settled {
+		return b, true
+	}
+	for len(n.ghosts) > 0 && !b.full() {
+		c := n.ghosts[0]
+		n.ghosts = n.ghosts[1:]
+		if _, parent := c.Parent(); parent == nil {
+			continue // nobody has it any more, as most often
+		}
+		name := strconv.FormatUint(c.StableAttr().Ino, 10)
+		n.farewells[name] = c
+		b.ghosts = append(b.ghosts, name)
+		b.ask(askTouch, ghostsName+"/"+name)
+		b.ask(askUnlink, ghostsName+"/"+name)
+	}
+	// A share is kept for the others: the urgent may never end.
+	n.takeMarks(b, urgent, batchMax*3/4)
+	n.takeMarks(b, ^runtime.Field(0), batchMax)
+	left := n.order[:0]
+	for _, m := range n.order {
+		if m.fields != 0 {
+			left = append(left, m)
+		} else {
+			delete(n.dirty, m.box)
+		}
+	}
+	clear(n.order[len(left):])
+	n.order = left
+	return b, true
+}
+
+// takeMarks puts those of the fields that are dirty into a batch that is not fuller
+// than limit. mu is held.
+func (n *notifier) takeMarks(b *batch, fields runtime.Field, limit int) {
+	for _, m := range n.order {
+		taken := marks{box: m.box, since: m.since}
+		for left := m.fields & fields; left != 0 && b.asked < limit; left &= left - 1 {
+			f := left & -left
+			b.ask(askTouch, m.path(f))
+			taken.fields |= f
+		}
+		if taken.fields != 0 {
+			m.fields &^= taken.fields
+			b.marks = append(b.marks, taken)
+		}
+		if b.asked >= limit {
+			return
+		}
+	}
+}
+
+// handOver has a batch carried out, by one notifier or the next. It reports false
+// if there will be none.
+func (n *notifier) handOver(b *batch) bool {
+	for {
+		h := n.ready(b)
+		if h == nil {
+			return false
+		}
+		err := h.ask(b.message, n.quit)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, os.ErrClosed) {
+			return false
+		}
+		n.late.Store(true)
+		n.fs.log.WithField("op", "notify").WithError(err).Warn("the notifier is replaced")
+		h.kill(n.quit)
+	}
+	n.late.Store(false)
+	n.backoff, n.told = 0, false
+	now := time.Now()
+	for _, m := range b.marks {
+		for left := m.fields; left != 0; left &= left - 1 {
+			n.fs.metrics.notified(now.Sub(m.since))
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, g := range b.graves {
+		close(g.told)
+		if n.graves[g.box.Name()] == g {
+			delete(n.graves, g.box.Name())
+		}
+	}
+	for _, name := range b.ghosts {
+		delete(n.farewells, name)
+	}
+	return true
+}
+
+// ready returns a notifier that works, and starts one if need be, as often as it
+// takes while there is something for it to do. It returns nil if deliver has to end.
+func (n *notifier) ready(b *batch) *helper {
+	for {
+		h := n.helper.Load()
+		if h != nil && h.isGone() {
+			n.replaced.Add(1)
+			h = nil
+		}
+		var err error
+		if h == nil {
+			if !n.pause(time.Until(n.notBefore)) {
+				return nil
+			}
+			n.backoff = min(max(2*n.backoff, backoffFirst), backoffLast)
+			n.notBefore = time.Now().Add(n.backoff)
+			if h, err = startHelper(n.spawn, n.args); err == nil {
+				n.helper.Store(h)
+			}
+		}
+		if err == nil {
+			if err = h.await(h.ready, n.quit); err == nil {
+				return h
+			}
+			h.kill(n.quit)
+		}
+		if errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		n.late.Store(true)
+		if !n.told {
+			n.told = true
+			n.fs.log.WithField("op", "notify").WithError(err).Warn("no notifier: watchers are not told of changes")
+		}
+		if b == nil && n.rest() {
+			return nil
+		}
+	}
+}
+
+// rest ends deliver if nothing is dirty.
+func (n *notifier) rest() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.busy = len(n.bury)+len(n.order)+len(n.ghosts) > 0
+	return !n.busy
+}
+
+// pause waits, and reports false if the notifier is closed meanwhile.
+func (n *notifier) pause(d time.Duration) bool {
+	timer := time.NewTimer(max(d, 0))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-n.quit:
+		return false
+	}
+}

@@ -1,0 +1,421 @@
+package fsapi
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// asNotifier is the name under which the test binary is its own notifier.
+const asNotifier = "fsapi.test: notifier"
+
+func TestMain(m *testing.M) {
+	if os.Args[0] == asNotifier {
+		if err := RunNotifier(3, os.Args[1:]); err != nil {
+			panic(err)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func spawnTest(conn *os.File, args []string) (*os.Process, error) {
+	return os.StartProcess("/proc/self/exe", append([]string{asNotifier}, args...), &os.ProcAttr{
+		Dir: "/", Files: []*os.File{os.Stderr, os.Stderr, os.Stderr, conn}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+}
+
+// notified mounts a filesystem with a notifier that works.
+func notified(t *testing.T) (*FS, *runtime.Runtime, string) {
+	t.Helper()
+	f, rt := open(t)
+	f.NotifyBy(spawnTest)
+	return f, rt, mounted(t, f, rt)
+}
+
+func mounted(t *testing.T, f *FS, rt *runtime.Runtime) string {
+	t.Helper()
+	mnt := t.TempDir()
+	m, err := f.Serve(rt, mnt)
+	must(t, err)
+	t.Cleanup(func() { unmount(t, f, m) })
+	await(t, "the notifier", func() bool {
+		h := f.notifier.helper.Load()
+		return f.notifier.spawn == nil || h != nil && h.tid.Load() != 0
+	})
+	return mnt
+}
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("gave up after 10 s: waiting for %s", what)
+		}
+	}
+}
+
+// run is a client, which is a process of its own: see size.
+func run(t *testing.T, argv ...string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
+	if ctx.Err() != nil {
+		t.Fatalf("%v hangs", argv)
+	}
+	if err != nil {
+		return fmt.Errorf("%v: %w: %s", argv, err, out)
+	}
+	return nil
+}
+
+// watch returns what inotifywait says of paths, line by line, once it watches.
+func watch(t *testing.T, paths ...string) <-chan string {
+	t.Helper()
+	cmd := exec.Command("inotifywait", append([]string{"-m", "--format", "%w %e %f"}, paths...)...)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	errs, err := cmd.StderrPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	lines := make(chan string, 1000)
+	drained := make(chan struct{})
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-drained
+		_ = cmd.Wait()
+	})
+	said := bufio.NewReader(errs)
+	for {
+		line, err := said.ReadString('\n')
+		if err != nil {
+			t.Fatalf("inotifywait: %v", err)
+		}
+		if strings.HasPrefix(line, "Watches established") {
+			break
+		}
+	}
+	go func() {
+		defer close(drained)
+		defer close(lines)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			lines <- strings.TrimSpace(s.Text())
+		}
+	}()
+	go func() { _, _ = io.Copy(io.Discard, said) }()
+	return lines
+}
+
+// see waits until each of the lines has come.
+func see(t *testing.T, lines <-chan string, want ...string) {
+	t.Helper()
+	timeout := time.After(10 * time.Second)
+	var got []string
+	for len(want) > 0 {
+		select {
+		case line, more := <-lines:
+			if !more {
+				t.Fatalf("inotifywait ended: got %q, want %q", got, want)
+			}
+			got = append(got, line)
+			want = slices.DeleteFunc(want, func(w string) bool { return w == line })
+		case <-timeout:
+			t.Fatalf("got %q, still want %q", got, want)
+		}
+	}
+}
+
+func TestWatchersOfALogAreToldThatItHasGrown(t *testing.T) {
+	f, rt, mnt := notified(t)
+	b, err := rt.Create("x")
+	must(t, err)
+	dir := filepath.Join(mnt, "boxes/x")
+	file, all := watch(t, filepath.Join(dir, "log")), watch(t, dir)
+	f.BoxChanged(b, runtime.FieldLog)
+	see(t, file, filepath.Join(dir, "log")+" MODIFY")
+	see(t, all, dir+"/ MODIFY log")
+}
+
+// What a directory has is told, whether or not anybody ever looked at the file.
+func TestEveryFileOfTheContractIsTold(t *testing.T) {
+	f, rt, mnt := notified(t)
+	b, err := rt.Create("x")
+	must(t, err)
+	dir := filepath.Join(mnt, "boxes/x")
+	lines := watch(t, dir)
+	f.BoxChanged(b, watched|runtime.FieldInfo|runtime.FieldConfig)
+	var want []string
+	for _, name := range []string{"status", "health", "exit_code", "pid", "last_error", "events", "log"} {
+		want = append(want, dir+"/ MODIFY "+name)
+	}
+	see(t, lines, want...)
+	// The others are told when the kernel has them.
+	must(t, run(t, "stat", dir+"/info.json", dir+"/config.yaml"))
+	f.BoxChanged(b, runtime.FieldInfo|runtime.FieldConfig)
+	see(t, lines, dir+"/ MODIFY info.json", dir+"/ MODIFY config.yaml")
+}
+
+// buried removes a box as one that removed itself, and returns how long that was
+// waited for.
+func buried(t *testing.T, f *FS, b *runtime.Box) time.Duration {
+	t.Helper()
+	must(t, b.Remove())
+	began := time.Now()
+	f.BoxRemoved(b, false)
+	return time.Since(began)
+}
+
+func TestABoxThatRemovedItselfIsDeletedForWatchers(t *testing.T) {
+	f, rt, mnt := notified(t)
+	b, err := rt.Create("x")
+	must(t, err)
+	boxes := filepath.Join(mnt, "boxes")
+	lines, file := watch(t, boxes), watch(t, boxes+"/x/status")
+	buried(t, f, b)
+	see(t, lines, boxes+"/ DELETE,ISDIR x")
+	see(t, file, boxes+"/x/status MODIFY", boxes+"/x/status DELETE_SELF")
+	if err := run(t, "stat", boxes+"/x"); err == nil {
+		t.Error("the box is still to be seen")
+	}
+	must(t, run(t, "mkdir", boxes+"/x"))
+	see(t, lines, boxes+"/ CREATE,ISDIR x")
+}
+
+// stop stops the notifier, and returns how it is let go on.
+func stop(t *testing.T, f *FS) (resume func()) {
+	t.Helper()
+	p := f.notifier.helper.Load().proc
+	must(t, p.Signal(syscall.SIGSTOP))
+	await(t, "the notifier to stop", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid))
+		return err == nil && bytes.Contains(stat, []byte(") T "))
+	})
+	return func() {
+		if err := p.Signal(syscall.SIGCONT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Error(err)
+		}
+	}
+}
+
+func (n *notifier) pending() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.busy || len(n.graves) > 0
+}
+
+// The notifier's rmdir may come when another box has the name.
+func TestAGraveIsNeverTakenForABox(t *testing.T) {
+	f, rt, mnt := notified(t)
+	b, err := rt.Create("x")
+	must(t, err)
+	resume := stop(t, f)
+	if took := buried(t, f, b); took < buryBound {
+		t.Errorf("the end of a box is not waited for: %s", took)
+	}
+	// Together, since the machine may be slow once.
+	began := time.Now()
+	for _, name := range []string{"y0", "y1", "y2"} {
+		b, err := rt.Create(name)
+		must(t, err)
+		buried(t, f, b)
+	}
+	if took := time.Since(began); took >= 3*buryBound {
+		t.Errorf("a notifier that is known to hang is waited for %s", took)
+	}
+	boxes := filepath.Join(mnt, "boxes")
+	must(t, run(t, "mkdir", boxes+"/x"))
+	lines := watch(t, boxes)
+	resume()
+	await(t, "the rmdir", func() bool { return !f.notifier.pending() })
+	must(t, run(t, "rmdir", boxes+"/x"))
+	must(t, run(t, "mkdir", boxes+"/z"))
+	for got := []string(nil); ; {
+		line := <-lines
+		if got = append(got, line); line != boxes+"/ CREATE,ISDIR z" {
+			continue
+		}
+		var want []string
+		for _, event := range []string{"DELETE,ISDIR y0", "DELETE,ISDIR y1", "DELETE,ISDIR y2", "DELETE,ISDIR x", "CREATE,ISDIR z"} {
+			want = append(want, boxes+"/ "+event)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("watchers saw %q, not %q", got, want)
+		}
+		return
+	}
+}
+
+// Nobody but the notifier meets graves and ghosts.
+func TestGravesAreSeenByTheNotifierAlone(t *testing.T) {
+	f, rt, mnt := notified(t)
+	b, err := rt.Create("x")
+	must(t, err)
+	resume := stop(t, f)
+	defer resume()
+	buried(t, f, b)
+	for _, argv := range [][]string{{"rmdir", "boxes/x"}, {"stat", "boxes/x"}, {"stat", ghostsName}} {
+		if err := run(t, argv[0], filepath.Join(mnt, argv[1])); err == nil || !strings.Contains(err.Error(), "No such file or directory") {
+			t.Errorf("%v: %v", argv, err)
+		}
+	}
+}
+
+func TestANotifierThatHangsIsReplaced(t *testing.T) {
+	f, rt, mnt := notified(t)
+	b, err := rt.Create("x")
+	must(t, err)
+	status := filepath.Join(mnt, "boxes/x/status")
+	lines := watch(t, status)
+	old := f.notifier.helper.Load()
+	stop(t, f)
+	f.BoxChanged(b, runtime.FieldStatus)
+	see(t, lines, status+" MODIFY")
+	await(t, "the old notifier to be reaped", func() bool {
+		return errors.Is(syscall.Kill(old.proc.Pid, 0), syscall.ESRCH)
+	})
+	if n := f.notifier.replaced.Load(); n != 1 {
+		t.Errorf("replaced %d times", n)
+	}
+}
+
+func TestANotifierThatIsKilledIsReapedAndReplaced(t *testing.T) {
+	f, rt, mnt := notified(t)
+	b, err := rt.Create("x")
+	must(t, err)
+	status := filepath.Join(mnt, "boxes/x/status")
+	lines := watch(t, status)
+	for range 5 {
+		h := f.notifier.helper.Load()
+		must(t, h.proc.Kill())
+		<-h.gone // with nothing to do, too
+		f.BoxChanged(b, runtime.FieldStatus)
+		see(t, lines, status+" MODIFY")
+	}
+}
+
+// A host where none can be started costs neither time nor processor.
+func TestANotifierThatCannotStartIsTriedSeldom(t *testing.T) {
+	f, rt := open(t)
+	tries := make(chan time.Time, 100)
+	f.NotifyBy(func(*os.File, []string) (*os.Process, error) {
+		tries <- time.Now()
+		return nil, syscall.EPERM
+	})
+	mnt := t.TempDir()
+	m, err := f.Serve(rt, mnt)
+	must(t, err)
+	defer unmount(t, f, m)
+	first := <-tries
+	await(t, "it to be given up", func() bool { return !f.notifier.pending() })
+	b, err := rt.Create("x")
+	must(t, err)
+	must(t, run(t, "stat", filepath.Join(mnt, "boxes/x")))
+	f.BoxChanged(b, runtime.FieldStatus)
+	second, third := <-tries, <-tries
+	if second.Sub(first) < backoffFirst || third.Sub(second) < 2*backoffFirst {
+		t.Errorf("tried after %s and %s", second.Sub(first), third.Sub(second))
+	}
+	if !f.notifier.late.Load() {
+		t.Error("it would be waited for")
+	}
+}
+
+// taken returns the paths of a batch, with what is asked of them.
+func taken(b *batch) []string {
+	return strings.Split(strings.TrimSuffix(string(b.message), "\x00"), "\x00")
+}
+
+func TestBatches(t *testing.T) {
+	f, rt := open(t)
+	n := f.notifier
+	n.closed, n.busy = false, true // nobody delivers
+	t.Cleanup(func() { n.closed = true })
+	var boxes []*runtime.Box
+	for i := range batchMax {
+		b, err := rt.Create(fmt.Sprintf("b%02d", i))
+		must(t, err)
+		boxes = append(boxes, b)
+	}
+	x, y := boxes[0], boxes[1]
+	n.mark(x, runtime.FieldEvents|runtime.FieldPID)
+	n.mark(y, runtime.FieldEvents|runtime.FieldStatus)
+	n.mark(x, runtime.FieldEvents|runtime.FieldStatus)
+	if n.merged.Load() != 1 {
+		t.Errorf("merged %d, not 1", n.merged.Load())
+	}
+	if b, more := n.take(false); !more || b.asked != 0 {
+		t.Errorf("taken before it has settled: %q", taken(b))
+	}
+	b, _ := n.take(true)
+	if want := []string{"Tboxes/b00/status", "Tboxes/b01/status", "Tboxes/b00/pid", "Tboxes/b00/events", "Tboxes/b01/events"}; !slices.Equal(taken(b), want) {
+		t.Errorf("took %q, want %q", taken(b), want)
+	}
+	if _, more := n.take(true); more || n.busy {
+		t.Error("what was taken is still dirty")
+	}
+
+	n.busy = true
+	for _, b := range boxes {
+		n.mark(b, runtime.FieldStatus|runtime.FieldPID)
+	}
+	b, _ = n.take(true)
+	urgent, others := 0, 0
+	for _, path := range taken(b) {
+		if strings.HasSuffix(path, "/status") {
+			urgent++
+		} else {
+			others++
+		}
+	}
+	if urgent != batchMax*3/4 || others != batchMax/4 || len(b.message) > messageMax {
+		t.Errorf("a batch with %d urgent and %d others", urgent, others)
+	}
+	all := map[string]int{}
+	for more := true; more; b, more = n.take(true) {
+		for _, path := range taken(b) {
+			all[path]++
+		}
+	}
+	if len(all) != 2*len(boxes) {
+		t.Errorf("%d files were taken, not %d: %v", len(all), 2*len(boxes), all)
+	}
+
+	// A box that is gone has no paths any more, and its end comes before all else.
+	n.busy = true
+	n.mark(x, runtime.FieldStatus)
+	n.mark(y, runtime.FieldStatus)
+	n.dig(x, nil, false)
+	b, _ = n.take(false)
+	if want := []string{"Rboxes/b00"}; !slices.Equal(taken(b), want) {
+		t.Errorf("took %q, want %q", taken(b), want)
+	}
+	b, _ = n.take(true)
+	if want := []string{"Tboxes/b01/status"}; !slices.Equal(taken(b), want) {
+		t.Errorf("took %q, want %q", taken(b), want)
+	}
+}
+
+func TestTheLongestBatchFitsAMessage(t *testing.T) {
+	longest := 0
+	for _, file := range boxFiles {
+		longest = max(longest, len("Tboxes/"+strings.Repeat("x", 64)+"/"+file.name+"\x00"))
+	}
+	// One more may be asked of the last.
+	if n := (batchMax + 1) * longest; n > messageMax {
+		t.Errorf("a batch may have %d bytes, and a message %d", n, messageMax)
+	}
+}
