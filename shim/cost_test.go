@@ -49,7 +49,7 @@ func TestPingWakesOneThread(t *testing.T) {
 	}
 	until(t, "all have come to rest", func() bool {
 		before := switches()
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond)
 		return maps.Equal(switches(), before)
 	})
 	before := switches()

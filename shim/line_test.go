@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -347,11 +349,19 @@ func TestLineIsTakenOver(t *testing.T) {
 func TestLineIsNotEvicted(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
 	l := b.line()
+	var silent *os.File
 	for range 2 * maxConns {
-		defer closeFile(rawConn(t, b))
+		silent = rawConn(t, b)
+		defer closeFile(silent)
 	}
 	l.quiet()
-	time.Sleep(requestTimeoutNs + 100*time.Millisecond) // it has no deadline, unlike those
+	// The line has no deadline, unlike those.
+	if err := silent.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := silent.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("%d, %v", n, err)
+	}
 	l.quiet()
 }
 
@@ -399,12 +409,16 @@ func TestLineWhoseAnswersAreNotRead(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
 	l := b.line()
 	packet := LineCall{Op: LinePing, Seq: 1}.Append(nil)
+	// Nothing else asks the shim meanwhile: it goes the shortest way.
 	for n := 0; ; n++ {
+		// It waits while the shim is behind.
+		out := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLOUT}}
+		if ready := must(retry(func() (int, error) { return unix.Poll(out, int(patience.Milliseconds())) })); ready == 0 || n > 100_000 {
+			t.Fatalf("call %d: there is room for %d more", n, ready)
+		}
 		if err := unix.Send(l.fd, packet, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT); errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 			break
-		} else if errors.Is(err, unix.EAGAIN) {
-			b.ask(Request{Op: OpState}) // the shim is behind
-		} else if err != nil || n > 1_000_000 {
+		} else if err != nil && !errors.Is(err, unix.EAGAIN) {
 			t.Fatalf("call %d: %v", n, err)
 		}
 	}
@@ -507,11 +521,10 @@ func TestLineLogOfAFlood(t *testing.T) {
 func TestLineAndWatchers(t *testing.T) {
 	b := newBox(t, "/bin/sh", "-c", `trap 'echo said' USR1; echo ready; while :; do sleep 0.01; done`).mustStart()
 	b.awaitLog("ready")
-	l := b.line()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	w := must(WatchLog(ctx, b.dir))
-	defer closeFile(w)
+	l := b.line()
 	seq := l.call(LineLog)
 	l.quiet()
 	b.ask(Request{Op: OpSignal, Signal: unix.SIGUSR1})
@@ -521,4 +534,12 @@ func TestLineAndWatchers(t *testing.T) {
 	if a := l.next(); a.Op != LineLog || a.Seq != seq {
 		t.Errorf("%+v", a)
 	}
+	// One goes, the other stays.
+	files := func() int { return len(must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.h.PID)))) }
+	before := files()
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the shim has closed its end", func() bool { return files() < before })
+	l.quiet()
 }

@@ -20,7 +20,7 @@ const (
 	// maxHead bounds the head of an HTTP response, in bytes.
 	maxHead = 64 << 10
 	// bodyWaitNs is how much longer the body of a response may take than its head.
-	bodyWaitNs = 100e6
+	bodyWaitNs = 200e6
 	// statusLen is the length of "HTTP/1.1 200".
 	statusLen = 12
 )

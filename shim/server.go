@@ -102,8 +102,7 @@ func (v *server) evict(s *supervisor) bool {
 // in the same turn finds none.
 func (v *server) serve(s *supervisor, fd int, now int64) {
 	if i := v.find(fd); i >= 0 && !v.answer(s, i, now) {
-		// Its place in the table may be another by now.
-		v.drop(s, v.find(fd))
+		v.drop(s, i)
 	}
 }
 
@@ -117,7 +116,7 @@ func (v *server) find(fd int) int {
 	return -1
 }
 
-// answer reports whether the connection is to be kept.
+// answer reports whether the connection is to be kept. If not it has dropped none.
 func (v *server) answer(s *supervisor, i int, now int64) bool {
 	fd := v.conns[i].fd
 	if fd == v.line.fd {
