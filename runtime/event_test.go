@@ -98,7 +98,10 @@ func TestLastEventIsGivenAndThenTheEnd(t *testing.T) {
 
 func TestSlowReaderCostsNoMoreThanALine(t *testing.T) {
 	rt := testRuntime(t)
-	s := rt.WaitEvent().(*eventStream)
+	s, ok := rt.WaitEvent().(*eventStream)
+	if !ok {
+		t.Fatal("another stream")
+	}
 	defer s.Close()
 	for range eventHistory {
 		rt.emit(nil, "daemon", "")

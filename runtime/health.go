@@ -177,8 +177,6 @@ type check struct {
 	at           time.Time // when the shim was asked
 	late         time.Time // when its answer is
 	held         bool      // no probe is to be made
-	// settled is closed when the shim has begun what it was asked for, or won't.
-	settled chan struct{}
 
 	began    time.Time     // when failures began to be forgiven
 	soon     time.Duration // the interval while it is starting
@@ -340,28 +338,13 @@ func (p *prober) drop(r *run) {
 	p.rt.timers.stop(&c.timer)
 }
 
-// hold keeps the shim of a run from beginning a probe, and returns when it surely
-// does not: a shim that starts a process waits for it, and a frozen one never comes.
+// hold keeps probes from being made while the box is paused: what is under way says
+// nothing any more.
 func (p *prober) hold(r *run) {
 	p.mu.Lock()
-	c := p.checks[r]
-	if c == nil {
-		p.mu.Unlock()
-		return
-	}
-	c.held = true
-	var settled chan struct{}
-	if c.phase == asked && c.r.cfg.Health.kind() == "command" {
-		settled = make(chan struct{})
-		c.settled = settled
-	}
-	p.mu.Unlock()
-	if settled == nil {
-		return
-	}
-	select {
-	case <-settled:
-	case <-time.After(askBound):
+	defer p.mu.Unlock()
+	if c := p.checks[r]; c != nil {
+		c.held = true
 	}
 }
 
@@ -546,7 +529,6 @@ func (p *prober) answered(c *check, a *shim.LineAnswer) {
 		p.outcome(c, &ProbeReport{Healthy: true, Took: time.Since(c.at)})
 	case a.Begun:
 		c.phase = begun
-		c.settle()
 	default:
 		r := a.Result
 		p.outcome(c, &ProbeReport{
@@ -555,16 +537,8 @@ func (p *prober) answered(c *check, a *shim.LineAnswer) {
 	}
 }
 
-func (c *check) settle() {
-	if c.settled != nil {
-		close(c.settled)
-		c.settled = nil
-	}
-}
-
 // over ends the probe that is under way or waits for its turn.
 func (p *prober) over(c *check) {
-	c.settle()
 	switch c.phase {
 	case asked, begun:
 		p.busy--

@@ -143,7 +143,7 @@ func TestProbeURL(t *testing.T) {
 		"http://localhost/\n":           "!is no URL",
 	} {
 		addr, port, request, err := parseProbeURL(text)
-		got := ""
+		var got string
 		if err != nil {
 			got = "!" + err.Error()
 		} else {

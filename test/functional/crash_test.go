@@ -290,8 +290,8 @@ func returns(c *crashed) {
 // waits30 has x wait out a backoff of half a minute.
 func waits30(c *crashed) {
 	c.Helper()
-	text := c.marked("x", script("exit 3", always))
-	c.text = strings.TrimSuffix(text, "\n")
+	text := c.marked("x", script("exit 3"))
+	c.text = strings.TrimSuffix(text+always, "\n")
 	atRest(c.T, c.m, "x", text)
 }
 

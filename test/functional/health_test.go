@@ -169,8 +169,11 @@ func probedByTCP(t *testing.T, s subject) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it is one
-	up(t, s, "x", sleeper+fast(fmt.Sprintf("tcp: %d", port)))
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	up(t, s, "x", sleeper+fast("tcp: "+port))
 	await(t, s, "x", "health", "healthy")
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
@@ -241,10 +244,11 @@ func deaths(t *testing.T, s subject) {
 }
 
 func optedOut(t *testing.T, s subject) {
-	config := "health_check: {disabled: true, command: [touch, " + filepath.Join(s.home().Dir, "probed") + "], interval: 20ms, retries: 7, timeout: 3s, start_period: 5s, on_unhealthy: restart}\n"
-	up(t, s, "x", sleeper+config)
+	checks := "health_check: {disabled: true, command: [touch, " + filepath.Join(s.home().Dir, "probed") + "], interval: 20ms, retries: 7, timeout: 3s, start_period: 5s, on_unhealthy: restart}\n"
+	up(t, s, "x", sleeper+checks)
 	is(t, s, "x", "health", "none", "status", "running")
-	got := info(t, s, "x")["config"].(map[string]any)["health_check"] //nolint:forcetypeassert // it is one
+	config, _ := info(t, s, "x")["config"].(map[string]any)
+	got := config["health_check"]
 	kept := `map[command:[touch ` + filepath.Join(s.home().Dir, "probed") + `] disabled:true http:<nil> interval:20ms on_unhealthy:restart retries:7 start_period:5s tcp:<nil> timeout:3s]`
 	if fmt.Sprint(got) != kept {
 		t.Errorf("settings:\n got %v\nwant %s", got, kept)

@@ -40,11 +40,15 @@ func restartsOf(t *testing.T, s subject, name string) int {
 	return int(n)
 }
 
-// atRest brings a box into a backoff that is as long as any.
+// atRest brings a box whose command exits with 3 into a backoff that is as long as
+// any.
 func atRest(t *testing.T, s subject, name, config string) {
 	t.Helper()
 	up(t, s, name, config)
-	await(t, s, name, "status", "restarting")
+	if got := waits(t, s, name, "stopped"); got != "3" {
+		t.Fatalf("the first run of %s ended with %s", name, got)
+	}
+	must(t, "configure", s.configure(name, config+always))
 	s.shut()
 	editState(t, s, name, func(m map[string]any) { m["restart_at"] = time.Now().Add(time.Hour).Format(time.RFC3339Nano) })
 	s.open()
@@ -148,20 +152,19 @@ func personWins(t *testing.T, s subject) {
 			s.open()
 			is(t, s, "x", "status", "stopped")
 		})
-		must(t, "configure", s.configure("x", script("exit 1")+always))
-		do(t, s, "x", "start")
-		await(t, s, "x", "status", "restarting")
-		do(t, s, "x", line)
-		is(t, s, "x", "status", "stopped", "exit_code", "1", "last_error", "ok")
+		must(t, "remove", s.remove("x"))
+		atRest(t, s, "y", script("exit 3"))
+		do(t, s, "y", line)
+		is(t, s, "y", "status", "stopped", "exit_code", "3", "last_error", "ok")
 		reopened(t, s, func(end func()) {
 			end()
 			s.open()
-			is(t, s, "x", "status", "stopped", "exit_code", "1")
+			is(t, s, "y", "status", "stopped", "exit_code", "3")
 		})
-		if got := waits(t, s, "x", "stopped"); got != "1" {
+		if got := waits(t, s, "y", "stopped"); got != "3" {
 			t.Errorf("wait/stopped: %s", got)
 		}
-		must(t, "remove", s.remove("x"))
+		must(t, "remove", s.remove("y"))
 	}
 	// A SIGTERM to the shim is the same as a stop.
 	up(t, s, "x", sleeper+always)
@@ -171,7 +174,7 @@ func personWins(t *testing.T, s subject) {
 }
 
 func backoffLasts(t *testing.T, s subject) {
-	atRest(t, s, "x", script("exit 3")+always)
+	atRest(t, s, "x", script("exit 3"))
 	is(t, s, "x", "exit_code", "3", "health", "unhealthy", "pid", "-1")
 	n := restartsOf(t, s, "x")
 	reopened(t, s, func(end func()) {
@@ -333,7 +336,7 @@ func comesBack(t *testing.T, s subject) {
 }
 
 func waitsInBackoff(t *testing.T, s subject) {
-	atRest(t, s, "x", script("exit 3")+always)
+	atRest(t, s, "x", script("exit 3"))
 	running, stopped := async(watch(t, s, "x", "running")), async(watch(t, s, "x", "stopped"))
 	if got := waits(t, s, "x", "exit"); got != "3" {
 		t.Errorf("wait/exit: %s", got)
@@ -358,7 +361,8 @@ func waitsInBackoff(t *testing.T, s subject) {
 	}
 	daemon.Await(t, "the box to remove itself", func() bool { return len(s.names()) == 0 })
 
-	atRest(t, s, "y", script("exit 3")+always+"remove_on_exit: true\n")
+	atRest(t, s, "y", script("exit 3"))
+	must(t, "configure", s.configure("y", script("exit 3")+always+"remove_on_exit: true\n"))
 	do(t, s, "y", "stop")
 	daemon.Await(t, "the box to remove itself", func() bool { return len(s.names()) == 0 })
 }

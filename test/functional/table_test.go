@@ -119,7 +119,7 @@ func reach(t *testing.T, s subject, name, state string) {
 		if err := os.RemoveAll(again); err != nil {
 			t.Fatal(err)
 		}
-		atRest(t, s, name, script("[ -e "+again+" ] && exec sleep infinity; touch "+again+"; exit 3", always))
+		atRest(t, s, name, script("[ -e "+again+" ] && exec sleep infinity; touch "+again+"; exit 3"))
 	case "failed":
 		box(t, s, name, "command: [no-such-command]\n")
 		want(t, "start", try(t, s, name, "start"), startFailed)

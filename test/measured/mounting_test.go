@@ -134,7 +134,7 @@ func TestEveryFileShowsItsMode(t *testing.T) {
 		"version": "444", "features": "444", "events": "444", "metrics": "444", "last_error": "444", "wait/event": "444",
 		"boxes/x/config.yaml": "640", "boxes/x/ctl": "200",
 	}
-	for _, f := range []string{"status", "health", "pid", "exit_code", "last_error", "info.json", "stats", "log", "events", "wait/running", "wait/exit", "wait/stopped", "wait/log", "wait/event"} {
+	for _, f := range []string{"status", "health", "pid", "exit_code", "last_error", "info.json", "stats", "log", "events", "wait/running", "wait/healthy", "wait/exit", "wait/stopped", "wait/log", "wait/event"} {
 		modes["boxes/x/"+f] = "444"
 	}
 	for path, mode := range modes {
@@ -499,7 +499,7 @@ func TestMountinfoNamesTheMount(t *testing.T) {
 	if err != nil || len(mounts) != 1 || mounts[0].Type != "fuse.boxlite" {
 		t.Fatalf("mounts: %v, %v", mounts, err)
 	}
-	for _, o := range []string{"default_permissions", "allow_other", "user_id=0", "max_read=131072"} {
+	for _, o := range []string{"default_permissions", "allow_other", "user_id=0", "max_read=16384"} {
 		if !slices.Contains(strings.Split(mounts[0].Options, ","), o) {
 			t.Errorf("options %s lack %s", mounts[0].Options, o)
 		}
