@@ -72,7 +72,7 @@ own_end() {
 	ended x "$pid" "$1"
 	vanished "$pid" || fail "its shim is left: $(grep State "/proc/$pid/status")"
 	rd x/events
-	assert "$(tail -n 2 <<<"$out")" has " reaped pid=$pid outcome=reaped" "its last events"
+	assert "$(tail -n 3 <<<"$out")" has " reaped pid=$pid outcome=reaped" "its last events"
 }
 
 # adopted: the boxes of the table pid are as they were.

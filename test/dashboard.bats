@@ -23,13 +23,13 @@ tables() { grep -c '^BOX' "$W/dash.out"; }
 	local n
 	up x "$SLEEPER"
 	bg dash "$DASHBOARD"
-	await_row "^x +running +[a-z]+ +$(pid_of x) +-1 +[^ ]+ status from=starting to=running"
+	await_row "^x +running +[a-z]+ +$(pid_of x) +-1 +[^ ]+ health from=starting to=healthy"
 	box y
 	await_row '^y +empty +none +-1 +-1 +[^ ]+ created'
 	configure y <<<'command: [sh, -c, "exit 3"]'
 	await_row '^y +configured '
 	ctl y start
-	await_row '^y +stopped +[a-z]+ +-1 +3 +[^ ]+ status .*to=stopped exit_code=3'
+	await_row '^y +stopped +[a-z]+ +-1 +3 +[^ ]+ health from=healthy to=unhealthy'
 	ctl x kill
 	await_row '^x +stopped +[a-z]+ +-1 +137 '
 	ok rmdir "$MNT/boxes/x"

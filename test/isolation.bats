@@ -182,8 +182,8 @@ caps() { sed -n "s/^Cap$1:\t//p" <<<"$out"; }
 @test "a box that is told to sees the control filesystem" {
 	run_script x "mounts: [{source: $MNT/version, target: /mnt}]" <<<'true' || :
 	mkdir "$W/ctl"
-	run_script y "mounts: [{source: $MNT, target: $W/ctl}]" <<<"timeout 5 cat $W/ctl/boxes/y/status"
-	assert "$out" = running "status that the box reads of itself"
+	run_script y "mounts: [{source: $MNT, target: $W/ctl}]" <<<"timeout 5 cat $W/ctl/boxes/y/wait/running"
+	assert "$out" = running "what the box reads of itself"
 }
 
 @test "an unmount on the host reaches the box, and no mount of the box the host" {

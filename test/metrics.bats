@@ -74,11 +74,36 @@ counted() {
 	assert "$(grep ^boxlite_build_info "$W/full")" =~ "^boxlite_build_info\{commit=\"[^\"]+\",goversion=\"go[0-9.]+\",version=\"$(t cut -d' ' -f2 "$MNT/version")\"\} 1$" "build_info"
 }
 
+@test "probes and restarts are counted" {
+	start_daemon
+	scrape before
+	box x $'command: [sh, -c, "exit 3"]\nrestart: {policy: on-failure, max_retries: 2}'
+	ctl x start
+	rd x/wait/stopped
+	counted 'restarts_total{policy="on-failure"} 2' 'starts_total 3' 'stops_total{cause="exit"} 3'
+	up y "$SLEEPER
+health_check: {command: [sh, -c, 'test -e $W/once || { touch $W/once; exit 1; }'], interval: 1h, retries: 1, start_period: 0s, on_unhealthy: restart}"
+	restarted() { grep -q '^restarts 1$' < <(t cat "$MNT/boxes/y/stats"); }
+	await "a restart" 10 restarted
+	rd y/wait/healthy
+	ctl y kill
+	scrape after
+	local line
+	for line in 'restarts_total{policy="unhealthy"} 1' 'stops_total{cause="unhealthy"} 1' 'stops_total{cause="kill"} 1'; do
+		grep -qxF "boxlite_$line" "$W/after" || fail "not counted: $line; but: $(grep -E '_(stops|restarts)_total.* [1-9]' "$W/after")"
+	done
+	grep -q '^boxlite_health_probe_duration_seconds_count{kind="command",outcome="unhealthy"} 1$' "$W/after" || fail "no probe counted"
+	up z "$SLEEPER"$'\nexpire: {after: 50ms}'
+	rd z/wait/stopped
+	scrape after
+	grep -qxF 'boxlite_stops_total{cause="expired"} 1' "$W/after" || fail "no end by time counted"
+}
+
 @test "what happens to a box is counted, once" {
 	local shim cmd ns
 	start_daemon
 	counted
-	up x "$SLEEPER"
+	up x "$SLEEPER"$'\nhealth_check: {disabled: true}'
 	counted 'starts_total 1'
 	ctl x start
 	ctl x pause
@@ -190,8 +215,8 @@ counted() {
 		'configured 1,empty 1,paused 1,running 1,stopped 1' "boxes by state"
 	assert "$(grep ^boxlite_box_info "$W/now")" = 'boxlite_box_info{box="configured",health="none",status="configured"} 1
 boxlite_box_info{box="empty",health="none",status="empty"} 1
-boxlite_box_info{box="pause",health="none",status="paused"} 1
-boxlite_box_info{box="run",health="none",status="running"} 1
+boxlite_box_info{box="pause",health="healthy",status="paused"} 1
+boxlite_box_info{box="run",health="healthy",status="running"} 1
 boxlite_box_info{box="stop",health="none",status="stopped"} 1' "box_info"
 	ctl pause resume
 	ok rmdir "$MNT/boxes/empty"
@@ -253,7 +278,7 @@ YAML
 	lint "$W/now"
 	local labels='label_9="nine",label_a_b="three",label_a_b_2="two",label_a_b_3="one",label_box="mine",label_empty="",label_example_com_owner="Zoë 😀",label_status="mine",label_team="a \"b\" \\ c"'
 	assert "$(grep -F 'box="x"' "$W/now" | sed 's/ [^ ]*$//')" = "boxlite_box_cpu_seconds_total{box=\"x\",$labels}
-boxlite_box_info{box=\"x\",health=\"none\",$labels,status=\"running\"}
+boxlite_box_info{box=\"x\",health=\"healthy\",$labels,status=\"running\"}
 boxlite_box_memory_bytes{box=\"x\",$labels}
 boxlite_box_oom_kills_total{box=\"x\",$labels}
 boxlite_box_pids{box=\"x\",$labels}" "series of x"
@@ -345,7 +370,7 @@ print(starts(text), starts(open(d + "/metrics", "rb").read()))' "$MNT"
 	bg all cat "$MNT/wait/event"
 	await_blocked stopped exit log event all
 	scrape now
-	assert "$(sed -n 's/^boxlite_waiters{file="\(.*\)"} /\1 /p' "$W/now" | paste -sd,)" = 'event 2,exit 1,log 1,running 0,stopped 1' "waiters"
+	assert "$(sed -n 's/^boxlite_waiters{file="\(.*\)"} /\1 /p' "$W/now" | paste -sd,)" = 'event 2,exit 1,healthy 0,log 1,running 0,stopped 1' "waiters"
 	assert "$(value boxlite_fuse_open_files)" = 5 "open files"
 	kill_tree "${PID[exit]}"
 	join exit
@@ -357,7 +382,7 @@ print(starts(text), starts(open(d + "/metrics", "rb").read()))' "$MNT"
 	join stopped
 	join log
 	scrape now
-	assert "$(sed -n 's/^boxlite_waiters{file="\(.*\)"} /\1 /p' "$W/now" | paste -sd,)" = 'event 2,exit 0,log 0,running 0,stopped 0' "waiters after the kill"
+	assert "$(sed -n 's/^boxlite_waiters{file="\(.*\)"} /\1 /p' "$W/now" | paste -sd,)" = 'event 2,exit 0,healthy 0,log 0,running 0,stopped 0' "waiters after the kill"
 	# Two of stopped: the text and its end. One of log, and the events.
 	assert "$(value 'boxlite_fuse_request_duration_seconds_count{operation="wait"}')" -ge $((waits + 5)) "waits"
 	# Two files of metrics since, each read twice to its end at most.
