@@ -396,14 +396,6 @@ func (b *Box) asked(r *run, c Command) error {
 	}
 	r.asking.Lock()
 	defer r.asking.Unlock()
-	if c.Verb == VerbPause {
-		b.rt.prober.hold(r)
-		defer func() {
-			if b.Snapshot().Status != StatusPaused {
-				b.rt.prober.release(r)
-			}
-		}()
-	}
 	reply, err := b.askShim(r, req, askBound)
 	if err == nil && req.Op == shim.OpState {
 		reply.State.Paused, err = b.freeze(r, c.Verb == VerbPause, reply.State)
@@ -437,7 +429,7 @@ func (b *Box) asked(r *run, c Command) error {
 		b.thaw(r) // the stop may have thawed it before it was frozen
 	}
 	if c.Verb == VerbResume {
-		b.rt.prober.release(r)
+		b.rt.prober.soon(r)
 	}
 	return err
 }

@@ -176,7 +176,6 @@ type check struct {
 	seq          uint32
 	at           time.Time // when the shim was asked
 	late         time.Time // when its answer is
-	held         bool      // no probe is to be made
 
 	began    time.Time     // when failures began to be forgiven
 	soon     time.Duration // the interval while it is starting
@@ -286,7 +285,7 @@ func (p *prober) take(events []unix.EpollEvent, buf []byte) (over bool) {
 func (p *prober) watch(b *Box, r *run, adopted bool) {
 	s := b.Snapshot()
 	h := &r.cfg.Health
-	c := &check{b: b, r: r, line: -1, began: s.Started, soon: min(firstInterval, h.Interval), held: s.Status == StatusPaused}
+	c := &check{b: b, r: r, line: -1, began: s.Started, soon: min(firstInterval, h.Interval)}
 	c.timer.fire = func() { p.turn(c) }
 	c.log.fire = func() { p.askLog(c) }
 	now := time.Now()
@@ -331,33 +330,20 @@ func (p *prober) drop(r *run) {
 		return
 	}
 	delete(p.checks, r)
-	c.held = true
 	p.rt.timers.stop(&c.log)
 	p.hangUp(c)
 	p.over(c)
 	p.rt.timers.stop(&c.timer)
 }
 
-// hold keeps probes from being made while the box is paused: what is under way says
-// nothing any more.
-func (p *prober) hold(r *run) {
+// soon makes the next probe of a run due: it was paused, and its health is that of
+// before.
+func (p *prober) soon(r *run) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c := p.checks[r]; c != nil {
-		c.held = true
-	}
-}
-
-// release lets probes be made again.
-func (p *prober) release(r *run) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if c := p.checks[r]; c != nil && c.held {
-		c.held = false
-		if c.phase == idle && !c.due.IsZero() {
-			c.due = time.Now()
-			p.rt.timers.set(&c.timer, c.due)
-		}
+	if c := p.checks[r]; c != nil && c.phase == idle && !c.due.IsZero() {
+		c.due = time.Now()
+		p.rt.timers.set(&c.timer, c.due)
 	}
 }
 
@@ -382,7 +368,7 @@ func (p *prober) turn(c *check) {
 		case !c.due.IsZero():
 			p.rt.timers.set(&c.timer, c.due)
 		}
-	case c.phase == idle && !c.held:
+	case c.phase == idle:
 		p.begin(c)
 	}
 }
@@ -555,9 +541,7 @@ func (p *prober) over(c *check) {
 		next := p.queue[0]
 		p.queue = p.queue[1:]
 		next.phase = idle
-		if !next.held {
-			p.begin(next)
-		}
+		p.begin(next)
 	}
 }
 
@@ -577,33 +561,31 @@ func together(at time.Time, interval time.Duration) time.Time {
 // again sets the next probe so long after the last.
 func (p *prober) again(c *check, after time.Duration) {
 	c.due = together(time.Now().Add(after), after)
-	if !c.held {
-		p.rt.timers.set(&c.timer, c.due)
-	}
+	p.rt.timers.set(&c.timer, c.due)
 }
 
 // outcome takes what came of a probe.
 func (p *prober) outcome(c *check, report *ProbeReport) {
 	h := &c.r.cfg.Health
 	p.over(c)
-	if c.held {
+	snap := c.b.Snapshot()
+	if snap.Status != StatusRunning {
 		p.again(c, h.Interval)
-		return // it was paused meanwhile
+		return // it was paused, or asked to end, meanwhile
 	}
 	report.Kind, report.At = h.kind(), time.Now()
 	p.rt.metrics.probed(report)
 	c.r.probe.Store(report)
-	was := c.b.Snapshot().Health
-	now, after := was, h.Interval
+	now, after := snap.Health, h.Interval
 	if report.Healthy {
 		c.failures, now = 0, HealthHealthy
-	} else if was == HealthStarting && report.At.Sub(c.began) < h.StartPeriod {
-		after = min(c.soon, h.Interval)
-		c.soon *= 2
+	} else if snap.Health == HealthStarting && report.At.Sub(c.began) < h.StartPeriod {
+		after = c.soon
+		c.soon = min(2*c.soon, h.Interval)
 	} else if c.failures++; c.failures >= h.Retries {
 		now = HealthUnhealthy
 	}
-	if now != was {
+	if now != snap.Health {
 		c.b.healthIs(c.r, now, report)
 	}
 	if after == h.Interval && h.pings() && report.At.Before(c.due) {
