@@ -323,7 +323,7 @@ def last_seq():
 
 
 def slow_events(box, file, daemon):
-    keeps = 64 if file == "wait/event" else 1024
+    keeps = 128 if file == "wait/event" else 1024
     file = path(box, file)
     began_at = last_seq()
 
