@@ -624,8 +624,8 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 	if report.Healthy {
 		c.failures, now = 0, HealthHealthy
 	} else if was == HealthStarting && report.At.Sub(c.began) < h.StartPeriod {
-		after = min(c.soon, h.Interval)
-		c.soon *= 2
+		after = c.soon
+		c.soon = min(2*c.soon, h.Interval)
 	} else if c.failures++; c.failures >= h.Retries {
 		now = HealthUnhealthy
 	}
