@@ -179,6 +179,9 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		if t.Status == StatusRestarting {
 			t.Status, t.RestartAt = StatusStopped, time.Time{}
 			waited = true
+			if b.run != nil {
+				b.run.final = true
+			}
 			remove = b.ranWith(t.Config).RemoveOnExit && !t.Restarting
 		}
 		if !t.Status.Active() {

@@ -139,6 +139,7 @@ func (b *Box) noteStop(r *run) error {
 	defer b.save.Unlock()
 	defer b.saveSoon()
 	return b.saveNow(loose, func(s *stateRecord) {
+		s.RestartAt = time.Time{}
 		switch {
 		case r != nil:
 			s.Asked = r.id

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -156,5 +157,58 @@ func TestProbeURL(t *testing.T) {
 		if got != want {
 			t.Errorf("%s: %q, not %q", text, got, want)
 		}
+	}
+}
+
+func TestStopInABackoffIsNotUndoneByTheRecordOfTheEnd(t *testing.T) {
+	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
+	var err error
+	b.rt.oom, err = newOOMWatch(false)
+	must(t, err)
+	t.Cleanup(func() { must(t, b.rt.oom.close()) })
+	busy, told, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go b.rt.ends.keep(func() { close(told); <-busy })
+	<-told
+	go func() {
+		b.ended(r, reaper.Exit{Code: 1, At: time.Now()})
+		close(ended)
+	}()
+	<-r.done
+	if s := b.Snapshot().Status; s != StatusRestarting {
+		t.Fatalf("status %s", s)
+	}
+	done, err := b.Do(By{}, Command{Verb: VerbKill})
+	must(t, err)
+	must(t, done.Wait(t.Context()))
+	b.rt.work.Wait()
+	close(busy)
+	<-ended
+	b.rt.work.Wait()
+	rec, err := load(b.dir, stateFile, decodeState)
+	must(t, err)
+	if !rec.RestartAt.IsZero() || rec.Asked != r.id || rec.LastRun != r.id {
+		t.Errorf("on record: %+v", rec)
+	}
+}
+
+func TestKillOfARestartIsNotUndoneByTheBackoffBeforeIt(t *testing.T) {
+	b, first := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
+	b.save.Lock()
+	must(t, b.saveNow(loose, func(s *stateRecord) {
+		s.LastRun, s.Status, s.RestartAt = first.id, StatusStopped, time.Now()
+	}))
+	b.save.Unlock()
+	// The daemon may die before the shim of this one is on record.
+	second := newRun(2, "second", first.cfg, nil)
+	second.final = true
+	b.mu.Lock()
+	b.run = second
+	b.mu.Unlock()
+	must(t, b.noteStop(second))
+	b.rt.work.Wait()
+	rec, err := load(b.dir, stateFile, decodeState)
+	must(t, err)
+	if !rec.RestartAt.IsZero() || rec.Asked != second.id {
+		t.Errorf("on record: %+v", rec)
 	}
 }
