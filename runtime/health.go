@@ -292,6 +292,9 @@ func (p *prober) watch(b *Box, r *run, adopted bool) {
 	c.timer.fire = func() { p.turn(c) }
 	c.log.fire = func() { p.askLog(c) }
 	now := time.Now()
+	if c.began.After(now) {
+		c.began = now // the clock was set back since an earlier daemon started it
+	}
 	switch {
 	case h.Disabled:
 	case h.pings() && s.Health == HealthHealthy:
@@ -597,7 +600,8 @@ func (p *prober) skip(c *check) {
 // due at once: each wake-up costs more than a ping.
 func together(at time.Time, interval time.Duration) time.Time {
 	slack := max(interval/32, 1)
-	return at.Truncate(slack).Add(slack)
+	// Truncate takes the reading of the monotonic clock away, Add keeps it.
+	return at.Add(at.Truncate(slack).Sub(at) + slack)
 }
 
 // again sets the next probe so long after the last.
