@@ -39,6 +39,9 @@ type Command struct {
 	Signal syscall.Signal
 	// because replaces the verb as the cause of the end in the metrics.
 	because string
+	// only is the run that a stop is for: it does nothing to another, to a backoff, or
+	// to an end that somebody has asked for.
+	only *run
 }
 
 // cause names the command as what ended a run.
@@ -170,6 +173,9 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		}
 		if t.Status == StatusUnknown {
 			return b.lookAgain()
+		}
+		if c.only != nil && (b.run != c.only || !t.Status.Active() || t.Status == StatusStopping) {
+			return ErrCanceled
 		}
 		b.stops++
 		stops = b.stops

@@ -118,8 +118,8 @@ func (b *Box) bounce(r *run) {
 	if busy {
 		return
 	}
-	_, _, err := b.stop(fmt.Sprintf("by=0:%d restart reason=unhealthy", os.Getpid()), Command{Verb: VerbStop, because: causeUnhealthy})
-	if err != nil {
+	_, _, err := b.stop(fmt.Sprintf("by=0:%d restart reason=unhealthy", os.Getpid()), Command{Verb: VerbStop, because: causeUnhealthy, only: r})
+	if err != nil && !errors.Is(err, ErrCanceled) {
 		b.log("health").WithError(err).Warn("unhealthy, and not restarted")
 		return
 	}

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -210,5 +211,39 @@ func TestKillOfARestartIsNotUndoneByTheBackoffBeforeIt(t *testing.T) {
 	must(t, err)
 	if !rec.RestartAt.IsZero() || rec.Asked != second.id {
 		t.Errorf("on record: %+v", rec)
+	}
+}
+
+func TestOnlyTheRunThatIsUnhealthyIsStopped(t *testing.T) {
+	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}, Health: HealthCheck{OnUnhealthy: "restart"}})
+	becomes(t, b, StatusRestarting, HealthUnhealthy)
+	b.bounce(r)
+	if s := b.Snapshot().Status; s != StatusRestarting {
+		t.Errorf("a run that had ended when it was to be stopped for its health: the box is %s", s)
+	}
+}
+
+func TestOnlyTheRunThatHasExpiredIsStopped(t *testing.T) {
+	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
+	becomes(t, b, StatusRestarting, HealthUnhealthy)
+	for _, run := range []*run{r, newRun(0, "earlier", r.cfg, nil)} {
+		if _, _, err := b.stop("", Command{Verb: VerbStop, because: causeExpired, only: run}); !errors.Is(err, ErrCanceled) {
+			t.Errorf("stop of run %d: %v", run.n, err)
+		}
+	}
+	if s := b.Snapshot().Status; s != StatusRestarting {
+		t.Errorf("the box is %s", s)
+	}
+}
+
+func TestUnhealthyRunDoesNotOvertakeAPersonsRestart(t *testing.T) {
+	b, r := running(t, &Config{})
+	must(t, b.update("test", func(x *tx) error {
+		b.stops, x.Status, x.Restarting = 1, StatusStopping, true
+		return nil
+	}))
+	b.bounce(r)
+	if s := b.Snapshot(); b.stops != 1 || !s.Restarting {
+		t.Errorf("stops: %d, restarting: %t", b.stops, s.Restarting)
 	}
 }
