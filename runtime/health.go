@@ -121,7 +121,7 @@ func (r *run) left(v *ending, rec *shim.ExitRecord, stopping bool) Health {
 	switch {
 	case r.cfg.Health.Disabled:
 		return HealthNone
-	case r.bounced:
+	case r.bounced && !r.final:
 		return HealthUnhealthy
 	case stopping, v.code == 0, r.failure != nil && !r.again, rec != nil && rec.StoppedBy != "":
 		return HealthNone
@@ -177,6 +177,7 @@ type check struct {
 	at           time.Time // when the shim was asked
 	late         time.Time // when its answer is
 	held         bool      // no probe is to be made
+	disturbed    bool      // there was a pause in the middle of the one under way
 	// settled is closed when the shim has begun what it was asked for, or won't.
 	settled chan struct{}
 
@@ -288,7 +289,7 @@ func (p *prober) take(events []unix.EpollEvent, buf []byte) (over bool) {
 func (p *prober) watch(b *Box, r *run, adopted bool) {
 	s := b.Snapshot()
 	h := &r.cfg.Health
-	c := &check{b: b, r: r, line: -1, began: s.Started, soon: min(firstInterval, h.Interval), held: s.Status == StatusPaused}
+	c := &check{b: b, r: r, line: -1, began: s.Started, soon: min(firstInterval, h.Interval)}
 	c.timer.fire = func() { p.turn(c) }
 	c.log.fire = func() { p.askLog(c) }
 	now := time.Now()
@@ -310,6 +311,7 @@ func (p *prober) watch(b *Box, r *run, adopted bool) {
 	if p.closed {
 		return
 	}
+	c.held = b.Snapshot().Status == StatusPaused // now: a release comes after the end of the pause was said
 	p.checks[r] = c
 	p.rt.timers.set(&c.timer, c.next(now.Add(lineDelay)))
 }
@@ -353,6 +355,7 @@ func (p *prober) hold(r *run) {
 		return
 	}
 	c.held = true
+	c.disturbed = c.phase == asked || c.phase == begun
 	var settled chan struct{}
 	if c.phase == asked && c.r.cfg.Health.kind() == "command" {
 		settled = make(chan struct{})
@@ -419,7 +422,7 @@ func (p *prober) begin(c *check) {
 		return
 	}
 	p.busy++
-	c.phase, c.at = asked, time.Now()
+	c.phase, c.at, c.disturbed = asked, time.Now(), false
 	c.seq++
 	h := &c.r.cfg.Health
 	call := shim.LineCall{Op: shim.LinePing, Seq: c.seq}
@@ -616,9 +619,9 @@ func (p *prober) again(c *check, after time.Duration) {
 func (p *prober) outcome(c *check, report *ProbeReport) {
 	h := &c.r.cfg.Health
 	p.over(c)
-	if c.held {
+	if c.held || c.disturbed && !report.Healthy {
 		p.again(c, h.Interval)
-		return // it was paused meanwhile
+		return // its time went on while it was paused
 	}
 	report.Kind, report.At = h.kind(), time.Now()
 	p.rt.metrics.probed(report)

@@ -10,6 +10,7 @@ func running(t *testing.T, cfg *Config) (*Box, *run) {
 	t.Helper()
 	b, err := testRuntime(t).Create("b")
 	must(t, err)
+	t.Cleanup(b.rt.work.Wait)
 	r := newRun(1, "id", cfg, nil)
 	close(r.forked)
 	close(r.launched)
@@ -40,5 +41,41 @@ func TestProbesOfALongStartPeriodKeepTheirInterval(t *testing.T) {
 		if wait := time.Until(p.checks[r].due); wait <= 0 {
 			t.Fatalf("after failure %d the next probe is due in %s", i+1, wait)
 		}
+	}
+}
+
+func TestProbeThatWasPausedDoesNotFail(t *testing.T) {
+	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
+	p := b.rt.prober
+	p.watch(b, r, false)
+	p.mu.Lock()
+	c := p.checks[r]
+	c.phase = begun
+	p.busy++
+	p.mu.Unlock()
+	p.hold(r)
+	p.release(r)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.outcome(c, &ProbeReport{ExitCode: 1, TimedOut: true})
+	if h := b.Snapshot().Health; h != HealthHealthy {
+		t.Errorf("health is %s", h)
+	}
+	c.phase, c.disturbed = begun, false // as begin does
+	p.busy++
+	p.outcome(c, &ProbeReport{ExitCode: 1})
+	if h := b.Snapshot().Health; h != HealthUnhealthy || p.busy != 0 {
+		t.Errorf("after the next failure health is %s, %d under way", h, p.busy)
+	}
+}
+
+func TestABoxThatIsStoppedWhileItIsRestartedForItsHealthHasNone(t *testing.T) {
+	r := &run{cfg: &Config{}, bounced: true}
+	if h := r.left(&ending{code: 143}, nil, true); h != HealthUnhealthy {
+		t.Errorf("restarted: %s", h)
+	}
+	r.final = true
+	if h := r.left(&ending{code: 143}, nil, true); h != HealthNone {
+		t.Errorf("stopped: %s", h)
 	}
 }
