@@ -39,6 +39,9 @@ type Command struct {
 	Signal syscall.Signal
 	// because replaces the verb as the cause of the end in the metrics.
 	because string
+	// only is the run that a stop is for: it does nothing to another, to a backoff, or
+	// to an end that somebody has asked for.
+	only *run
 }
 
 // cause names the command as what ended a run.
@@ -171,6 +174,9 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		if t.Status == StatusUnknown {
 			return b.lookAgain()
 		}
+		if c.only != nil && (b.run != c.only || !t.Status.Active() || t.Status == StatusStopping) {
+			return ErrCanceled
+		}
 		b.stops++
 		stops = b.stops
 		t.LastError = "ok"
@@ -179,6 +185,9 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		if t.Status == StatusRestarting {
 			t.Status, t.RestartAt = StatusStopped, time.Time{}
 			waited = true
+			if b.run != nil {
+				b.run.final = true
+			}
 			remove = b.ranWith(t.Config).RemoveOnExit && !t.Restarting
 		}
 		if !t.Status.Active() {

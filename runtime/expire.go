@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -76,7 +77,7 @@ func (b *Box) expire(r *run, key string) {
 	if over {
 		return
 	}
-	if _, _, err := b.stop(fmt.Sprintf("by=0:%d stop reason=%s", os.Getpid(), key), Command{Verb: VerbStop, because: causeExpired}); err != nil {
+	if _, _, err := b.stop(fmt.Sprintf("by=0:%d stop reason=%s", os.Getpid(), key), Command{Verb: VerbStop, because: causeExpired, only: r}); err != nil && !errors.Is(err, ErrCanceled) {
 		b.log("expire").WithError(err).Error("expired, and cannot be stopped")
 	}
 }

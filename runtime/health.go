@@ -121,7 +121,7 @@ func (r *run) left(v *ending, rec *shim.ExitRecord, stopping bool) Health {
 	switch {
 	case r.cfg.Health.Disabled:
 		return HealthNone
-	case r.bounced:
+	case r.bounced && !r.final:
 		return HealthUnhealthy
 	case stopping, v.code == 0, r.failure != nil && !r.again, rec != nil && rec.StoppedBy != "":
 		return HealthNone
@@ -176,6 +176,7 @@ type check struct {
 	seq          uint32
 	at           time.Time // when the shim was asked
 	late         time.Time // when its answer is
+	disturbed    bool      // there was a pause in the middle of the one under way
 
 	began    time.Time     // when failures began to be forgiven
 	soon     time.Duration // the interval while it is starting
@@ -289,6 +290,9 @@ func (p *prober) watch(b *Box, r *run, adopted bool) {
 	c.timer.fire = func() { p.turn(c) }
 	c.log.fire = func() { p.askLog(c) }
 	now := time.Now()
+	if c.began.After(now) {
+		c.began = now // the clock was set back since an earlier daemon started it
+	}
 	switch {
 	case h.Disabled:
 	case h.pings() && s.Health == HealthHealthy:
@@ -336,14 +340,19 @@ func (p *prober) drop(r *run) {
 	p.rt.timers.stop(&c.timer)
 }
 
-// soon makes the next probe of a run due: it was paused, and its health is that of
-// before.
+// soon makes the next probe of a run due that was paused: its health is that of
+// before. One that is under way may have failed of the pause.
 func (p *prober) soon(r *run) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c := p.checks[r]; c != nil && c.phase == idle && !c.due.IsZero() {
+	c := p.checks[r]
+	switch {
+	case c == nil || c.due.IsZero():
+	case c.phase == idle:
 		c.due = time.Now()
 		p.rt.timers.set(&c.timer, c.due)
+	default:
+		c.disturbed = true
 	}
 }
 
@@ -385,7 +394,7 @@ func (p *prober) begin(c *check) {
 		return
 	}
 	p.busy++
-	c.phase, c.at = asked, time.Now()
+	c.phase, c.at, c.disturbed = asked, time.Now(), false
 	c.seq++
 	h := &c.r.cfg.Health
 	call := shim.LineCall{Op: shim.LinePing, Seq: c.seq}
@@ -548,14 +557,26 @@ func (p *prober) over(c *check) {
 // skip gives up a probe of which nothing can be concluded.
 func (p *prober) skip(c *check) {
 	p.over(c)
+	if c.b.Snapshot().Health == HealthStarting {
+		p.again(c, c.sooner())
+		return
+	}
 	p.again(c, c.r.cfg.Health.Interval)
+}
+
+// sooner is the time to the next probe while the box is starting.
+func (c *check) sooner() time.Duration {
+	d := c.soon
+	c.soon = min(2*d, c.r.cfg.Health.Interval)
+	return d
 }
 
 // together moves a time so that what is due at nearly the same time, at an interval, is
 // due at once: each wake-up costs more than a ping.
 func together(at time.Time, interval time.Duration) time.Time {
 	slack := max(interval/32, 1)
-	return at.Truncate(slack).Add(slack)
+	// Truncate takes the reading of the monotonic clock away, Add keeps it.
+	return at.Add(at.Truncate(slack).Sub(at) + slack)
 }
 
 // again sets the next probe so long after the last.
@@ -569,9 +590,9 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 	h := &c.r.cfg.Health
 	p.over(c)
 	snap := c.b.Snapshot()
-	if snap.Status != StatusRunning {
+	if snap.Status != StatusRunning || c.disturbed && !report.Healthy {
 		p.again(c, h.Interval)
-		return // it was paused, or asked to end, meanwhile
+		return // it is paused or asked to end, or was paused meanwhile
 	}
 	report.Kind, report.At = h.kind(), time.Now()
 	p.rt.metrics.probed(report)
@@ -580,8 +601,7 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 	if report.Healthy {
 		c.failures, now = 0, HealthHealthy
 	} else if snap.Health == HealthStarting && report.At.Sub(c.began) < h.StartPeriod {
-		after = c.soon
-		c.soon = min(2*c.soon, h.Interval)
+		after = c.sooner()
 	} else if c.failures++; c.failures >= h.Retries {
 		now = HealthUnhealthy
 	}

@@ -118,8 +118,8 @@ func (b *Box) bounce(r *run) {
 	if busy {
 		return
 	}
-	_, _, err := b.stop(fmt.Sprintf("by=0:%d restart reason=unhealthy", os.Getpid()), Command{Verb: VerbStop, because: causeUnhealthy})
-	if err != nil {
+	_, _, err := b.stop(fmt.Sprintf("by=0:%d restart reason=unhealthy", os.Getpid()), Command{Verb: VerbStop, because: causeUnhealthy, only: r})
+	if err != nil && !errors.Is(err, ErrCanceled) {
 		b.log("health").WithError(err).Warn("unhealthy, and not restarted")
 		return
 	}
@@ -139,6 +139,7 @@ func (b *Box) noteStop(r *run) error {
 	defer b.save.Unlock()
 	defer b.saveSoon()
 	return b.saveNow(loose, func(s *stateRecord) {
+		s.RestartAt = time.Time{}
 		switch {
 		case r != nil:
 			s.Asked = r.id

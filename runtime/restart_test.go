@@ -1,10 +1,12 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -155,6 +157,126 @@ func TestProbeURL(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("%s: %q, not %q", text, got, want)
+		}
+	}
+}
+
+func TestStopInABackoffIsNotUndoneByTheRecordOfTheEnd(t *testing.T) {
+	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
+	var err error
+	b.rt.oom, err = newOOMWatch(false)
+	must(t, err)
+	t.Cleanup(func() { must(t, b.rt.oom.close()) })
+	busy, told, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go b.rt.ends.keep(func() { close(told); <-busy })
+	<-told
+	go func() {
+		b.ended(r, reaper.Exit{Code: 1, At: time.Now()})
+		close(ended)
+	}()
+	<-r.done
+	if s := b.Snapshot().Status; s != StatusRestarting {
+		t.Fatalf("status %s", s)
+	}
+	done, err := b.Do(By{}, Command{Verb: VerbKill})
+	must(t, err)
+	must(t, done.Wait(t.Context()))
+	b.rt.work.Wait()
+	close(busy)
+	<-ended
+	b.rt.work.Wait()
+	rec, err := load(b.dir, stateFile, decodeState)
+	must(t, err)
+	if !rec.RestartAt.IsZero() || rec.Asked != r.id || rec.LastRun != r.id {
+		t.Errorf("on record: %+v", rec)
+	}
+}
+
+func TestKillOfARestartIsNotUndoneByTheBackoffBeforeIt(t *testing.T) {
+	b, first := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
+	b.save.Lock()
+	must(t, b.saveNow(loose, func(s *stateRecord) {
+		s.LastRun, s.Status, s.RestartAt = first.id, StatusStopped, time.Now()
+	}))
+	b.save.Unlock()
+	// The daemon may die before the shim of this one is on record.
+	second := newRun(2, "second", first.cfg, nil)
+	second.final = true
+	b.mu.Lock()
+	b.run = second
+	b.mu.Unlock()
+	must(t, b.noteStop(second))
+	b.rt.work.Wait()
+	rec, err := load(b.dir, stateFile, decodeState)
+	must(t, err)
+	if !rec.RestartAt.IsZero() || rec.Asked != second.id {
+		t.Errorf("on record: %+v", rec)
+	}
+}
+
+func TestOnlyTheRunThatIsUnhealthyIsStopped(t *testing.T) {
+	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}, Health: HealthCheck{OnUnhealthy: "restart"}})
+	becomes(t, b, StatusRestarting, HealthUnhealthy)
+	b.bounce(r)
+	if s := b.Snapshot().Status; s != StatusRestarting {
+		t.Errorf("a run that had ended when it was to be stopped for its health: the box is %s", s)
+	}
+}
+
+func TestOnlyTheRunThatHasExpiredIsStopped(t *testing.T) {
+	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
+	becomes(t, b, StatusRestarting, HealthUnhealthy)
+	for _, run := range []*run{r, newRun(0, "earlier", r.cfg, nil)} {
+		if _, _, err := b.stop("", Command{Verb: VerbStop, because: causeExpired, only: run}); !errors.Is(err, ErrCanceled) {
+			t.Errorf("stop of run %d: %v", run.n, err)
+		}
+	}
+	if s := b.Snapshot().Status; s != StatusRestarting {
+		t.Errorf("the box is %s", s)
+	}
+}
+
+func TestUnhealthyRunDoesNotOvertakeAPersonsRestart(t *testing.T) {
+	b, r := running(t, &Config{})
+	must(t, b.update("test", func(x *tx) error {
+		b.stops, x.Status, x.Restarting = 1, StatusStopping, true
+		return nil
+	}))
+	b.bounce(r)
+	if s := b.Snapshot(); b.stops != 1 || !s.Restarting {
+		t.Errorf("stops: %d, restarting: %t", b.stops, s.Restarting)
+	}
+}
+
+func TestBackoffIsNoLongerThanItsBoundWhateverTheRecordSays(t *testing.T) {
+	b, _ := running(t, &Config{})
+	b.rt.ready.Store(true)
+	must(t, b.update("test", func(x *tx) error {
+		x.Status, x.RestartAt = StatusRestarting, time.Now().Add(24*time.Hour)
+		return nil
+	}))
+	b.awaitRestart()
+	if wait := time.Until(b.restartTimer.at); wait > backoffMost || wait < backoffMost-time.Minute {
+		t.Errorf("the restart is due in %s", wait)
+	}
+}
+
+func TestFailuresCountOnlyInARow(t *testing.T) {
+	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, Retries: 2, Timeout: time.Second}})
+	p := b.rt.prober
+	p.watch(b, r, false)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, c := range []struct {
+		healthy bool
+		want    Health
+	}{
+		{false, HealthHealthy}, {true, HealthHealthy}, {false, HealthHealthy}, {true, HealthHealthy},
+		{false, HealthHealthy}, {false, HealthUnhealthy}, {false, HealthUnhealthy}, {true, HealthHealthy}, {false, HealthHealthy},
+	} {
+		p.outcome(p.checks[r], &ProbeReport{Healthy: c.healthy})
+		if got := b.Snapshot().Health; got != c.want {
+			t.Errorf("probe %d: %s, not %s", i, got, c.want)
 		}
 	}
 }

@@ -38,8 +38,12 @@ func newTimers() (*timers, error) {
 	return &timers{fd: fd}, nil
 }
 
-// set makes t fire at a moment, and at no other.
+// set makes t fire at a moment, and at no other. That is counted by the monotonic
+// clock from now on: else all that is behind one in the queue waits for it when the
+// clock is set back.
 func (q *timers) set(t *timer, at time.Time) {
+	now := time.Now()
+	at = now.Add(at.Sub(now))
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {

@@ -65,3 +65,18 @@ func TestTimerCanBeSetWhenItFires(t *testing.T) {
 		t.Fatal("it does not go on")
 	}
 }
+
+func TestTimersKeepToTheMonotonicClock(t *testing.T) {
+	// A time without a reading of it prints no "m=", and moves when the clock is set.
+	steady := func(at time.Time) bool { return at != at.Round(0) }
+	if at := together(time.Now().Add(time.Second), time.Second); !steady(at) {
+		t.Errorf("a probe is due at %s", at)
+	}
+	q := testRuntime(t).timers
+	var x timer
+	x.fire = func() {}
+	q.set(&x, time.Now().Add(time.Hour).Round(0))
+	if !steady(x.at) {
+		t.Errorf("a timer was set to %s", x.at)
+	}
+}

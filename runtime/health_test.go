@@ -1,0 +1,80 @@
+package runtime
+
+import (
+	"testing"
+	"time"
+)
+
+// running makes a box whose run goes on, without a shim.
+func running(t *testing.T, cfg *Config) (*Box, *run) {
+	t.Helper()
+	b, err := testRuntime(t).Create("b")
+	must(t, err)
+	t.Cleanup(b.rt.work.Wait)
+	r := newRun(1, "id", cfg, nil)
+	close(r.forked)
+	close(r.launched)
+	r.began.complete(nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.run = r
+	s := *b.Snapshot()
+	s.Status, s.Health, s.run, s.Config, s.Started = StatusRunning, HealthHealthy, r, cfg, time.Now()
+	b.publish(&s, time.Now())
+	return b, r
+}
+
+func becomes(t *testing.T, b *Box, status Status, health Health) {
+	t.Helper()
+	must(t, b.update("test", func(x *tx) error { x.Status, x.Health = status, health; return nil }))
+}
+
+func TestProbesOfALongStartPeriodKeepTheirInterval(t *testing.T) {
+	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, StartPeriod: 24 * time.Hour, Retries: 3, Timeout: time.Second}})
+	becomes(t, b, StatusRunning, HealthStarting)
+	p := b.rt.prober
+	p.watch(b, r, false)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range 100 {
+		p.outcome(p.checks[r], &ProbeReport{ExitCode: 1})
+		if wait := time.Until(p.checks[r].due); wait <= 0 {
+			t.Fatalf("after failure %d the next probe is due in %s", i+1, wait)
+		}
+	}
+}
+
+func TestProbeThatWasPausedDoesNotFail(t *testing.T) {
+	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
+	p := b.rt.prober
+	p.watch(b, r, false)
+	p.mu.Lock()
+	c := p.checks[r]
+	c.phase = begun
+	p.busy++
+	p.mu.Unlock()
+	p.soon(r)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.outcome(c, &ProbeReport{ExitCode: 1, TimedOut: true})
+	if h := b.Snapshot().Health; h != HealthHealthy {
+		t.Errorf("health is %s", h)
+	}
+	c.phase, c.disturbed = begun, false // as begin does
+	p.busy++
+	p.outcome(c, &ProbeReport{ExitCode: 1})
+	if h := b.Snapshot().Health; h != HealthUnhealthy || p.busy != 0 {
+		t.Errorf("after the next failure health is %s, %d under way", h, p.busy)
+	}
+}
+
+func TestABoxThatIsStoppedWhileItIsRestartedForItsHealthHasNone(t *testing.T) {
+	r := &run{cfg: &Config{}, bounced: true}
+	if h := r.left(&ending{code: 143}, nil, true); h != HealthUnhealthy {
+		t.Errorf("restarted: %s", h)
+	}
+	r.final = true
+	if h := r.left(&ending{code: 143}, nil, true); h != HealthNone {
+		t.Errorf("stopped: %s", h)
+	}
+}
