@@ -78,3 +78,23 @@ func TestABoxThatIsStoppedWhileItIsRestartedForItsHealthHasNone(t *testing.T) {
 		t.Errorf("stopped: %s", h)
 	}
 }
+
+func TestFailuresCountOnlyInARow(t *testing.T) {
+	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, Retries: 2, Timeout: time.Second}})
+	p := b.rt.prober
+	p.watch(b, r, false)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, c := range []struct {
+		healthy bool
+		want    Health
+	}{
+		{false, HealthHealthy}, {true, HealthHealthy}, {false, HealthHealthy}, {true, HealthHealthy},
+		{false, HealthHealthy}, {false, HealthUnhealthy}, {false, HealthUnhealthy}, {true, HealthHealthy}, {false, HealthHealthy},
+	} {
+		p.outcome(p.checks[r], &ProbeReport{Healthy: c.healthy})
+		if got := b.Snapshot().Health; got != c.want {
+			t.Errorf("probe %d: %s, not %s", i, got, c.want)
+		}
+	}
+}
