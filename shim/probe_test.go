@@ -369,8 +369,8 @@ func TestProbeThatCannotBeStarted(t *testing.T) {
 		argv string
 		want ProbeResult
 	}{
-		"not found":       {"foo", ProbeResult{Code: 127, Reason: `command "foo" not found in PATH ` + search[5:] + " (step lookup)"}},
-		"out of reach":    {"inside", ProbeResult{Code: 127, Reason: `command "inside" not found in PATH ` + search[5:] + " (step lookup)"}},
+		"not found":       {"foo", ProbeResult{Code: 127, Reason: cut(`command "foo" not found in PATH `+search[5:]+" (step lookup)", maxReason)}},
+		"out of reach":    {"inside", ProbeResult{Code: 127, Reason: cut(`command "inside" not found in PATH `+search[5:]+" (step lookup)", maxReason)}},
 		"no such file":    {"/no/such", ProbeResult{Code: 127, Reason: `command "/no/such" not found (step lookup)`}},
 		"below a file":    {"/etc/passwd/x", ProbeResult{Code: 127, Reason: `command "/etc/passwd/x" not found (step lookup)`}},
 		"no interpreter":  {noInterpreter, ProbeResult{Code: 127, Reason: `command "` + noInterpreter + `" not found (step lookup)`}},
