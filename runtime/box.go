@@ -35,7 +35,7 @@ type Box struct {
 	restartTimer timer
 	// active is when somebody last showed that the box is wanted, in nanoseconds
 	// since 1970; see expire.idle.
-	active, activeSaved atomic.Int64
+	active atomic.Int64
 
 	// holders are those who still read in the directory after a removal.
 	holders sync.WaitGroup

@@ -9,18 +9,11 @@ import (
 
 // keepAlive notes that somebody wants the box: a command does, and so does Touch.
 func (b *Box) keepAlive() {
-	now := time.Now().UnixNano()
-	b.active.Store(now)
-	// For the next daemon, but not each of a thousand in a second.
-	if c := b.Snapshot().Config; c != nil && c.Expire.Idle > 0 && now-b.activeSaved.Load() > int64(c.Expire.Idle/keepAliveShare) {
-		b.activeSaved.Store(now)
-		b.saveSoon()
+	b.active.Store(time.Now().UnixNano())
+	if c := b.Snapshot().Config; c != nil && c.Expire.Idle > 0 {
+		b.saveSoon() // for the next daemon
 	}
 }
-
-// keepAliveShare is the part of expire.idle by which a daemon that finds the box
-// after a crash may be wrong.
-const keepAliveShare = 32
 
 // Touch keeps a box alive that expires when it is idle.
 func (b *Box) Touch() error {

@@ -175,9 +175,6 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	for _, b := range rt.Boxes() {
 		if r := b.Snapshot().run; r != nil {
 			r.unguard()
-			if r.cfg.Expire.Idle > 0 {
-				b.saveSoon() // when it was used last
-			}
 		}
 	}
 	rt.workMu.Lock()
