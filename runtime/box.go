@@ -40,7 +40,7 @@ type Box struct {
 	// holders are those who still read in the directory after a removal.
 	holders sync.WaitGroup
 
-	booted bool // under mu: the machine was booted since its last run, which another daemon saw end
+	booted bool // under mu: the machine was booted since the run that another daemon began last
 
 	look sync.Mutex // one look at an unknown box at a time; see reconsider
 
