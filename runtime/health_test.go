@@ -10,7 +10,12 @@ func running(t *testing.T, cfg *Config) (*Box, *run) {
 	t.Helper()
 	b, err := testRuntime(t).Create("b")
 	must(t, err)
-	t.Cleanup(b.rt.work.Wait)
+	t.Cleanup(func() {
+		b.rt.workMu.Lock()
+		b.rt.closed = true
+		b.rt.workMu.Unlock()
+		b.rt.work.Wait()
+	})
 	r := newRun(1, "id", cfg, nil)
 	close(r.forked)
 	close(r.launched)
