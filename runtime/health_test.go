@@ -3,6 +3,8 @@ package runtime
 import (
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // running makes a box whose run goes on, without a shim.
@@ -82,5 +84,31 @@ func TestABoxThatIsStoppedWhileItIsRestartedForItsHealthHasNone(t *testing.T) {
 	r.final = true
 	if h := r.left(&ending{code: 143}, nil, true); h != HealthNone {
 		t.Errorf("stopped: %s", h)
+	}
+}
+
+func TestDaemonWithoutDescriptorsCallsNoBoxUnhealthy(t *testing.T) {
+	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
+	p := b.rt.prober
+	p.watch(b, r, false)
+	probe := func() Health {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.begin(p.checks[r])
+		if p.busy != 0 {
+			t.Errorf("%d under way", p.busy)
+		}
+		return b.Snapshot().Health
+	}
+	var old unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}))
+	h := probe()
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old))
+	if h != HealthHealthy {
+		t.Errorf("health is %s", h)
+	}
+	if h := probe(); h != HealthUnhealthy { // there is no shim
+		t.Errorf("with descriptors, health is %s", h)
 	}
 }
