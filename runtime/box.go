@@ -36,11 +36,15 @@ type Box struct {
 	// active is when somebody last showed that the box is wanted, in nanoseconds
 	// since 1970; see expire.idle.
 	active atomic.Int64
+	// activeUnsaved says that active is to be written down, and activeRests that it has
+	// been less than activePause ago.
+	activeUnsaved, activeRests atomic.Bool
+	activeTimer                timer
 
 	// holders are those who still read in the directory after a removal.
 	holders sync.WaitGroup
 
-	booted bool // under mu: the machine was booted since its last run, which another daemon saw end
+	booted bool // under mu: the machine was booted since the run that another daemon began last
 
 	look sync.Mutex // one look at an unknown box at a time; see reconsider
 
@@ -57,6 +61,10 @@ func newBox(rt *Runtime, name string) *Box {
 	b := &Box{rt: rt, name: name, serial: rt.serial.Add(1), dir: rt.store.boxDir(name)}
 	b.events.max = boxHistory
 	b.restartTimer.fire = b.restartDue
+	b.activeTimer.fire = func() {
+		b.activeRests.Store(false)
+		b.saveActive()
+	}
 	b.record = stateRecord{Version: recordVersion, Status: StatusEmpty, ExitCode: -1, LastError: "ok", Created: time.Now()}
 	return b
 }

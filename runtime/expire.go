@@ -7,12 +7,33 @@ import (
 	"time"
 )
 
+// activePause is the least time from one writing down of signs of life to the next.
+const activePause = time.Second
+
 // keepAlive notes that somebody wants the box: a command does, and so does Touch.
 func (b *Box) keepAlive() {
 	b.active.Store(time.Now().UnixNano())
-	if c := b.Snapshot().Config; c != nil && c.Expire.Idle > 0 {
-		b.saveSoon() // for the next daemon
+	s := b.Snapshot()
+	c := s.Config
+	if r, going := s.Run(); going {
+		c = r.r.cfg
 	}
+	if c == nil || c.Expire.Idle == 0 {
+		return
+	}
+	b.activeUnsaved.Store(true) // for the next daemon
+	b.saveActive()
+}
+
+// saveActive writes down signs of life that are not yet, or sees to it that they will
+// be: they may come in any number.
+func (b *Box) saveActive() {
+	if !b.activeUnsaved.Load() || !b.activeRests.CompareAndSwap(false, true) {
+		return
+	}
+	b.activeUnsaved.Store(false)
+	b.saveSoon()
+	b.rt.timers.set(&b.activeTimer, time.Now().Add(activePause))
 }
 
 // Touch keeps a box alive that expires when it is idle.

@@ -3,6 +3,8 @@ package runtime
 import (
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // running makes a box whose run goes on, without a shim.
@@ -10,7 +12,12 @@ func running(t *testing.T, cfg *Config) (*Box, *run) {
 	t.Helper()
 	b, err := testRuntime(t).Create("b")
 	must(t, err)
-	t.Cleanup(b.rt.work.Wait)
+	t.Cleanup(func() {
+		b.rt.workMu.Lock()
+		b.rt.closed = true
+		b.rt.workMu.Unlock()
+		b.rt.work.Wait()
+	})
 	r := newRun(1, "id", cfg, nil)
 	close(r.forked)
 	close(r.launched)
@@ -96,5 +103,31 @@ func TestFailuresCountOnlyInARow(t *testing.T) {
 		if got := b.Snapshot().Health; got != c.want {
 			t.Errorf("probe %d: %s, not %s", i, got, c.want)
 		}
+	}
+}
+
+func TestDaemonWithoutDescriptorsCallsNoBoxUnhealthy(t *testing.T) {
+	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
+	p := b.rt.prober
+	p.watch(b, r, false)
+	probe := func() Health {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.begin(p.checks[r])
+		if p.busy != 0 {
+			t.Errorf("%d under way", p.busy)
+		}
+		return b.Snapshot().Health
+	}
+	var old unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}))
+	h := probe()
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old))
+	if h != HealthHealthy {
+		t.Errorf("health is %s", h)
+	}
+	if h := probe(); h != HealthUnhealthy { // there is no shim
+		t.Errorf("with descriptors, health is %s", h)
 	}
 }

@@ -84,14 +84,18 @@ func (b *Box) wantedAtBoot() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.snap.Load()
-	if s.Config == nil || b.run != nil || !b.booted || !s.Status.ended() {
+	if s.Config == nil || b.run != nil && !b.run.rebooted || !b.booted || !s.Status.ended() {
 		return false
+	}
+	last := b.record.LastRun
+	if b.run != nil {
+		last = b.run.id // it may not be written down yet that it has ended
 	}
 	switch s.Config.Restart.Policy {
 	case RestartAlways:
 		return true
 	case RestartUnlessStopped:
-		return b.record.Asked != b.record.LastRun
+		return b.record.Asked != last
 	}
 	return false
 }
@@ -258,14 +262,16 @@ func (b *Box) conclude(f *finding) {
 			if b.record.Health != "" {
 				t.Health = b.record.Health
 			}
-			if t.Status == StatusStopped && !b.record.RestartAt.IsZero() && !b.record.Remove {
+			b.booted = f.live != nil && f.live.Identity.BootID != b.rt.bootID
+			// What is to be started after a boot is not what had only failed before it.
+			if t.Status == StatusStopped && !b.record.RestartAt.IsZero() && !b.record.Remove && !b.booted {
 				t.Status, t.RestartAt = StatusRestarting, b.record.RestartAt
 			}
-			b.booted = f.live != nil && f.live.Identity.BootID != b.rt.bootID
 		default:
 			r.said = said
 			r.final = b.record.Asked == r.id
 			r.rebooted = f.live.Identity.BootID != b.rt.bootID
+			b.booted = r.rebooted
 			b.run, t.run = r, r
 			t.Runs, t.Started = max(t.Runs, r.n), f.live.Started
 			t.Pending = t.Config != nil && !r.cfg.runsLike(t.Config)
@@ -326,6 +332,9 @@ func (b *Box) settle(f *finding) {
 		b.log("recover").WithError(err).Error("adopted, but not under watch")
 	}
 	Fault("recover.watched")
+	if s := b.Snapshot(); s.Status == StatusRunning && s.Health == HealthUnhealthy && r.cfg.Health.OnUnhealthy == "restart" {
+		go b.bounce(r) // the last daemon died before it got to that
+	}
 	switch {
 	case f.silent:
 		go b.listen(f)

@@ -40,7 +40,7 @@ func (r *run) wantsAgain(v ending, rec *shim.ExitRecord, retries int) (again, ex
 	case r.failure != nil && !r.again:
 		return false, false // who asked for the start was told
 	case r.bounced || stopped && c.Health.OnUnhealthy == "restart":
-		again = true // it was unhealthy; perhaps a daemon that is no more has said so
+		again = !r.rebooted // it was unhealthy; perhaps a daemon that is no more has said so
 	case c.Restart.Policy == RestartAlways || c.Restart.Policy == RestartUnlessStopped:
 		return true, false
 	case c.Restart.Policy == RestartOnFailure:
@@ -107,7 +107,22 @@ func (b *Box) restartDue() {
 	Fault("restart.due")
 	if _, err := b.start("", policyStart); err != nil && !errors.Is(err, ErrCanceled) && !errors.Is(err, ErrRemoved) {
 		b.log("restart").WithError(err).Error("not restarted")
+		b.giveUp(err)
 	}
+}
+
+// giveUp ends a backoff after which the box could not even be asked to start: its
+// configuration cannot be read any more.
+func (b *Box) giveUp(why error) {
+	if err := b.update("restart", func(t *tx) error {
+		if t.Status == StatusRestarting {
+			t.Status, t.RestartAt, t.LastError = StatusStopped, time.Time{}, oneLine("not restarted: "+why.Error())
+		}
+		return nil
+	}); err != nil {
+		b.log("restart").WithError(err).Error("not restarted, but cannot be said to be stopped")
+	}
+	b.saveSoon()
 }
 
 // bounce stops a run that has become unhealthy, to be started again.

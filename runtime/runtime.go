@@ -176,6 +176,8 @@ func (rt *Runtime) Close(ctx context.Context) error {
 		if r := b.Snapshot().run; r != nil {
 			r.unguard()
 		}
+		b.activeRests.Store(false) // its timer fires no more
+		b.saveActive()
 	}
 	rt.workMu.Lock()
 	rt.closed = true

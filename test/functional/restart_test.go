@@ -20,8 +20,12 @@ var restartCases = []testCase{
 	{"a backoff goes on across a restart of the daemon", backoffLasts},
 	{"what ended while no daemon looked is restarted", restartedMeanwhile},
 	{"after a boot of the machine", restartedAtBoot},
+	{"after a boot that was a shutdown first", restartedAfterShutdown},
+	{"a backoff ends with a boot, but for what comes back then", backoffAtBoot},
+	{"a box that has no configuration any more is not restarted", restartOfNothing},
 	{"a box that cannot be started again is tried again", restartFails},
 	{"an unhealthy box is restarted", restartsUnhealthy},
+	{"an unhealthy box is restarted by the next daemon", restartsUnhealthyLater},
 	{"a box that ends with the daemon comes back with it", comesBack},
 	{"waits and removal in a backoff", waitsInBackoff},
 }
@@ -252,7 +256,7 @@ func restartedAtBoot(t *testing.T, s subject) {
 	}
 	for name := range names {
 		if name != "never-started" {
-			edit(t, s, name, func(m map[string]any) { m["boot_id"] = "00000000-0000-0000-0000-000000000000" })
+			bootedSince(t, s, name)
 		}
 	}
 	s.open()
@@ -262,6 +266,97 @@ func restartedAtBoot(t *testing.T, s subject) {
 	for name := range names {
 		do(t, s, name, "kill")
 	}
+}
+
+// bootedSince makes the last run of a box one of before a boot of the machine.
+func bootedSince(t *testing.T, s subject, name string) {
+	t.Helper()
+	edit(t, s, name, func(m map[string]any) { m["boot_id"] = "00000000-0000-0000-0000-000000000000" })
+}
+
+func restartedAfterShutdown(t *testing.T, s subject) {
+	const unlessStopped = "restart: {policy: unless-stopped}\n"
+	names := map[string]string{"always": "running", "unless": "running", "failure": "stopped", "no": "stopped"}
+	up(t, s, "always", sleeper+always)
+	up(t, s, "unless", sleeper+unlessStopped)
+	up(t, s, "failure", sleeper+"restart: {policy: on-failure}\n")
+	up(t, s, "no", sleeper)
+	pids := map[string]int{}
+	for name := range names {
+		pids[name] = pidOf(t, s, name)
+	}
+	s.shut()
+	for name, pid := range pids { // as init does, with the daemon gone
+		kill(t, pid, unix.SIGTERM)
+		bury(t, pid)
+		bootedSince(t, s, name)
+	}
+	s.open()
+	for name, status := range names {
+		await(t, s, name, "status", status)
+		do(t, s, name, "kill")
+	}
+}
+
+func backoffAtBoot(t *testing.T, s subject) {
+	names := map[string]string{"always": "running", "failure": "stopped", "health": "stopped"}
+	policies := map[string]string{"always": always, "failure": "restart: {policy: on-failure}\n", "health": "health_check: {on_unhealthy: restart}\n"}
+	for name, policy := range policies {
+		box(t, s, name, script("exit 3")+policy)
+		do(t, s, name, "start")
+		waits(t, s, name, "exit")
+		do(t, s, name, "kill")
+		must(t, "configure", s.configure(name, sleeper+policy))
+	}
+	s.shut()
+	for name := range names {
+		editState(t, s, name, func(m map[string]any) { m["restart_at"] = time.Now().Format(time.RFC3339Nano) })
+		bootedSince(t, s, name)
+	}
+	s.open()
+	for name, status := range names {
+		await(t, s, name, "status", status)
+		do(t, s, name, "kill")
+	}
+}
+
+func restartOfNothing(t *testing.T, s subject) {
+	up(t, s, "x", sleeper+always)
+	pid := pidOf(t, s, "x")
+	s.crash()
+	kill(t, pid, unix.SIGKILL)
+	bury(t, pid)
+	spoil(t, s, "x", "config.yaml", "comand: x\n")
+	s.open()
+	waits(t, s, "x", "stopped")
+	is(t, s, "x", "status", "stopped")
+	has(t, s, "x", "last_error", "not restarted", "configuration")
+}
+
+func restartsUnhealthyLater(t *testing.T, s subject) {
+	up(t, s, "x", sleeper+"health_check: {interval: 1h, on_unhealthy: restart}\n")
+	pid := pidOf(t, s, "x")
+	s.crash()
+	id := shimRun(t, s, "x")
+	// It died when it had said so, and before it had asked the shim.
+	editState(t, s, "x", func(m map[string]any) { m["health"], m["health_run"] = "unhealthy", id })
+	s.open()
+	daemon.Await(t, "another run", func() bool { return restartsOf(t, s, "x") == 1 && pidOrNone(t, s, "x") != pid })
+	do(t, s, "x", "kill")
+}
+
+// shimRun returns the id of the last run.
+func shimRun(t *testing.T, s subject, name string) string {
+	t.Helper()
+	var m struct{ Run string }
+	text, err := os.ReadFile(boxFile(s, name, "shim.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Run
 }
 
 func restartFails(t *testing.T, s subject) {

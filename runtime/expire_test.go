@@ -1,0 +1,54 @@
+package runtime
+
+import (
+	"runtime"
+	"testing"
+	"time"
+)
+
+// onRecord returns state.json when nothing of it waits to be written.
+func onRecord(t *testing.T, b *Box) *stateRecord {
+	t.Helper()
+	for b.saveQueued.Load() {
+		runtime.Gosched()
+	}
+	b.save.Lock()
+	defer b.save.Unlock()
+	rec, err := load(b.dir, stateFile, decodeState)
+	must(t, err)
+	if rec == nil {
+		rec = &stateRecord{}
+	}
+	return rec
+}
+
+func TestTouchesAreWrittenDownOnceASecond(t *testing.T) {
+	b, _ := running(t, &Config{Expire: Expire{Idle: time.Hour}})
+	seen := map[time.Time]bool{}
+	active := func() time.Time {
+		return onRecord(t, b).Active
+	}
+	began := time.Now()
+	for range 100 {
+		must(t, b.Touch())
+		seen[active()] = true
+	}
+	if most := 1 + int(time.Since(began)/activePause); len(seen) > most {
+		t.Errorf("100 touches in %s were written down %d times, not %d", time.Since(began), len(seen), most)
+	}
+	// The last of them is, too.
+	for last := b.active.Load(); active().UnixNano() != last; {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("the last touch was never written down")
+		}
+	}
+}
+
+func TestTouchCountsForTheRunThatGoesOn(t *testing.T) {
+	b, _ := running(t, &Config{Expire: Expire{Idle: time.Hour}})
+	must(t, b.update("test", func(x *tx) error { x.Config = &Config{}; return nil }))
+	must(t, b.Touch())
+	if onRecord(t, b).Active.IsZero() {
+		t.Error("it is not on record")
+	}
+}
