@@ -249,6 +249,18 @@ func (d *daemon) ctl(box, command string) error {
 	return nil
 }
 
+// start starts a box and returns the pid of its shim.
+func (d *daemon) start(box string) (int, error) {
+	if err := d.ctl(box, "start"); err != nil {
+		return 0, err
+	}
+	text, err := load(d.path(box, "pid"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(text)
+}
+
 // explain adds a box's own sentence to an error.
 func (d *daemon) explain(box string, err error) error {
 	reason, readErr := load(d.path(box, "last_error"))

@@ -204,14 +204,7 @@ func benchDeath(ctx context.Context, b *bench, d *daemon) error {
 
 // death starts a box, watches it, and kills its shim.
 func (d *daemon) death(box string) (took time.Duration, err error) {
-	if err := d.ctl(box, "start"); err != nil {
-		return 0, err
-	}
-	text, err := load(d.path(box, "pid"))
-	if err != nil {
-		return 0, err
-	}
-	pid, err := strconv.Atoi(text)
+	pid, err := d.start(box)
 	if err != nil {
 		return 0, err
 	}

@@ -71,16 +71,9 @@ func (b *bench) killOne(ctx context.Context, d *daemon, what, script string, sle
 	}
 	series, err := b.interleave(ctx, rounds,
 		side{"boxlite", func() (time.Duration, error) {
-			if err := d.ctl(box, "start"); err != nil {
-				return 0, err
-			}
-			text, err := load(d.path(box, "pid"))
+			pid, err := d.start(box)
 			if err != nil {
 				return 0, err
-			}
-			pid, err := strconv.Atoi(text)
-			if err != nil {
-				return 0, fmt.Errorf("pid: %w", err)
 			}
 			if err := awaitTree(ctx, pid, "sleep", sleepers); err != nil {
 				return 0, err
