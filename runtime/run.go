@@ -477,6 +477,9 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 			b.kept = r.n
 			s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = done.Status, done.ExitCode, done.Started, done.Ended, r.id
 			s.CPUUsec, s.OOMKills, s.Remove, s.RestartAt = done.CPUUsec, done.OOMKills, done.Remove, done.RestartAt
+			if r.final {
+				s.Asked = r.id // also where no policy would have started it again: one may be configured
+			}
 			if b.run.final {
 				s.RestartAt = time.Time{} // a person has cut the backoff short, or ends what came after it
 			}

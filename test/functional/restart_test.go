@@ -235,16 +235,19 @@ func restartedMeanwhile(t *testing.T, s subject) {
 func restartedAtBoot(t *testing.T, s subject) {
 	const unlessStopped = "restart: {policy: unless-stopped}\n"
 	names := map[string]string{ // what they are after the boot
-		"always": "running", "always-stopped": "running", "unless": "running", "unless-stopped": "stopped", "failure": "stopped", "never-started": "configured",
+		"always": "running", "always-stopped": "running", "unless": "running", "unless-stopped": "stopped", "unless-later": "stopped", "failure": "stopped", "never-started": "configured",
 	}
 	up(t, s, "always", sleeper+always)
 	up(t, s, "always-stopped", sleeper+always)
 	up(t, s, "unless", sleeper+unlessStopped)
 	up(t, s, "unless-stopped", sleeper+unlessStopped)
 	up(t, s, "failure", sleeper+"restart: {policy: on-failure}\n")
+	up(t, s, "unless-later", sleeper)
 	box(t, s, "never-started", sleeper+always)
 	do(t, s, "always-stopped", "kill")
 	do(t, s, "unless-stopped", "stop")
+	do(t, s, "unless-later", "stop")
+	must(t, "configure", s.configure("unless-later", sleeper+unlessStopped))
 	var pids []int
 	for _, name := range []string{"always", "unless", "failure"} {
 		pids = append(pids, pidOf(t, s, name))
