@@ -174,13 +174,10 @@ func (d *boxDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn,
 
 // Lookup finds a file of the box.
 func (d *boxDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	child, errno := find(ctx, d.EmbeddedInode(), d.entries(), name, out)
 	if d.fs.notifier.calls(ctx) {
-		// It is there for the watchers of the directory. Files that nobody looks at
-		// are not kept for it: that would be 5 KiB a box.
-		out.SetEntryTimeout(0)
+		d.fs.notifier.borrow(d.EmbeddedInode(), name)
 	}
-	return child, errno
+	return find(ctx, d.EmbeddedInode(), d.entries(), name, out)
 }
 
 // Readdir lists the box's files.

@@ -105,7 +105,7 @@ func probe(path string) error {
 // The mount is made here and not by go-fuse, whose descriptor of /dev/fuse would
 // be inherited by every child: while one lives, clients of a killed daemon would
 // hang instead of getting ENOTCONN.
-func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
+func (f *FS) Serve(rt *runtime.Runtime, path string) (_ *Mount, err error) {
 	f.rt = rt
 	// Two daemons may both have found the mount point clear.
 	below, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -118,6 +118,13 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 	if found, err := mountedAt(path); err != nil || found != nil {
 		return nil, errors.Join(fmt.Errorf("%w: another boxlited has mounted %s", ErrMountBusy, path), err, unix.Close(below))
 	}
+	// Between fork and exec it has all descriptors.
+	f.notifier.prepare(path)
+	defer func() {
+		if err != nil {
+			f.notifier.close()
+		}
+	}()
 	fd, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/fuse: %w (is the fuse module there?)", err)
@@ -162,7 +169,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (*Mount, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("serve %s: %w", path, err), unix.Unmount(path, unix.MNT_DETACH))
 	}
-	f.notifier.begin(m)
+	f.notifier.begin(m.device)
 	f.serve()
 	return m, nil
 }

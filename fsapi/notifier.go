@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	goruntime "runtime"
 	"strconv"
 	"sync/atomic"
@@ -31,12 +30,12 @@ const (
 	// batchMax is how much is asked of it at once: little, so that the bound says
 	// that it hangs, and not that the machine is busy.
 	batchMax = 32
-	// messageMax is the size of a batch, in bytes. A path has at most 6 + 64 + 13.
+	// messageMax is the size of a batch, in bytes.
 	messageMax = batchMax * 128
 )
 
-// What the notifier is asked to do with a path. A message is a row of these, each
-// with its path and a zero byte.
+// What the notifier is asked to do with a path. A message is the device of the mount
+// and a row of these, each with its path; a zero byte ends each.
 const (
 	askTouch  = 'T'
 	askRmdir  = 'R'
@@ -53,7 +52,7 @@ const (
 // ever get an answer. This one has no such descriptor, so its requests fail when
 // the daemon dies.
 func RunNotifier(conn int, args []string) error {
-	if len(args) != 2 {
+	if len(args) != 1 {
 		return errors.New("the notifier is started by boxlited")
 	}
 	// The daemon knows the notifier's requests by the thread that makes them.
@@ -79,7 +78,7 @@ func RunNotifier(conn int, args []string) error {
 		case n == 0:
 			return nil
 		}
-		if err := carryOut(args[0], args[1], buf[:n]); err != nil {
+		if err := carryOut(args[0], buf[:n]); err != nil {
 			return err
 		}
 		if _, err := unix.Write(conn, buf[:1]); err != nil {
@@ -100,10 +99,11 @@ func ended(err error) error {
 	return err
 }
 
-// carryOut does what a message asks for. The mount is held only meanwhile, so that
+// carryOut does what a message asks for; it begins with the device of the mount. The mount is held only meanwhile, so that
 // nobody finds it busy; and it must be the daemon's own, not what has taken its
 // place. What can't be done needn't be: the box is gone, or the daemon is.
-func carryOut(mount, device string, message []byte) error {
+func carryOut(mount string, message []byte) error {
+	device, message, _ := bytes.Cut(message, []byte{0})
 	root, err := unix.Open(mount, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
@@ -114,7 +114,7 @@ func carryOut(mount, device string, message []byte) error {
 	if err := unix.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
 		return nil
 	}
-	if strconv.Itoa(int(st.Dev_major))+":"+strconv.Itoa(int(st.Dev_minor)) != device {
+	if strconv.Itoa(int(st.Dev_major))+":"+strconv.Itoa(int(st.Dev_minor)) != string(device) {
 		return nil
 	}
 	// New times for the contents alone are what makes MODIFY and nothing else.
@@ -271,6 +271,3 @@ func (h *helper) goneIn(bound time.Duration) bool {
 		return false
 	}
 }
-
-// notifierArgs are those of the notifier of a mount.
-func notifierArgs(m *Mount) []string { return []string{filepath.Clean(m.path), m.device} }

@@ -3,6 +3,8 @@ package fsapi
 import (
 	"errors"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -23,6 +25,9 @@ const (
 	// settleTime is how long marks are merged before a batch. A start is over by
 	// then, and a short run: they take one batch, and the processor only afterwards.
 	settleTime = 4 * time.Millisecond
+	// borrowMax is how many files the kernel has for the notifier alone: those of the
+	// boxes that change most, which are touched at the cost of one request then.
+	borrowMax = 64
 	// A notifier that can't be started is tried again at doubling distances.
 	backoffFirst = 50 * time.Millisecond
 	backoffLast  = time.Minute
@@ -71,6 +76,8 @@ type notifier struct {
 	fs    *FS
 	spawn SpawnNotifier // nil: nobody is told of anything
 	args  []string
+	// device is the mount's, as mountinfo shows it.
+	device string
 
 	helper atomic.Pointer[helper]
 	// late says that it is no use to wait for the notifier.
@@ -84,6 +91,9 @@ type notifier struct {
 	ghosts []*fs.Inode // files of removed boxes
 	// farewells are ghosts that the notifier was asked for, by inode number.
 	farewells map[string]*fs.Inode
+	// borrowed are files that the kernel has because the notifier looked them up,
+	// oldest first.
+	borrowed  []borrowed
 	refusedAt time.Time // of the last_error at the root that was told last
 	busy      bool      // deliver runs
 	closed    bool
@@ -110,14 +120,26 @@ func newNotifier(f *FS) *notifier {
 // clients do. It comes before Serve.
 func (f *FS) NotifyBy(spawn SpawnNotifier) { f.notifier.spawn = spawn }
 
-// begin starts the notifier of a mount.
-func (n *notifier) begin(m *Mount) {
+// prepare starts the first notifier of a mount, before there is one. If it can't,
+// deliver tries again.
+func (n *notifier) prepare(mount string) {
+	if n.spawn == nil {
+		return
+	}
+	n.args = []string{filepath.Clean(mount)}
+	if err := n.start(); err != nil {
+		n.complain(err)
+	}
+}
+
+// begin begins to tell of changes in what was mounted on that device.
+func (n *notifier) begin(device string) {
 	if n.spawn == nil {
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.args = notifierArgs(m)
+	n.device = device
 	n.closed = false
 	n.wake()
 }
@@ -125,12 +147,8 @@ func (n *notifier) begin(m *Mount) {
 // close ends the notifier. It must come before the unmount.
 func (n *notifier) close() {
 	n.mu.Lock()
-	was := n.closed
 	n.closed = true
 	n.mu.Unlock()
-	if was {
-		return
-	}
 	close(n.quit)
 	n.work.Wait()
 	if h := n.helper.Load(); h != nil {
@@ -242,7 +260,7 @@ func (n *notifier) take(settled bool) (*batch, bool) {
 		n.busy = false
 		return nil, false
 	}
-	b := &batch{}
+	b := &batch{message: append([]byte(n.device), 0)}
 	for len(n.bury) > 0 && !b.full() {
 		g := n.bury[0]
 		n.bury = n.bury[1:]
@@ -321,6 +339,7 @@ func (n *notifier) handOver(b *batch) bool {
 	}
 	n.late.Store(false)
 	n.backoff, n.told = 0, false
+	n.giveBack()
 	now := time.Now()
 	for _, m := range b.marks {
 		for left := m.fields; left != 0; left &= left - 1 {
@@ -341,6 +360,36 @@ func (n *notifier) handOver(b *batch) bool {
 	return true
 }
 
+// borrowed is a name in a box's directory.
+type borrowed struct {
+	dir  *fs.Inode
+	name string
+}
+
+// borrow notes that the kernel gets to know a file only because the notifier touches
+// it. That would be 5 KiB a box if it kept them all.
+func (n *notifier) borrow(dir *fs.Inode, name string) {
+	if dir.GetChild(name) != nil {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.borrowed = append(n.borrowed, borrowed{dir, name})
+}
+
+// giveBack makes the kernel forget what was borrowed, but for the newest. What
+// somebody uses or watches meanwhile stays, and is looked up again.
+func (n *notifier) giveBack() {
+	n.mu.Lock()
+	more := max(len(n.borrowed)-borrowMax, 0)
+	back := slices.Clone(n.borrowed[:more])
+	n.borrowed = slices.Delete(n.borrowed, 0, more)
+	n.mu.Unlock()
+	for _, f := range back {
+		_ = f.dir.NotifyEntry(f.name) // ENOENT: it has forgotten it already
+	}
+}
+
 // ready returns a notifier that works, and starts one if need be, as often as it
 // takes while there is something for it to do. It returns nil if deliver has to end.
 func (n *notifier) ready(b *batch) *helper {
@@ -355,11 +404,8 @@ func (n *notifier) ready(b *batch) *helper {
 			if !n.pause(time.Until(n.notBefore)) {
 				return nil
 			}
-			n.backoff = min(max(2*n.backoff, backoffFirst), backoffLast)
-			n.notBefore = time.Now().Add(n.backoff)
-			if h, err = startHelper(n.spawn, n.args); err == nil {
-				n.helper.Store(h)
-			}
+			err = n.start()
+			h = n.helper.Load()
 		}
 		if err == nil {
 			if err = h.await(h.ready, n.quit); err == nil {
@@ -370,15 +416,32 @@ func (n *notifier) ready(b *batch) *helper {
 		if errors.Is(err, os.ErrClosed) {
 			return nil
 		}
-		n.late.Store(true)
-		if !n.told {
-			n.told = true
-			n.fs.log.WithField("op", "notify").WithError(err).Warn("no notifier: watchers are not told of changes")
-		}
+		n.complain(err)
 		if b == nil && n.rest() {
 			return nil
 		}
 	}
+}
+
+// start starts a notifier, and sets the time before which there is to be no next.
+func (n *notifier) start() error {
+	n.backoff = min(max(2*n.backoff, backoffFirst), backoffLast)
+	n.notBefore = time.Now().Add(n.backoff)
+	h, err := startHelper(n.spawn, n.args)
+	if err == nil {
+		n.helper.Store(h)
+	}
+	return err
+}
+
+// complain says, once, that there is no notifier.
+func (n *notifier) complain(err error) {
+	n.late.Store(true)
+	if n.told {
+		return
+	}
+	n.told = true
+	n.fs.log.WithField("op", "notify").WithError(err).Warn("no notifier: watchers are not told of changes")
 }
 
 // rest ends deliver if nothing is dirty.

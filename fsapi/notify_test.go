@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
@@ -274,6 +276,50 @@ func TestGravesAreSeenByTheNotifierAlone(t *testing.T) {
 	}
 }
 
+// descriptors counts those of /dev/fuse that this process has.
+func descriptors(t *testing.T) (n int) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/self/fd/*")
+	must(t, err)
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && strings.HasPrefix(to, "/dev/fuse") {
+			n++
+		}
+	}
+	return n
+}
+
+// A child has all descriptors until it executes its program. If the daemon is killed
+// just then, a client would wait for that.
+func TestTheNotifierIsStartedBeforeThereIsAMount(t *testing.T) {
+	f, rt := open(t)
+	before, then := descriptors(t), -1
+	f.NotifyBy(func(conn *os.File, args []string) (*os.Process, error) {
+		if then < 0 {
+			then = descriptors(t)
+		}
+		return spawnTest(conn, args)
+	})
+	mounted(t, f, rt)
+	if then != before || descriptors(t) == before {
+		t.Errorf("descriptors of /dev/fuse: %d, %d when it was started, and now %d", before, then, descriptors(t))
+	}
+}
+
+func TestTheNotifierEndsIfThereIsNoMount(t *testing.T) {
+	f, rt := open(t)
+	f.NotifyBy(spawnTest)
+	// mountinfo does not know it by this name.
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(t.TempDir(), link))
+	if _, err := f.Serve(rt, link); err == nil {
+		t.Fatal("mounted")
+	}
+	if h := f.notifier.helper.Load(); h == nil || !h.isGone() {
+		t.Error("it was not started, or goes on")
+	}
+}
+
 func TestANotifierThatHangsIsReplaced(t *testing.T) {
 	f, rt, mnt := notified(t)
 	b, err := rt.Create("x")
@@ -336,7 +382,7 @@ func TestANotifierThatCannotStartIsTriedSeldom(t *testing.T) {
 
 // taken returns the paths of a batch, with what is asked of them.
 func taken(b *batch) []string {
-	return strings.Split(strings.TrimSuffix(string(b.message), "\x00"), "\x00")
+	return strings.Split(strings.TrimSuffix(string(b.message), "\x00"), "\x00")[1:]
 }
 
 func TestBatches(t *testing.T) {
@@ -409,13 +455,61 @@ func TestBatches(t *testing.T) {
 	}
 }
 
+func TestFilesThatOnlyTheNotifierLooksUpAreNotKept(t *testing.T) {
+	f, rt, mnt := notified(t)
+	var boxes []*runtime.Box
+	for i := range 60 {
+		b, err := rt.Create(fmt.Sprintf("b%d", i))
+		must(t, err)
+		boxes = append(boxes, b)
+	}
+	must(t, run(t, "ls", "-l", filepath.Join(mnt, "boxes")))
+	sent := f.notifier.sent.Load()
+	kept := func() (n int) {
+		for _, d := range f.boxes.Children() {
+			n += len(d.Children())
+		}
+		return n
+	}
+	for _, b := range boxes {
+		f.BoxChanged(b, watched)
+	}
+	await(t, "all to be told", func() bool { return f.notifier.sent.Load()-sent >= 60*7 })
+	await(t, "the kernel to forget", func() bool { return kept() <= borrowMax })
+	if kept() == 0 {
+		t.Error("it keeps none at all")
+	}
+}
+
+// What is mounted at the path may be another daemon's by now.
+func TestTheNotifierActsOnItsOwnMountAlone(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "x"), 0o700))
+	var st syscall.Stat_t
+	must(t, syscall.Stat(dir, &st))
+	device := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+	must(t, carryOut(dir, []byte("1"+device+"\x00Rx\x00")))
+	if _, err := os.Stat(filepath.Join(dir, "x")); err != nil {
+		t.Errorf("it has worked on what is not its own: %v", err)
+	}
+	must(t, carryOut(dir, []byte(device+"\x00Rx\x00")))
+	if _, err := os.Stat(filepath.Join(dir, "x")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it has not worked on its own: %v", err)
+	}
+	for _, bad := range []string{"Rx", "Zx\x00", "\x00"} {
+		if err := carryOut(dir, []byte(device+"\x00"+bad)); err == nil {
+			t.Errorf("%q is taken for a message", bad)
+		}
+	}
+}
+
 func TestTheLongestBatchFitsAMessage(t *testing.T) {
 	longest := 0
 	for _, file := range boxFiles {
 		longest = max(longest, len("Tboxes/"+strings.Repeat("x", 64)+"/"+file.name+"\x00"))
 	}
 	// One more may be asked of the last.
-	if n := (batchMax + 1) * longest; n > messageMax {
+	if n := len("4095:1048575\x00") + (batchMax+1)*longest; n > messageMax {
 		t.Errorf("a batch may have %d bytes, and a message %d", n, messageMax)
 	}
 }
