@@ -42,6 +42,8 @@ type Command struct {
 	// only is the run that a stop is for: it does nothing to another, to a backoff, or
 	// to an end that somebody has asked for.
 	only *run
+	// waiting: a stop is for a backoff, and does nothing to a run.
+	waiting bool
 }
 
 // cause names the command as what ended a run.
@@ -100,6 +102,7 @@ func (b *Box) Do(by By, c Command) (*Completion, error) {
 const (
 	personStart = -1 // a start command
 	policyStart = -2 // the end of a backoff
+	bootStart   = -3 // the start of the daemon, of a box that has a restart policy
 )
 
 // start begins a run. With stops of 0 or more it is the second half of a restart
@@ -116,6 +119,10 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 		case stops == policyStart && (t.Status != StatusRestarting || b.rt.isClosing()):
 			return fmt.Errorf("%w: it does not wait for a restart any more", ErrCanceled)
 		case t.Status == StatusRunning || t.Status == StatusPaused:
+			if stops == personStart {
+				// An earlier daemon was asked to end it, and died before it did.
+				b.run.final, b.record.Asked = false, ""
+			}
 		case t.Status == StatusStarting:
 			done = b.run.began
 		case t.Status == StatusUnknown:
@@ -134,14 +141,14 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 			if t.Health = HealthStarting; r.cfg.Health.Disabled {
 				t.Health = HealthNone
 			}
-			if r.again = stops == policyStart; r.again {
+			if r.again = stops < personStart; r.again {
 				t.Restarts++
 			} else {
 				b.retries = 0
 			}
 		}
 		t.LastError, t.Restarting = "ok", false
-		if stops == personStart {
+		if note != "" {
 			t.event("command", note)
 		}
 		return nil
@@ -165,7 +172,7 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 	var r *run
 	var stops int
 	var grace time.Duration
-	waited, remove, final := false, false, false
+	waited, remove, final, resumed := false, false, false, false
 	force := c.Verb == VerbKill
 	err := b.update(string(c.Verb), func(t *tx) error {
 		if b.removed {
@@ -174,13 +181,18 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		if t.Status == StatusUnknown {
 			return b.lookAgain()
 		}
+		if c.waiting && t.Status != StatusRestarting {
+			return ErrCanceled
+		}
 		if c.only != nil && (b.run != c.only || !t.Status.Active() || t.Status == StatusStopping) {
 			return ErrCanceled
 		}
 		b.stops++
 		stops = b.stops
 		t.LastError = "ok"
-		t.Restarting = c.Verb == VerbRestart
+		if t.Restarting = c.Verb == VerbRestart; !t.Restarting {
+			b.record.Again = ""
+		}
 		t.event("command", note)
 		if t.Status == StatusRestarting {
 			t.Status, t.RestartAt = StatusStopped, time.Time{}
@@ -198,7 +210,7 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		// that ends with the daemon, by the next, if its policy says so.
 		r.final = r.final || c.because == "" || c.because == causeExpired
 		r.bounced = r.bounced || c.because == causeUnhealthy
-		final = r.final
+		final, resumed = r.final, r.resumed
 		grace = r.cfg.Stop.Timeout
 		if c.Grace != nil {
 			grace = *c.Grace
@@ -220,7 +232,7 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 	go func() {
 		if waited {
 			Fault("stop.waited")
-			err := b.noteStop(nil)
+			err := b.noteStop(nil, false)
 			if err != nil {
 				err = b.refuse(b.fail(string(c.Verb), err))
 			}
@@ -230,10 +242,8 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 			}
 			return
 		}
-		if final && r.mayComeBack() {
-			if err := b.noteStop(r); err != nil {
-				b.log(string(c.Verb)).WithError(err).Error("not written down that it is to end: another daemon may start it again")
-			}
+		if again := c.Verb == VerbRestart; again || final && (resumed || r.mayComeBack()) {
+			b.noteInTime(r, again)
 			Fault("stop.noted")
 		}
 		done.complete(b.end(r, string(c.Verb), grace, force))
@@ -347,11 +357,14 @@ func (b *Box) startAgain(stopped *Completion, stops int) error {
 	}
 	// Who waits for the box is told that nothing more comes.
 	if uerr := b.update("restart", func(t *tx) error {
-		t.Restarting = t.Restarting && b.stops != stops
+		if b.stops == stops {
+			t.Restarting, b.record.Again = false, ""
+		}
 		return nil
 	}); uerr != nil {
 		b.log("restart").WithError(uerr).Error("restart given up, but cannot be said to be")
 	}
+	b.saveSoon()
 	return err
 }
 

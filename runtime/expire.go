@@ -62,15 +62,49 @@ func (b *Box) expires(r *run) (at time.Time, key string) {
 		at, key = began.Add(e.After), "expire.after"
 	}
 	if e.Idle > 0 {
-		last := time.Unix(0, b.active.Load())
-		if last.Before(began) {
-			last = began
-		}
-		if idle := last.Add(e.Idle); key == "" || idle.Before(at) {
+		if idle := b.lastActive(began).Add(e.Idle); key == "" || idle.Before(at) {
 			at, key = idle, "expire.idle"
 		}
 	}
 	return at, key
+}
+
+// lastActive is when somebody last showed that the box is wanted. A restart by its
+// policy is no such sign. began stands for it where none is known.
+func (b *Box) lastActive(began time.Time) time.Time {
+	if at := b.active.Load(); at > 0 {
+		return time.Unix(0, at)
+	}
+	return began
+}
+
+// idle reports whether a box has expired that waits to be started again.
+func (b *Box) idle(e Expire) bool {
+	return e.Idle > 0 && time.Since(b.lastActive(b.Snapshot().Started)) >= e.Idle
+}
+
+// expireWaiting ends the backoff of a box that has expired.
+func (b *Box) expireWaiting(e Expire) {
+	_, _, err := b.stop(fmt.Sprintf("by=0:%d stop reason=expire.idle", os.Getpid()), Command{Verb: VerbStop, waiting: true})
+	if errors.Is(err, ErrCanceled) {
+		return // somebody was faster
+	}
+	if err == nil {
+		err = b.update("expire", func(t *tx) error {
+			if t.Status == StatusStopped {
+				t.LastError = e.idleSaid()
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		b.log("expire").WithError(err).Error("expired, and cannot be said to be stopped")
+		return
+	}
+}
+
+func (e Expire) idleSaid() string {
+	return fmt.Sprintf("expired: nothing was asked of it for %s (expire.idle)", e.Idle)
 }
 
 // lookAtLife stops a run that has expired; one that was used meanwhile has more time.
@@ -86,7 +120,7 @@ func (b *Box) lookAtLife(r *run) {
 func (b *Box) expire(r *run, key string) {
 	said := fmt.Sprintf("expired: it ran for %s (expire.after)", r.cfg.Expire.After)
 	if key == "expire.idle" {
-		said = fmt.Sprintf("expired: nothing was asked of it for %s (expire.idle)", r.cfg.Expire.Idle)
+		said = r.cfg.Expire.idleSaid()
 	}
 	b.mu.Lock()
 	s := b.snap.Load()

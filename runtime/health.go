@@ -412,7 +412,8 @@ func (p *prober) begin(c *check) {
 	}
 	p.pings++
 	if err := p.send(c, call); errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOSPC) {
-		p.skip(c) // the daemon's want, which says nothing of the box
+		c.b.log("health").WithError(err).Warn("not probed: that is the daemon's want, and says nothing of the box")
+		p.skip(c)
 	} else if err != nil {
 		p.hangUp(c)
 		p.outcome(c, &ProbeReport{ExitCode: 1, Reason: "the shim cannot be asked: " + err.Error()})
@@ -597,6 +598,13 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 		return // it is paused or asked to end, or was paused meanwhile
 	}
 	report.Kind, report.At = h.kind(), time.Now()
+	switch {
+	case report.Healthy || report.Reason != "":
+	case report.TimedOut:
+		report.Reason = fmt.Sprintf("timed out after %s", h.Timeout)
+	default:
+		report.Reason = fmt.Sprintf("exit status %d", report.ExitCode)
+	}
 	p.rt.metrics.probed(report)
 	c.r.probe.Store(report)
 	now, after := snap.Health, h.Interval

@@ -72,7 +72,11 @@ func (rt *Runtime) Autostart() {
 		if s.Config == nil || !s.Config.Autostart && !b.wantedAtBoot() || s.Status.Active() || s.Status == StatusRestarting {
 			continue
 		}
-		b.autostart()
+		if s.Config.Restart.Policy == RestartNo {
+			b.autostart()
+		} else if _, err := b.start(fmt.Sprintf("by=0:%d start", os.Getpid()), bootStart); err != nil {
+			b.log("autostart").WithError(err).Warn("autostart refused")
+		}
 		Fault("recover.autostart")
 	}
 }
@@ -267,9 +271,12 @@ func (b *Box) conclude(f *finding) {
 			if t.Status == StatusStopped && !b.record.RestartAt.IsZero() && !b.record.Remove && !b.booted {
 				t.Status, t.RestartAt = StatusRestarting, b.record.RestartAt
 			}
+			if again := b.record.Again; again != "" && again == b.record.LastRun && t.Status.ended() && t.Config != nil {
+				t.Status, t.RestartAt = StatusRestarting, time.Now() // the second half of a restart is left
+			}
 		default:
 			r.said = said
-			r.final = b.record.Asked == r.id
+			r.final, r.resumed = b.record.Asked == r.id, b.record.Again == r.id
 			r.rebooted = f.live.Identity.BootID != b.rt.bootID
 			b.booted = r.rebooted
 			b.run, t.run = r, r

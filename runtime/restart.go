@@ -35,6 +35,8 @@ func (r *run) wantsAgain(v ending, rec *shim.ExitRecord, retries int) (again, ex
 	c := r.cfg
 	stopped := rec != nil && rec.StoppedBy == shim.StoppedByStop
 	switch {
+	case r.resumed && !r.final:
+		return true, false
 	case r.final || rec != nil && rec.StoppedBy == shim.StoppedByTerm:
 		return false, false
 	case r.failure != nil && !r.again:
@@ -77,11 +79,20 @@ func (t *tx) afterwards(b *Box, r *run, v *ending, rec *shim.ExitRecord, now tim
 	again, exhausted := r.wantsAgain(*v, rec, b.retries)
 	switch {
 	case exhausted:
-		v.message += fmt.Sprintf("; not restarted: it was tried %d times (restart.max_retries)", b.retries)
+		v.message += fmt.Sprintf("; not restarted again (max_retries: %d)", r.cfg.Restart.MaxRetries)
+	case again && r.resumed:
+		v.status, t.RestartAt = StatusRestarting, now
 	case again:
 		wait := backoff(b.retries)
 		b.retries++
 		v.status = StatusRestarting
+		switch {
+		case v.message != "ok":
+		case r.bounced:
+			v.message = "it was unhealthy (info.json has its last probe)"
+		default:
+			v.message = "the command exited with status 0"
+		}
 		v.message += fmt.Sprintf("; restart %d in a row in %s", b.retries, wait)
 		t.RestartAt = now.Add(wait)
 	}
@@ -105,6 +116,10 @@ func (b *Box) awaitRestart() {
 // restartDue is called when a backoff is over.
 func (b *Box) restartDue() {
 	Fault("restart.due")
+	if c := b.Snapshot().Config; c != nil && b.idle(c.Expire) {
+		b.expireWaiting(c.Expire)
+		return
+	}
 	if _, err := b.start("", policyStart); err != nil && !errors.Is(err, ErrCanceled) && !errors.Is(err, ErrRemoved) {
 		b.log("restart").WithError(err).Error("not restarted")
 		b.giveUp(err)
@@ -146,24 +161,47 @@ func (r *run) mayComeBack() bool {
 	return r.cfg.Restart.Policy != RestartNo || r.cfg.Health.OnUnhealthy == "restart"
 }
 
-// noteStop writes down that a person does not want the box to run: before a run is
-// ended, or when a backoff was cut short (r is nil). At once for the next daemon,
-// and soon for the next boot.
-func (b *Box) noteStop(r *run) error {
+// noteStop writes down what a person wants of a box: that it does not run, before a
+// run is ended or when a backoff was cut short (r is nil), or that it runs again. At
+// once for the next daemon, and soon for the next boot.
+func (b *Box) noteStop(r *run, again bool) error {
 	b.save.Lock()
 	defer b.save.Unlock()
 	defer b.saveSoon()
 	return b.saveNow(loose, func(s *stateRecord) {
 		s.RestartAt = time.Time{}
+		last := s.LastRun
 		switch {
 		case r != nil:
-			s.Asked = r.id
+			last = r.id
 		case b.run != nil:
-			s.Asked = b.run.id
-		default:
-			s.Asked = s.LastRun
+			last = b.run.id
+		}
+		if s.Again = ""; again {
+			s.Again = last
+		} else {
+			s.Asked = last
 		}
 	})
+}
+
+// noteBound is how long the end of a run waits for what noteStop writes: a disk that
+// hangs must not keep a box from being killed.
+const noteBound = 250 * time.Millisecond
+
+// noteInTime is noteStop, within its bound.
+func (b *Box) noteInTime(r *run, again bool) {
+	noted := make(chan error, 1)
+	go func() { noted <- b.noteStop(r, again) }()
+	var err error
+	select {
+	case err = <-noted:
+	case <-time.After(noteBound):
+		err = errors.New("the disk takes too long")
+	}
+	if err != nil {
+		b.log("stop").WithError(err).Error("not written down what is wanted of it: another daemon may do something else")
+	}
 }
 
 // ranWith is the configuration of the last run, or, where that is not known, the

@@ -205,7 +205,7 @@ func TestKillOfARestartIsNotUndoneByTheBackoffBeforeIt(t *testing.T) {
 	b.mu.Lock()
 	b.run = second
 	b.mu.Unlock()
-	must(t, b.noteStop(second))
+	must(t, b.noteStop(second, false))
 	b.rt.work.Wait()
 	rec, err := load(b.dir, stateFile, decodeState)
 	must(t, err)

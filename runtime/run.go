@@ -55,6 +55,7 @@ type run struct {
 	bounced   bool      // it is to end because it is unhealthy
 	again     bool      // nobody but its restart policy asked for it
 	rebooted  bool      // the machine was booted since it began
+	resumed   bool      // an earlier daemon was asked to restart the box
 	wellSince time.Time // since when it has been healthy; zero: it is not
 	wasCalm   bool      // it has been for long enough
 

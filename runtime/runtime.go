@@ -19,7 +19,7 @@ import (
 
 // Observer is told what changed, so that a facade can drop what its clients
 // have cached. Its calls come after the change was published and before anybody
-// who waits for it is woken, with no lock held; they must not block, but for
+// who waits for it is woken, with no box's lock held; they must not block, but for
 // BoxRemoved of a box that removed itself.
 type Observer interface {
 	// BoxChanged says which fields of a box differ now.

@@ -218,6 +218,8 @@ type stateRecord struct {
 	// Asked is the id of the last run that a person has asked to end: written before
 	// that is done, so that no daemon restarts it.
 	Asked string `json:"asked,omitempty"`
+	// Again is the id of the last run that a person has asked to end for a restart.
+	Again string `json:"again,omitempty"`
 	// Health is that of the run HealthRun, or what that run left.
 	Health    Health           `json:"health,omitempty"`
 	HealthRun string           `json:"health_run,omitempty"`
@@ -268,6 +270,11 @@ func decodeState(b []byte) (*stateRecord, error) {
 	}
 	if r.Restarts < 0 || r.Retries < 0 {
 		return nil, fmt.Errorf("restarts is %d, retries %d", r.Restarts, r.Retries)
+	}
+	switch r.Health {
+	case "", HealthNone, HealthStarting, HealthHealthy, HealthUnhealthy:
+	default:
+		r.Health = "" // another version's word: the next probe tells
 	}
 	for name, o := range r.Owners {
 		if o.Mode&^0o777 != 0 {

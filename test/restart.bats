@@ -86,7 +86,7 @@ restart: {policy: on-failure, max_retries: 2}"
 	assert "$out" = 3 "exit code"
 	assert "$(restarts_of x)" = 2 "restarts"
 	rd x/last_error
-	assert "$out" has "tried 2 times" "last_error"
+	assert "$out" has "not restarted again (max_retries: 2)" "last_error"
 }
 
 @test "an unhealthy box is restarted if that is asked for" {

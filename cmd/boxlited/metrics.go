@@ -73,7 +73,13 @@ func listen(addr string, log *logrus.Entry) (*metricsListener, error) {
 		return l, nil
 	}
 	var err error
-	if l.Listener, err = net.Listen("tcp", addr); err != nil {
+	network := "tcp"
+	if host, _, herr := net.SplitHostPort(addr); herr == nil {
+		if ip, perr := netip.ParseAddr(host); perr == nil && ip.Is4() {
+			network = "tcp4" // 0.0.0.0 would mean every address of IPv6, too
+		}
+	}
+	if l.Listener, err = net.Listen(network, addr); err != nil {
 		return nil, fmt.Errorf("--metrics-listen: %w", err)
 	}
 	l.log = l.log.WithField("address", l.Addr().String())

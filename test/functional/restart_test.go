@@ -28,11 +28,13 @@ var restartCases = []testCase{
 	{"an unhealthy box is restarted by the next daemon", restartsUnhealthyLater},
 	{"a box that ends with the daemon comes back with it", comesBack},
 	{"waits and removal in a backoff", waitsInBackoff},
+	{"a restart goes on with the next daemon", restartGoesOn},
 }
 
 var expireCases = []testCase{
 	{"a run has its time", expiresAfter},
 	{"a box that nobody asks for anything ends", expiresIdle},
+	{"a crash loop that nobody asks for ends", expiresCrashing},
 }
 
 const always = "restart: {policy: always}\n"
@@ -134,7 +136,7 @@ func restartsOnFailure(t *testing.T, s subject) {
 		t.Errorf("exit code %s", got)
 	}
 	is(t, s, "x", "status", "stopped", "exit_code", "3", "health", "unhealthy")
-	has(t, s, "x", "last_error", "exited with status 3", "tried 2 times", "max_retries")
+	has(t, s, "x", "last_error", "exited with status 3", "not restarted again (max_retries: 2)")
 	if n := restartsOf(t, s, "x"); n != 2 {
 		t.Errorf("%d restarts", n)
 	}
@@ -494,6 +496,53 @@ func expiresAfter(t *testing.T, s subject) {
 	s.open()
 	waits(t, s, "x", "stopped")
 	has(t, s, "x", "last_error", "expired")
+}
+
+// A restart by the policy is no sign that anybody wants the box.
+func expiresCrashing(t *testing.T, s subject) {
+	up(t, s, "x", script("exit 3")+always+"expire: {idle: 1s}\n")
+	if got := waits(t, s, "x", "stopped"); got != "3" && got != "143" {
+		t.Errorf("exit code %s", got)
+	}
+	has(t, s, "x", "last_error", "expired", "expire.idle")
+	if n := restartsOf(t, s, "x"); n < 1 {
+		t.Errorf("%d restarts", n)
+	}
+	reopened(t, s, func(end func()) {
+		end()
+		s.open()
+		is(t, s, "x", "status", "stopped")
+	})
+}
+
+// A restart that the daemon did not live to see is done by the next.
+func restartGoesOn(t *testing.T, s subject) {
+	upReady(t, s, "x", stubborn+"stop: {timeout: 500ms}\n")
+	reopened(t, s, func(end func()) {
+		pid := pidOf(t, s, "x")
+		start(t, s, "x", "restart")
+		daemon.Await(t, "that on record", func() bool {
+			text, err := os.ReadFile(boxFile(s, "x", "state.json"))
+			return err == nil && strings.Contains(string(text), `"again":"`+shimRun(t, s, "x")+`"`)
+		})
+		end()
+		s.open()
+		daemon.Await(t, "another run", func() bool { return read(t, s, "x", "status") == "running" && pidOrNone(t, s, "x") != pid })
+		is(t, s, "x", "last_error", "ok")
+	})
+	// A stop that comes later wins.
+	start(t, s, "x", "restart")
+	daemon.Await(t, "that on record", func() bool {
+		text, err := os.ReadFile(boxFile(s, "x", "state.json"))
+		return err == nil && strings.Contains(string(text), `"again":"`+shimRun(t, s, "x")+`"`)
+	})
+	s.crash()
+	s.open()
+	do(t, s, "x", "kill")
+	await(t, s, "x", "status", "stopped")
+	s.shut()
+	s.open()
+	is(t, s, "x", "status", "stopped")
 }
 
 func expiresIdle(t *testing.T, s subject) {
