@@ -541,7 +541,7 @@ func (d *configDecoder) health(s configSpot) {
 
 func (d *configDecoder) restart(s configSpot) {
 	r := &d.cfg.Restart
-	given := d.fields(s, "a map, like {policy: on-failure, max_retries: 5}", []configField{
+	given := d.fields(s, "a map, like {policy: always}", []configField{
 		{"policy", func(s configSpot) {
 			d.word(s, "a policy, like on-failure", setConfigChoice(&r.Policy, RestartNo, RestartAlways, RestartOnFailure, RestartUnlessStopped))
 		}},
@@ -699,7 +699,7 @@ func setConfigCount(to *int, least, most int) func(string) error {
 	return func(text string) error {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < least || n > most {
-			return fmt.Errorf("%q is out of range: write a whole number from %d to %d", showConfigKey(text), least, most)
+			return fmt.Errorf("%q is no whole number from %d to %d", showConfigKey(text), least, most)
 		}
 		*to = n
 		return nil
@@ -724,11 +724,16 @@ func setConfigDurationIn(to *time.Duration, least, most time.Duration) func(stri
 			return err
 		}
 		if *to < least || *to > most {
-			return fmt.Errorf("%s is out of range: it goes from %s to %s", text, least, most)
+			return fmt.Errorf("%s is out of range: it goes from %s to %dh", text, least, int(most.Hours()))
 		}
 		return nil
 	}
 }
+
+var (
+	configDays  = regexp.MustCompile(`^[0-9]{1,9}d$`)
+	configHours = regexp.MustCompile(`^[0-9]+(h|m|s)$`)
+)
 
 // setConfigDuration takes a duration as Go writes it, not negative.
 func setConfigDuration(to *time.Duration) func(string) error {
@@ -737,7 +742,12 @@ func setConfigDuration(to *time.Duration) func(string) error {
 			return fmt.Errorf("%q has no unit: write it like %ss", showConfigKey(text), showConfigKey(text))
 		}
 		v, err := time.ParseDuration(text)
-		if err != nil {
+		switch {
+		case err != nil && configDays.MatchString(text):
+			return fmt.Errorf("%q is no duration: write days in hours, like 24h", text)
+		case err != nil && configHours.MatchString(text):
+			return fmt.Errorf("%q is too long", showConfigKey(text))
+		case err != nil:
 			return fmt.Errorf("%q is no duration: write it like 10s or 1m30s", showConfigKey(text))
 		}
 		if v < 0 {
