@@ -513,6 +513,21 @@ func expiresCrashing(t *testing.T, s subject) {
 		s.open()
 		is(t, s, "x", "status", "stopped")
 	})
+	// In the backoff, too.
+	atRest(t, s, "y", script("exit 3"))
+	must(t, "configure", s.configure("y", sleeper+always+"expire: {idle: 1h}\n"))
+	s.shut()
+	editState(t, s, "y", func(m map[string]any) {
+		m["restart_at"], m["active"] = time.Now().Format(time.RFC3339Nano), time.Now().Add(-2*time.Hour).Format(time.RFC3339Nano)
+	})
+	s.open()
+	if got := waits(t, s, "y", "stopped"); got != "3" {
+		t.Errorf("exit code %s", got)
+	}
+	has(t, s, "y", "last_error", "expired", "expire.idle")
+	if got := read(t, s, "y", "events"); strings.Contains(got, "to=starting") {
+		t.Errorf("started again: %s", got)
+	}
 }
 
 // A restart that the daemon did not live to see is done by the next.
