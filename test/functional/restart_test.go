@@ -558,6 +558,12 @@ func restartGoesOn(t *testing.T, s subject) {
 	s.shut()
 	s.open()
 	is(t, s, "x", "status", "stopped")
+	// The daemon may have died between the two halves.
+	s.shut()
+	editState(t, s, "x", func(m map[string]any) { m["again"] = m["last_run"] })
+	s.open()
+	await(t, s, "x", "status", "running")
+	do(t, s, "x", "kill")
 }
 
 func expiresIdle(t *testing.T, s subject) {
