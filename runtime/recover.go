@@ -339,9 +339,7 @@ func (b *Box) settle(f *finding) {
 		b.log("recover").WithError(err).Error("adopted, but not under watch")
 	}
 	Fault("recover.watched")
-	if s := b.Snapshot(); s.Status == StatusRunning && s.Health == HealthUnhealthy && r.cfg.Health.OnUnhealthy == "restart" {
-		go b.bounce(r) // the last daemon died before it got to that
-	}
+	b.finish(r)
 	switch {
 	case f.silent:
 		go b.listen(f)
@@ -355,6 +353,29 @@ func (b *Box) settle(f *finding) {
 		b.becomes(f)
 	}
 	b.log("recover").Info("adopted")
+}
+
+// finish does to an adopted run that goes on what an earlier daemon was about to do
+// when it died.
+func (b *Box) finish(r *run) {
+	s := b.Snapshot()
+	b.mu.Lock()
+	final := r.final
+	b.mu.Unlock()
+	var err error
+	by := fmt.Sprintf("by=0:%d ", os.Getpid())
+	switch {
+	case s.Status != StatusRunning && s.Status != StatusPaused:
+	case r.resumed:
+		_, err = b.restart(by+"restart", Command{Verb: VerbRestart})
+	case final:
+		_, _, err = b.stop(by+"stop", Command{Verb: VerbStop})
+	case s.Status == StatusRunning && s.Health == HealthUnhealthy && r.cfg.Health.OnUnhealthy == "restart":
+		go b.bounce(r)
+	}
+	if err != nil {
+		b.log("recover").WithError(err).Warn("what an earlier daemon was asked for is not done")
+	}
 }
 
 // listen asks a shim once more that gave no answer in time. Until it gives one its

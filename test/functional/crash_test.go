@@ -203,7 +203,8 @@ var crashes = []crash{
 		kill(c.T, c.h().Records()["x"].Identity.PID, unix.SIGKILL)
 	}, want: killed},
 
-	{point: "stop.noted", ready: returns, act: tell("stop"), want: []string{"running/-1"}},
+	{point: "stop.noted", ready: returns, act: tell("stop"), want: []string{"stopped/143"}},
+	{point: "stop.noted", name: "of a restart", ready: runs2, act: tell("restart"), want: []string{"running/9"}},
 	{point: "kill.sent", name: "of a box that would come back", ready: returns, act: tell("kill"), want: killed},
 	{point: "end.reaped", name: "of a box that would come back", ready: returns, act: tell("kill"), want: killed},
 	{point: "end.reaped", name: "to come back", ready: returns, act: strike, want: cameBack},
