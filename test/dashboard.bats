@@ -54,6 +54,25 @@ steady_tables() {
 
 no_watchers() { ! grep -lzF "$MNT/boxes/" /proc/[0-9]*/cmdline 2>/dev/null | grep -q .; }
 
+@test "the dashboard goes on with the next daemon, however the last one ended" {
+	local end
+	up x "$SLEEPER"
+	bg dash "$DASHBOARD"
+	await_row '^x +running '
+	for end in stop_daemon kill_daemon; do
+		"$end"
+		await "it to say so" 10 grep -q 'the daemon is gone' "$W/dash.out"
+		start_daemon
+		box "after-$end"
+		await_row "^after-$end +empty "
+		: >"$W/dash.out"
+	done
+	kill -TERM "${PID[dash]}"
+	join dash 5
+	assert "$rc" -eq 0 "exit code ($err)"
+	await "inotifywait to go" 5 no_watchers
+}
+
 @test "the dashboard without a mount says so" {
 	BOXLITE=$W try "$DASHBOARD"
 	assert "$rc" -eq 1 "exit code"

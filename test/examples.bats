@@ -177,12 +177,17 @@ timed() {
 	rm -f "$W"/tmp/boxrun.*
 }
 
+@test "boxrun tells how it is used" {
+	ok "$EXAMPLES/boxrun" -h
+	assert "$out" has 'boxrun [-t SECONDS]' "help"
+}
+
 @test "boxrun does not take the box of another" {
 	mkfifo "$W/go"
 	bg run "$EXAMPLES/boxrun" -n x sh -c 'echo up; read -r _ <"$0"; exit 5' "$W/go"
 	await "the output" 10 grep -q up "$W/run.out"
 	boxrun 125 -n x true
-	assert "$err" has 'File exists' "what boxrun says"
+	assert "$err" =~ '^boxrun: .*File exists' "what boxrun says"
 	is x status running
 	echo >"$W/go"
 	join run 5
@@ -237,6 +242,8 @@ log_lines() { (($(t cat "$MNT/boxes/$1/log" 2>/dev/null | wc -l) >= $2)); }
 }
 
 @test "supervise says what is wrong with a config" {
+	try "$EXAMPLES/supervise" sup "$W/nothing"
+	assert "$rc $err" = '2 usage: supervise NAME CONFIG, a file that can be read' "a file that is not there"
 	echo 'comand: [true]' >"$W/config"
 	gives 1 "$EXAMPLES/supervise" x "$W/config"
 	assert "$err" has 'did you mean "command"' "what it says"
@@ -273,11 +280,27 @@ kept() { find "$W/logs" -name '*.log' | sort; }
 	nightly 125 -m 5 job true
 	assert "$err" has 'resources.memory' "what it says"
 	nightly 125 a/b true
+	assert "$err" has 'nightly: a/b: a name has no /' "what it says"
+	nightly 125 +x true
+	assert "$err" has 'nightly: +x: box "+x": create: a name is' "what it says"
 	ok rmdir "$MNT/boxes/job"
+}
+
+@test "nightly runs all lines of a job, and looks at its options before" {
+	nightly 2 job $'echo one\nexit 2'
+	assert "${out##*$'\n'}" = one "its end"
+	nightly 125 -t 1h30 other true
+	assert "$err" has '-t 1h30: not a number of seconds' "what it says"
+	refused ENOENT ls "$MNT/boxes/other"
+	# Two jobs may have their logs in one place.
+	nightly 0 other true
+	ok rmdir "$MNT/boxes/job"
+	ok rmdir "$MNT/boxes/other"
 }
 
 @test "nightly stops a job whose time is up, and one that it is itself asked to end with" {
 	nightly 124 -t 1 job 'echo long; sleep 60'
+	assert "$out" has 'exit code 124: its time (1 s) was up' "what it says"
 	assert "${out##*$'\n'}" = long "its end"
 	is job status stopped
 	bg night "$EXAMPLES/nightly" -d "$W/logs" job 'sleep 60'
