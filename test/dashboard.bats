@@ -52,7 +52,7 @@ steady_tables() {
 	(($(tables) == n))
 }
 
-no_watchers() { ! grep -lzF "$MNT/boxes/" /proc/[0-9]*/cmdline 2>/dev/null | grep -q .; }
+no_watchers() { [[ -z $(pgrep -f "^inotifywait .*$MNT/boxes/") ]]; }
 
 @test "the dashboard goes on with the next daemon, however the last one ended" {
 	local end
@@ -65,12 +65,70 @@ no_watchers() { ! grep -lzF "$MNT/boxes/" /proc/[0-9]*/cmdline 2>/dev/null | gre
 		start_daemon
 		box "after-$end"
 		await_row "^after-$end +empty "
+		# Not only drawn anew once, but watched.
+		configure "after-$end" <<<"$SLEEPER"
+		await_row "^after-$end +configured "
 		: >"$W/dash.out"
 	done
 	kill -TERM "${PID[dash]}"
 	join dash 5
 	assert "$rc" -eq 0 "exit code ($err)"
 	await "inotifywait to go" 5 no_watchers
+}
+
+@test "the dashboard sees a daemon end that it has only begun to watch" {
+	# The reader that is to see the end comes late.
+	mkdir "$W/bin/late"
+	cat >"$W/bin/late/cat" <<-'END'
+		#!/bin/sh
+		case "$* $(readlink /proc/self/fd/0)" in
+		*/wait/event*) until [ -e "$LATE" ]; do sleep 0.02; done ;;
+		esac
+		exec /bin/cat "$@"
+	END
+	chmod +x "$W/bin/late/cat"
+	box x
+	LATE=$W/go PATH=$W/bin/late:$PATH bg dash "$DASHBOARD"
+	await_row '^x +empty '
+	restart_daemon
+	touch "$W/go"
+	box y
+	await_row '^y +empty '
+	kill -TERM "${PID[dash]}"
+	join dash 5
+	assert "$rc" -eq 0 "exit code ($err)"
+	await "inotifywait to go" 5 no_watchers
+}
+
+@test "the dashboard can be ended while there is no daemon" {
+	bg dash "$DASHBOARD"
+	await_row '^BOX '
+	stop_daemon
+	await "it to say so" 10 grep -q 'the daemon is gone' "$W/dash.out"
+	kill -TERM "${PID[dash]}"
+	join dash 5
+	assert "$rc" -eq 0 "exit code"
+	assert "$err" = '' "what it says"
+}
+
+@test "the dashboard without inotifywait says so" {
+	local tool
+	mkdir "$W/bin/few"
+	for tool in bash env cat sleep; do
+		ln -s "$(command -v "$tool")" "$W/bin/few/"
+	done
+	try env PATH="$W/bin/few" "$DASHBOARD"
+	assert "$rc" -eq 1 "exit code"
+	assert "$err" has "needs inotifywait" "what it says"
+}
+
+@test "the dashboard does not spin when inotifywait fails" {
+	mkdir "$W/bin/bad"
+	printf '#!/bin/sh\necho run >>"$RUNS"\nexit 1\n' >"$W/bin/bad/inotifywait"
+	chmod +x "$W/bin/bad/inotifywait"
+	RUNS=$W/runs PATH=$W/bin/bad:$PATH T=2 bg dash "$DASHBOARD"
+	join dash 5
+	assert "$(wc -l <"$W/runs")" -le 3 "runs of inotifywait in 2 s"
 }
 
 @test "the dashboard without a mount says so" {

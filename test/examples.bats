@@ -67,10 +67,32 @@ boxrun() { gives "$1" "$EXAMPLES/boxrun" "${@:2}"; }
 	assert "$err" has 'unknown user no-such-user' "what boxrun says"
 	boxrun 125 -m 5 true
 	assert "$err" has 'resources.memory' "what boxrun says"
-	boxrun 125 -n a/b true
+	boxrun 125 -n +x true
+	assert "$err" =~ '^boxrun: box "\+x": create: a name is [^:]*$' "what boxrun says"
+	local bad
+	for bad in '' . .. a/b; do
+		boxrun 125 -n "$bad" true
+		assert "$err" = "boxrun: -n $bad: not a name for a box" "what boxrun says"
+	done
 	boxrun 125 -t x true
 	boxrun 125
 	assert "$err" has usage "what boxrun says"
+}
+
+@test "boxrun tells an OOM kill from any other" {
+	boxrun 137 -m 32MiB tail /dev/zero
+	assert "$err" = 'boxrun: the OOM killer has killed 1 of its processes; see -m' "what boxrun says"
+	boxrun 3 -m 32MiB sh -c 'tail /dev/zero; tail /dev/zero; exit 3'
+	assert "$err" = 'boxrun: the OOM killer has killed 2 of its processes; see -m' "what boxrun says of children"
+	boxrun 137 -m 32MiB sh -c 'kill -9 $$'
+	assert "$err" = '' "what boxrun says of another SIGKILL"
+}
+
+@test "boxrun gives a command no stdin" {
+	local file=$W/in
+	echo something >"$file"
+	ok sh -c '"$0" cat <"$1"' "$EXAMPLES/boxrun" "$file"
+	assert "$out" = '' "what the command reads"
 }
 
 @test "boxrun loses nothing of a command that is over in no time, and all at once" {
@@ -244,12 +266,16 @@ log_lines() { (($(t cat "$MNT/boxes/$1/log" 2>/dev/null | wc -l) >= $2)); }
 @test "supervise says what is wrong with a config" {
 	try "$EXAMPLES/supervise" sup "$W/nothing"
 	assert "$rc $err" = '2 usage: supervise NAME CONFIG, a file that can be read' "a file that is not there"
+	try "$EXAMPLES/supervise" sup "$W"
+	assert "$rc $err" = '2 usage: supervise NAME CONFIG, a file that can be read' "a directory"
+	no_boxes || fail "a box was made"
 	echo 'comand: [true]' >"$W/config"
 	gives 1 "$EXAMPLES/supervise" x "$W/config"
 	assert "$err" has 'did you mean "command"' "what it says"
 	ok rmdir "$MNT/boxes/x"
 	gives 1 "$EXAMPLES/supervise" a/b "$W/config"
 	gives 2 "$EXAMPLES/supervise"
+	assert "$err" has 'usage: supervise NAME CONFIG' "what it says"
 }
 
 # --- nightly -----------------------------------------------------------------
@@ -279,28 +305,62 @@ kept() { find "$W/logs" -name '*.log' | sort; }
 	nightly 127 job 'no-such-command'
 	nightly 125 -m 5 job true
 	assert "$err" has 'resources.memory' "what it says"
-	nightly 125 a/b true
-	assert "$err" has 'nightly: a/b: a name has no /' "what it says"
+	local bad
+	for bad in '' . .. a/b; do
+		nightly 125 "$bad" true
+		assert "$err" has 'not a name for a box' "what it says of the name '$bad'"
+	done
 	nightly 125 +x true
-	assert "$err" has 'nightly: +x: box "+x": create: a name is' "what it says"
+	assert "$err" =~ '^nightly: \+x: box "\+x": create: a name is [^:]*$' "what it says"
+	touch "$W/file"
+	gives 125 "$EXAMPLES/nightly" -d "$W/file" job true
+	assert "$err" =~ ^nightly: "what it says of a directory that is none"
+	mkdir -p "$W/odd/.job.lock"
+	gives 125 "$EXAMPLES/nightly" -d "$W/odd" job true
+	assert "$err" =~ ^nightly: "what it says of a lock that is none"
 	ok rmdir "$MNT/boxes/job"
 }
 
-@test "nightly runs all lines of a job, and looks at its options before" {
-	nightly 2 job $'echo one\nexit 2'
-	assert "${out##*$'\n'}" = one "its end"
-	nightly 125 -t 1h30 other true
-	assert "$err" has '-t 1h30: not a number of seconds' "what it says"
-	refused ENOENT ls "$MNT/boxes/other"
-	# Two jobs may have their logs in one place.
-	nightly 0 other true
+@test "nightly runs all lines of a job" {
+	nightly 2 job $'echo one # not the end\n\n  echo "two\n  three"\nexit 2'
+	assert "$(kept | xargs cat)" = $'one\ntwo\n  three' "log"
+	# What is not text is refused, not made something else.
+	nightly 125 job $'echo a\rb'
+	assert "$err" has 'nightly: job: box "job": config: ' "what it says"
 	ok rmdir "$MNT/boxes/job"
-	ok rmdir "$MNT/boxes/other"
+}
+
+@test "nightly looks at its options before it does anything" {
+	local bad
+	for bad in 1h30 abc 1.2.3 . ''; do
+		nightly 125 -t "$bad" job true
+		assert "$err" = "nightly: job: -t $bad: not a number of seconds" "what it says"
+	done
+	for bad in x -1 ''; do
+		nightly 125 -k "$bad" job true
+		assert "$err" = "nightly: job: -k $bad: not a number" "what it says"
+	done
+	no_boxes || fail "a box was made"
+	[[ ! -e $W/logs ]] || fail "logs were made"
+}
+
+@test "two jobs of nightly may have their logs in one place" {
+	bg night "$EXAMPLES/nightly" -d "$W/logs" job 'sleep 60'
+	becomes job status running
+	# A job keeps off the logs of one whose name begins like its own.
+	nightly 0 -k 1 job.20 'echo kept'
+	ctl job kill
+	join night 5
+	assert "$rc" -eq 137 "exit code"
+	nightly 0 -k 0 job true
+	assert "$(kept | xargs cat)" = kept "logs"
+	ok rmdir "$MNT/boxes/job"
+	ok rmdir "$MNT/boxes/job.20"
 }
 
 @test "nightly stops a job whose time is up, and one that it is itself asked to end with" {
 	nightly 124 -t 1 job 'echo long; sleep 60'
-	assert "$out" has 'exit code 124: its time (1 s) was up' "what it says"
+	assert "$out" has 'exit code 124: the time was up after 1 s' "what it says"
 	assert "${out##*$'\n'}" = long "its end"
 	is job status stopped
 	bg night "$EXAMPLES/nightly" -d "$W/logs" job 'sleep 60'
@@ -308,6 +368,7 @@ kept() { find "$W/logs" -name '*.log' | sort; }
 	kill -TERM "${PID[night]}"
 	join night 5
 	assert "$rc" -eq 143 "exit code"
+	assert "$out$err" = '' "what it says"
 	is job status stopped
 	ok rmdir "$MNT/boxes/job"
 }
