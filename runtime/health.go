@@ -213,9 +213,12 @@ func (p *prober) close() error {
 		p.drop(r)
 	}
 	p.mu.Unlock()
-	p.rt.timers.close() // which wakes the loop
+	p.rt.timers.close()
+	// This ends the loop wherever it is: a wake-up by the timerfd could be taken for
+	// one of before.
+	err := p.epoll.Close()
 	<-p.done
-	return errors.Join(p.epoll.Close(), unix.Close(p.rt.timers.fd))
+	return errors.Join(err, unix.Close(p.rt.timers.fd))
 }
 
 // loop waits for what is due and for what the shims say.
@@ -227,7 +230,7 @@ func (p *prober) loop() {
 	}
 	events := make([]unix.EpollEvent, 64)
 	buf := make([]byte, shim.MaxLineAnswer)
-	// It ends when take says so.
+	// It ends when take says so, or the file is closed.
 	_ = raw.Read(func(uintptr) bool {
 		for {
 			n, errno := rawEpoll(p.epfd, events)

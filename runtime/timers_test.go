@@ -80,3 +80,39 @@ func TestTimersKeepToTheMonotonicClock(t *testing.T) {
 		t.Errorf("a timer was set to %s", x.at)
 	}
 }
+
+// Close drops the timers early, and ends the prober much later or at once.
+func TestProberEndsHoweverItsTimersWereDropped(t *testing.T) {
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for range 1000 {
+				rt := &Runtime{}
+				var err error
+				if rt.timers, err = newTimers(); err == nil {
+					rt.prober, err = newProber(rt, 1)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				ended := make(chan error, 1)
+				rt.timers.close()
+				for began, wait := time.Now(), time.Duration(rand.IntN(100_000)); time.Since(began) < wait; {
+					continue // the loop takes that wake-up in some microseconds, and this is to be in the middle of it
+				}
+				go func() { ended <- rt.prober.close() }()
+				select {
+				case err := <-ended:
+					if err != nil {
+						t.Error(err)
+					}
+				case <-time.After(10 * time.Second):
+					t.Error("the prober does not end")
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
