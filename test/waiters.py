@@ -173,12 +173,15 @@ NUMBER = {name: i for i, name in enumerate(NAMES)}
 
 
 def config(name, code):
+    # A child writes the lines: a signal that comes in the middle of a trap's loop
+    # makes dash go around once more.
     return """command:
   - /bin/sh
   - -c
   - |
     n=0
-    trap 'i=0; while [ $i -lt 100 ]; do i=$((i + 1)) n=$((n + 1)); echo "%s $n"; done' USR1
+    lines='i=$1; while [ $i -le $2 ]; do echo "$0 $i"; i=$((i + 1)); done'
+    trap 'n=$((n + 100)); /bin/sh -c "$lines" %s $((n - 99)) $n' USR1
     trap 'exit %d' TERM
     echo ready
     sleep infinity &
