@@ -32,6 +32,10 @@ type Box struct {
 	record  stateRecord
 	retries int // restarts in a row; see backoff
 
+	// firstID is the first of the host's ids that the box's containers have; 0 as long
+	// as it has had none.
+	firstID atomic.Uint32
+
 	restartTimer timer
 	// active is when somebody last showed that the box is wanted, in nanoseconds
 	// since 1970; see expire.idle.

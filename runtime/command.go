@@ -133,7 +133,7 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 			return ErrNotConfigured
 		default:
 			r = newRun(t.Runs+1, rand.Text(), t.Config, t.Text)
-			r.group = b.rt.groups.of(b.name)
+			r.group = b.rt.groups.of(b.name, r.cfg.Engine == EngineContainer)
 			b.run, t.run = r, r
 			done = r.began
 			t.Status, t.Runs, t.Started, t.Pending = StatusStarting, r.n, time.Now(), false
@@ -226,6 +226,9 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 	}
 	if r == nil && !waited {
 		return completed(), stops, nil
+	}
+	if r != nil {
+		r.giveUp() // nothing of it runs yet, if it is still being prepared
 	}
 	Fault("stop.accepted")
 	done := newCompletion()

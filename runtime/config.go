@@ -19,18 +19,32 @@ var ErrConfigTooBig = errors.New("config is over 64 KiB")
 // Config is the decoded config.yaml of a box, with every default filled in.
 type Config struct {
 	// Command is the program and its arguments: at least one word, the first
-	// of them not empty.
+	// of them not empty. It may be empty where there is an Image.
 	Command []string
 	// Env is what the box gets besides PATH and HOME. Its values may be
 	// secrets: they appear in no error, event or log.
 	Env map[string]string
-	// Workdir is the absolute, clean directory that the command starts in.
+	// Workdir is the absolute, clean directory that the command starts in; empty in a
+	// container: that of the image, or /.
 	Workdir string
 	// User is a name or uid, with ":" and a group's name or gid after it or
-	// not. Names are looked up when the box starts, not here.
+	// not. Names are looked up when the box starts, not here. Empty in a container:
+	// that of the image, or root.
 	User string
-	// Engine is what runs the box: "host".
+	// Engine is what runs the box: EngineHost or EngineContainer.
 	Engine string
+	// Image is the reference of the image that a container is made from, or empty.
+	// See image.ParseRef.
+	Image string
+	// Rootfs is the directory that a container has for a root, or empty. With
+	// Overlay it is not changed: what the container writes is the box's own.
+	Rootfs  string
+	Overlay bool
+	// Entrypoint are the words before the command, instead of those of the image;
+	// nil leaves these.
+	Entrypoint []string
+	// Runtime is the name of the OCI runtime that is to be used, or empty.
+	Runtime string
 	// Hostname is the box's host name; by default the box's name.
 	Hostname string
 	// Network is "host" or "none".
@@ -122,6 +136,14 @@ type HealthCheck struct {
 	OnUnhealthy string
 }
 
+// The engines.
+const (
+	// EngineHost runs a command on the host's files.
+	EngineHost = "host"
+	// EngineContainer runs a command on files of its own, by an OCI runtime.
+	EngineContainer = "container"
+)
+
 // The restart policies.
 const (
 	RestartNo            = "no"
@@ -167,7 +189,8 @@ func defaultConfig(box string) *Config {
 		Env:      map[string]string{},
 		Workdir:  "/",
 		User:     "root",
-		Engine:   "host",
+		Engine:   EngineHost,
+		Overlay:  true,
 		Hostname: box,
 		Network:  "host",
 		Rlimits:  map[string]Rlimit{"nofile": {Soft: 1024, Hard: 1024}},

@@ -59,10 +59,11 @@ type configDecoder struct {
 	box   string
 	lines int
 	errs  []*ConfigError
+	seen  map[string]int // the line of each key of the document
 }
 
 func newConfigDecoder(box string, text []byte, doc configDoc) *configDecoder {
-	return &configDecoder{cfg: defaultConfig(box), box: box, lines: configLines(text)}
+	return &configDecoder{cfg: defaultConfig(box), box: box, lines: configLines(text), seen: map[string]int{}}
 }
 
 // firstError returns the fault nearest to the top, or nil.
@@ -133,7 +134,12 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		{"env", d.env},
 		{"workdir", func(s configSpot) { d.word(s, "an absolute path, like /srv", setConfigPath(&c.Workdir)) }},
 		{"user", func(s configSpot) { d.word(s, `a user, like nobody or "1000:1000"`, setConfigUser(&c.User)) }},
-		{"engine", func(s configSpot) { d.word(s, "an engine, like host", setConfigEngine(&c.Engine)) }},
+		{"engine", func(s configSpot) { d.word(s, "an engine, like host or container", setConfigEngine(&c.Engine)) }},
+		{"image", func(s configSpot) { d.text(s, "an image, like docker://docker.io/library/alpine:3", &c.Image) }},
+		{"rootfs", func(s configSpot) { d.word(s, "an absolute path, like /srv/rootfs", setConfigPath(&c.Rootfs)) }},
+		{"overlay", func(s configSpot) { d.flag(s, &c.Overlay) }},
+		{"entrypoint", d.entrypoint},
+		{"runtime", func(s configSpot) { d.word(s, "crun or runc", setConfigChoice(&c.Runtime, ociRuntimes...)) }},
 		{"hostname", func(s configSpot) { d.word(s, "a host name, like web-1", setConfigHostname(&c.Hostname)) }},
 		{"network", func(s configSpot) { d.word(s, "host or none", setConfigChoice(&c.Network, "host", "none")) }},
 		{"mounts", d.mounts},
@@ -149,18 +155,66 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		{"detach", func(s configSpot) { d.flag(s, &c.Detach) }},
 		{"log", d.log},
 		{"labels", d.labels},
-		{"image", nil},
-		{"rootfs", nil},
-		{"overlay", nil},
-		{"runtime", nil},
 	})
-	if !given["command"] && !s.open {
+	if s.open {
+		return
+	}
+	d.settleEngine(s.node.Line, given)
+	// An image may say itself what it runs.
+	if !given["command"] && !given["image"] {
 		d.failAt(s.node.Line, "command", "command is missing: add what the box runs, like "+example)
 	}
 }
 
-// configField is a key of a map and what decodes its value; nil is a key that
-// is known but not supported yet.
+// settleEngine fills in the defaults that depend on the engine, and refuses what does
+// not go together.
+func (d *configDecoder) settleEngine(line int, given map[string]bool) {
+	c := d.cfg
+	rooted := given["image"] || given["rootfs"]
+	if rooted && !given["engine"] {
+		c.Engine = EngineContainer
+	}
+	fail := func(key, msg string) {
+		d.failAt(d.seen[key], key, msg)
+	}
+	switch {
+	case given["image"] && given["rootfs"]:
+		fail("rootfs", "image and rootfs are both given: keep one")
+	case c.Engine == EngineContainer && !rooted:
+		fail("engine", "engine container needs a file system: add image: docker://… or rootfs: /dir")
+	case c.Engine != EngineContainer:
+		for _, key := range []string{"image", "rootfs", "overlay", "entrypoint", "runtime"} {
+			if given[key] {
+				fail(key, fmt.Sprintf("%s is for engine container only: leave it or the engine out", key))
+			}
+		}
+		return
+	case given["overlay"] && given["image"]:
+		fail("overlay", "overlay is for rootfs only: an image is always shared, and its changes are the box's own")
+	case given["entrypoint"] && !given["image"]:
+		fail("entrypoint", "entrypoint is for image only: put all words into command")
+	}
+	if !given["network"] {
+		c.Network = "none"
+	}
+	if !given["user"] {
+		c.User = ""
+	}
+	if !given["workdir"] {
+		c.Workdir = ""
+	}
+}
+
+// entrypoint decodes the words that go before the command; none is an answer too.
+func (d *configDecoder) entrypoint(s configSpot) {
+	if s.node.Kind == yaml.SequenceNode && len(s.node.Content) == 0 {
+		d.cfg.Entrypoint = []string{}
+		return
+	}
+	d.command(&d.cfg.Entrypoint, `[/bin/sh, -c], or [] for none`)(s)
+}
+
+// configField is a key of a map and what decodes its value.
 type configField struct {
 	name   string
 	decode func(configSpot)
@@ -183,9 +237,11 @@ func (d *configDecoder) fields(s configSpot, want string, fields []configField) 
 			if f.name != name {
 				continue
 			}
-			if given[name] = true; f.decode == nil {
-				d.fail(key, "%q is not supported yet", key.key)
-			} else if d.plainNode(value) && !value.unsettled() {
+			given[name] = true
+			if s.key == "" {
+				d.seen[name] = key.node.Line
+			}
+			if d.plainNode(value) && !value.unsettled() {
 				f.decode(value)
 			}
 			return
@@ -645,17 +701,13 @@ func setConfigUser(to *string) func(string) error {
 	}
 }
 
-// setConfigEngine takes the one engine there is.
+// setConfigEngine takes one of the engines there are.
 func setConfigEngine(to *string) func(string) error {
 	return func(text string) error {
-		switch text {
-		case "host":
-			*to = text
-			return nil
-		case "container", "vm":
-			return fmt.Errorf("%q is not supported yet (engines here: host)", text)
+		if text == "vm" {
+			return fmt.Errorf("%q is not supported yet (engines here: host, container)", text)
 		}
-		return setConfigChoice(to, "host")(text)
+		return setConfigChoice(to, EngineHost, EngineContainer)(text)
 	}
 }
 

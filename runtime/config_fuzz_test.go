@@ -397,16 +397,19 @@ func checkConfigInvariants(t *testing.T, c *Config) {
 		}
 	}
 	abs := func(p string) bool { return path.IsAbs(p) && path.Clean(p) == p && !hasControl(p) }
-	must(len(c.Command) > 0 && c.Command[0] != "", "command")
+	container := c.Engine == EngineContainer
+	must(len(c.Command) > 0 && c.Command[0] != "" || c.Image != "" && len(c.Command) == 0, "command")
+	must(container == (c.Image != "" || c.Rootfs != "") && (c.Image == "" || c.Rootfs == ""), "root")
+	must(c.Rootfs == "" || abs(c.Rootfs), "rootfs")
 	for _, w := range c.Command {
 		must(!strings.Contains(w, "\x00"), "NUL in command")
 	}
 	for k, v := range c.Env {
 		must(k != "" && !strings.ContainsAny(k, "=\x00") && !strings.Contains(v, "\x00"), "env")
 	}
-	must(abs(c.Workdir), "workdir")
-	must(c.Engine == "host" && (c.Network == "host" || c.Network == "none"), "engine and network")
-	must(c.User != "" && !strings.ContainsAny(c.User, " \n\x00/"), "user")
+	must(abs(c.Workdir) || container && c.Workdir == "", "workdir")
+	must((container || c.Engine == EngineHost) && (c.Network == "host" || c.Network == "none"), "engine and network")
+	must((c.User != "" || container) && !strings.ContainsAny(c.User, " \n\x00/"), "user")
 	must(c.Hostname != "" && len(c.Hostname) <= 64 && !strings.ContainsAny(c.Hostname, " \n\x00/"), "hostname")
 	seen := map[string]bool{}
 	for _, m := range c.Mounts {

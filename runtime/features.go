@@ -28,6 +28,11 @@ func (rt *Runtime) Features() []string {
 		}
 	}
 	words = append(words, rt.groups.features()...)
+	for _, name := range ociRuntimes {
+		if _, _, err := ociRuntime(name); err == nil {
+			words = append(words, "engine.container:"+name)
+		}
+	}
 	slices.Sort(words)
 	return words
 }

@@ -25,9 +25,14 @@ import (
 // v2 the time used and the freezer are part of every group.
 var controllers = []string{"cpu", "cpuacct", "freezer", "memory", "pids"}
 
+// devicesController is used by containers only, and on v1 only: on v2 it is no
+// controller, but a program that the OCI runtime attaches.
+const devicesController = "devices"
+
 // groupTree is where on this host the cgroups of boxes are.
 type groupTree struct {
-	v2 bool
+	v2    bool
+	place string // the path of dirs from the root of each hierarchy
 	// dirs is, for each controller that can be used, the directory in which the
 	// groups of this state directory's boxes are made. On v2 all are the same.
 	dirs map[string]string
@@ -59,7 +64,7 @@ func openGroupTree(parent, state string) (*groupTree, error) {
 	}
 	// Daemons beside each other have boxes of the same names.
 	place := filepath.Join("/", parent, fmt.Sprintf("%x-%x", st.Dev, st.Ino))
-	g := &groupTree{v2: cgroups.IsCgroup2UnifiedMode(), dirs: map[string]string{}, lack: map[string]error{}, owner: map[string]*group{}}
+	g := &groupTree{place: place, v2: cgroups.IsCgroup2UnifiedMode(), dirs: map[string]string{}, lack: map[string]error{}, owner: map[string]*group{}}
 	if g.v2 {
 		g.openV2(cgroup2.UnifiedMountpoint + place)
 	} else {
@@ -70,7 +75,7 @@ func openGroupTree(parent, state string) (*groupTree, error) {
 
 func (t *groupTree) openV1(place string) {
 	mounts, err := cgroups.GetCgroupMounts(true)
-	for _, c := range controllers {
+	for _, c := range append([]string{devicesController}, controllers...) {
 		if err != nil {
 			t.lack[c] = err
 			continue
@@ -225,13 +230,15 @@ type group struct {
 }
 
 // of returns the group that a run of the box will have, or nil.
-func (t *groupTree) of(box string) *group {
-	if len(t.dirs) == 0 {
-		return nil
-	}
+func (t *groupTree) of(box string, container bool) *group {
 	dirs := make(map[string]string, len(t.dirs))
 	for c, dir := range t.dirs {
-		dirs[c] = filepath.Join(dir, groupPrefix+box)
+		if c != devicesController || container {
+			dirs[c] = filepath.Join(dir, groupPrefix+box)
+		}
+	}
+	if len(dirs) == 0 {
+		return nil
 	}
 	return &group{V2: t.v2, Dirs: dirs, tree: t}
 }
@@ -287,7 +294,24 @@ func (t *groupTree) make(g *group) error {
 		}
 		err = g.m.Apply(-1)
 	}
+	if dir := g.Dirs[devicesController]; err == nil && dir != "" {
+		err = cgroups.WriteFile(dir, "devices.deny", "a")
+		for _, rule := range append(slices.Clone(deviceRules), "c *:*", "b *:*") {
+			access := " rwm"
+			if strings.HasSuffix(rule, " *:*") {
+				access = " m" // to make one is not to use it, and overlayfs makes some to remove a file
+			}
+			if err == nil {
+				err = cgroups.WriteFile(dir, "devices.allow", rule+access)
+			}
+		}
+	}
 	return err
+}
+
+// path is the group's path from the root of each hierarchy.
+func (g *group) path() string {
+	return filepath.Join(g.tree.place, filepath.Base(uniq(g.Dirs)[0]))
 }
 
 // remove removes the group of a run that is proven gone, unless a later run has it.

@@ -15,7 +15,7 @@ func TestTheGroupOfALaterRunStays(t *testing.T) {
 	freezer := t.TempDir() // removed and made as a hierarchy's directory is
 	tree := &groupTree{dirs: map[string]string{"freezer": freezer}, owner: map[string]*group{}}
 	dir := filepath.Join(freezer, groupPrefix+"x")
-	first, second := tree.of("x"), tree.of("x")
+	first, second := tree.of("x", false), tree.of("x", false)
 	must(t, tree.create(first, Resources{}))
 	must(t, tree.create(second, Resources{}))
 	must(t, tree.remove(first))
@@ -28,7 +28,7 @@ func TestTheGroupOfALaterRunStays(t *testing.T) {
 	}
 	// One that an earlier daemon made has no owner here.
 	must(t, os.Mkdir(dir, 0o755))
-	must(t, tree.remove(tree.of("x")))
+	must(t, tree.remove(tree.of("x", false)))
 	if exists(dir) {
 		t.Error("the group of an adopted run is left")
 	}
@@ -42,7 +42,7 @@ func TestALateKillSparesTheLaterRun(t *testing.T) {
 	defer tree.close()
 	res := Resources{CPUs: 0.5}
 	must(t, tree.missing(res))
-	first, second := tree.of("x"), tree.of("x")
+	first, second := tree.of("x", false), tree.of("x", false)
 	must(t, tree.create(first, res))
 	must(t, tree.create(second, res))
 	defer func() { must(t, tree.remove(second)) }()
@@ -83,7 +83,7 @@ func TestManyGetLimitsAtOnce(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	for i := range 8 {
-		g := tree.of(fmt.Sprint("b", i))
+		g := tree.of(fmt.Sprint("b", i), false)
 		defer func() {
 			if err := tree.remove(g); err != nil {
 				t.Error(err)

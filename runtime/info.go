@@ -23,6 +23,7 @@ type Info struct {
 	Restarts      int         `json:"restarts"`
 	RestartAt     *time.Time  `json:"restart_at"`
 	ConfigPending bool        `json:"config_pending"`
+	FirstID       *uint32     `json:"first_id"` // of the host, of the box's containers
 	Probe         *ProbeInfo  `json:"probe"`
 	Config        *ConfigInfo `json:"config"`
 }
@@ -35,6 +36,11 @@ type ConfigInfo struct {
 	Workdir      string            `json:"workdir"`
 	User         string            `json:"user"`
 	Engine       string            `json:"engine"`
+	Image        *string           `json:"image"`
+	Entrypoint   []string          `json:"entrypoint"` // null: that of the image
+	Rootfs       *string           `json:"rootfs"`
+	Overlay      bool              `json:"overlay"`
+	Runtime      *string           `json:"runtime"` // null: the first that is there
 	Hostname     string            `json:"hostname"`
 	Network      string            `json:"network"`
 	Mounts       []MountInfo       `json:"mounts"`
@@ -112,7 +118,7 @@ func (b *Box) Info(s *Snapshot) Info {
 	i := Info{
 		Name: b.name, Status: s.Status, Health: s.Health, PID: s.PID, ExitCode: s.ExitCode, LastError: s.LastError,
 		Runs: s.Runs, Created: s.Created.UTC(), Started: stamp(s.Started), Ended: stamp(s.Ended), OOMKills: s.OOMKills, ConfigPending: s.Pending,
-		Restarts: s.Restarts, RestartAt: stamp(s.RestartAt),
+		Restarts: s.Restarts, RestartAt: stamp(s.RestartAt), FirstID: unlessZero(b.firstID.Load()),
 	}
 	if s.run != nil {
 		if p := s.run.probe.Load(); p != nil {
@@ -135,9 +141,10 @@ func (b *Box) Info(s *Snapshot) Info {
 		return i
 	}
 	i.Config = &ConfigInfo{
-		Command: c.Command, EnvNames: make([]string, 0, len(c.Env)), Workdir: c.Workdir, User: c.User, Engine: c.Engine,
+		Command: orEmpty(c.Command), EnvNames: make([]string, 0, len(c.Env)), Workdir: c.Workdir, User: c.User, Engine: c.Engine,
 		Hostname: c.Hostname, Network: c.Network, Mounts: make([]MountInfo, 0, len(c.Mounts)), Rlimits: map[string]any{},
-		Resources:  ResourcesInfo{CPUs: unlessZero(res.CPUs), Memory: unlessZero(res.Memory), Pids: unlessZero(res.Pids)},
+		Resources: ResourcesInfo{CPUs: unlessZero(res.CPUs), Memory: unlessZero(res.Memory), Pids: unlessZero(res.Pids)},
+		Image:     unlessZero(c.Image), Entrypoint: c.Entrypoint, Rootfs: unlessZero(c.Rootfs), Overlay: c.Overlay && c.Rootfs != "", Runtime: unlessZero(c.Runtime),
 		NoNewPrivs: c.Security.NoNewPrivileges, ReadonlyRoot: c.Security.ReadonlyRootfs,
 		CapAdd: orEmpty(c.Security.Capabilities.Add), CapDrop: orEmpty(c.Security.Capabilities.Drop),
 		HealthCheck: HealthInfo{

@@ -127,6 +127,7 @@ func (b *Box) readBack() (complaints []error) {
 	note(err)
 	if state != nil {
 		b.record = *state
+		b.firstID.Store(state.FirstID)
 	} else if fi, err := os.Stat(b.dir); err == nil {
 		b.record.Created = fi.ModTime()
 	}
@@ -484,7 +485,7 @@ func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
 	}
 	s := b.Snapshot()
 	live := &shimRecord{
-		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id, Cgroup: b.rt.groups.of(b.name),
+		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id, Cgroup: b.rt.groups.of(b.name, s.Config != nil && s.Config.Engine == EngineContainer),
 		Started: time.Unix(0, reply.State.StartedNs), Config: string(s.Text),
 	}
 	Fault("recover.found")

@@ -40,6 +40,11 @@ type run struct {
 	said     string          // what its recovery complained of
 
 	group *group // nil on a host without cgroups
+	// firstID is the host's id that is 0 in the container of the run; 0 for none.
+	firstID uint32
+	// prepare ends with the run's preparations, and giveUp ends them.
+	prepare context.Context
+	giveUp  context.CancelFunc
 	// guard ends the goroutine of guardFrozen, if there is one.
 	guard atomic.Pointer[context.CancelFunc]
 
@@ -70,11 +75,13 @@ type run struct {
 }
 
 func newRun(n int, id string, cfg *Config, text []byte) *run {
-	return &run{
+	r := &run{
 		n: n, id: id, cfg: cfg, text: text,
 		forked: make(chan struct{}), launched: make(chan struct{}),
 		began: newCompletion(), done: make(chan struct{}), code: -1,
 	}
+	r.prepare, r.giveUp = context.WithCancel(context.Background())
+	return r
 }
 
 // cgroup returns the run's group; a nil run has none.
@@ -157,6 +164,9 @@ func (b *Box) launch(r *run) {
 // killed meanwhile.
 func (b *Box) fork(r *run) (*shim.Handle, error) {
 	spec, err := b.spec(r)
+	if r.prepare.Err() != nil {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -316,19 +326,27 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // up here, once a start.
 func (b *Box) spec(r *run) (*shim.Spec, error) {
 	c := r.cfg
-	uid, gid, groups, home, err := lookupUser(c.User)
-	if err != nil {
+	s := &shim.Spec{
+		Box: b.name, Run: r.id,
+		Mask:       append([]string{b.rt.opt.State}, b.rt.opt.Mask...),
+		StopSignal: c.Stop.Signal, StopGraceNs: c.Stop.Timeout.Nanoseconds(),
+		LogMax: c.Log.MaxSize, DieWithDaemon: !c.Detach,
+	}
+	var err error
+	if s.Probe, err = c.Health.probe(); err != nil {
 		return nil, err
 	}
-	s := &shim.Spec{
-		Box: b.name, Run: r.id, Argv: c.Command, Workdir: c.Workdir,
-		UID: uid, GID: gid, Groups: groups,
-		Hostname: c.Hostname, PrivateNet: c.Network == "none",
-		Mask:         append([]string{b.rt.opt.State}, b.rt.opt.Mask...),
-		ReadonlyRoot: c.Security.ReadonlyRootfs,
-		NoNewPrivs:   c.Security.NoNewPrivileges,
-		StopSignal:   c.Stop.Signal, StopGraceNs: c.Stop.Timeout.Nanoseconds(),
-		LogMax: c.Log.MaxSize, DieWithDaemon: !c.Detach,
+	s.Cgroups = r.group.joinFiles()
+	s.Freezer, s.Thaw = r.group.thawFile()
+	if c.Engine == EngineContainer {
+		return s, b.container(r.prepare, r, s)
+	}
+	s.Argv, s.Workdir = c.Command, c.Workdir
+	s.Hostname, s.PrivateNet = c.Hostname, c.Network == "none"
+	s.ReadonlyRoot, s.NoNewPrivs = c.Security.ReadonlyRootfs, c.Security.NoNewPrivileges
+	var home string
+	if s.UID, s.GID, s.Groups, home, err = lookupUser(c.User); err != nil {
+		return nil, err
 	}
 	env := map[string]string{"PATH": defaultPath, "HOME": home}
 	for k, v := range c.Env {
@@ -345,12 +363,7 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.Probe, err = c.Health.probe(); err != nil {
-		return nil, err
-	}
-	s.Cgroups = r.group.joinFiles()
-	s.Freezer, s.Thaw = r.group.thawFile()
-	s.Capabilities, s.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, uid == 0)
+	s.Capabilities, s.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, s.UID == 0)
 	return s, nil
 }
 

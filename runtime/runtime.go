@@ -43,6 +43,9 @@ type Options struct {
 	CgroupParent string
 	// Shim is the path of the shim's binary.
 	Shim string
+	// FirstID is the first of the host's user and group ids that containers have, and
+	// IDs their number; 0 is DefaultFirstID and DefaultIDs.
+	FirstID, IDs uint32
 	// MaxProbes is how many health probes are under way at once, of all boxes; 0 is
 	// DefaultMaxProbes.
 	MaxProbes int
@@ -75,6 +78,7 @@ type Runtime struct {
 	// boxes with detach: false learn by it that the daemon is gone.
 	holdR, holdW *os.File
 
+	ids   sync.Mutex // one box at a time gets a range of ids
 	mu    sync.Mutex // guards boxes; no I/O under it
 	boxes map[string]*Box
 
@@ -102,6 +106,9 @@ type Runtime struct {
 // ErrHost where no directory would do.
 func Open(opt Options) (*Runtime, error) {
 	rt := &Runtime{opt: opt, log: opt.Log, boxes: map[string]*Box{}, closing: make(chan struct{}), looks: make(chan struct{}, recoverers), asks: make(chan struct{}, askers)}
+	if opt.FirstID == 0 {
+		rt.opt.FirstID, rt.opt.IDs = DefaultFirstID, DefaultIDs
+	}
 	rt.events.max = eventHistory
 	rt.setLastError("ok")
 	rt.metrics = newMetrics()

@@ -225,6 +225,11 @@ type stateRecord struct {
 	HealthRun string           `json:"health_run,omitempty"`
 	Active    time.Time        `json:"active,omitzero"` // see expire.idle
 	Owners    map[string]Owner `json:"owners,omitempty"`
+	// FirstID is the first of the host's ids that the box's containers have; see
+	// Options.FirstID.
+	FirstID uint32 `json:"first_id,omitempty"`
+	// Image is the digest of the image that its last container was made from.
+	Image string `json:"image,omitempty"`
 	// Remove says that the box is to be removed because its run has ended.
 	Remove bool `json:"remove,omitempty"`
 }

@@ -15,7 +15,7 @@ const wireVersion = 1
 // specVersion is the first byte of a Spec. That only goes from a daemon to the
 // shim it has just started, so it may change without cutting a new daemon off
 // from the shims of an old one, as a change of wireVersion would.
-const specVersion = 3
+const specVersion = 4
 
 // maxSpec bounds an encoded Spec. A config is 64 KiB at most; what the daemon
 // adds to it (PATH, resolved names) is small.
@@ -221,7 +221,23 @@ func appendSpec(b []byte, s *Spec) []byte {
 	b = appendString(b, s.Probe.Addr)
 	b = appendU32(b, uint32(s.Probe.Port))
 	b = appendString(b, s.Probe.Request)
-	return appendI64(b, s.Probe.TimeoutNs)
+	b = appendI64(b, s.Probe.TimeoutNs)
+	b = appendBool(b, s.Container != nil)
+	if c := s.Container; c != nil {
+		b = appendStrings(b, c.Runtime)
+		b = appendString(b, string(c.Config))
+		b = appendStrings(b, c.Layers)
+		b = appendString(b, c.Upper)
+		b = appendU32(b, uint32(len(c.Files)))
+		for _, f := range c.Files {
+			b = appendString(b, f.Name)
+			b = appendString(b, string(f.Data))
+		}
+		b = appendU32(b, c.FirstID)
+		b = appendU32(b, c.IDs)
+		b = appendStrings(b, c.Detach)
+	}
+	return b
 }
 
 // decodeSpec is the inverse of appendSpec. It also refuses what no shim could
@@ -272,6 +288,17 @@ func decodeSpec(b []byte) (*Spec, error) {
 	s.Freezer = d.string()
 	s.Thaw = d.string()
 	s.Probe = Probe{Kind: ProbeKind(d.u8()), Argv: d.strings(), Addr: d.string(), Port: d.port(), Request: d.string(), TimeoutNs: d.i64()}
+	if d.bool() {
+		c := &Container{Runtime: d.strings(), Config: d.bytes(), Layers: d.strings(), Upper: d.string()}
+		if n := d.length(8); n > 0 {
+			c.Files = make([]File, n)
+			for i := range c.Files {
+				c.Files[i] = File{Name: d.string(), Data: d.bytes()}
+			}
+		}
+		c.FirstID, c.IDs, c.Detach = d.u32(), d.u32(), d.strings()
+		s.Container = c
+	}
 	if err := d.end(); err != nil {
 		return nil, err
 	}
@@ -294,7 +321,24 @@ func (s *Spec) check() error {
 	case s.LogMax < MinLogMax:
 		return errors.New("the spec's bound of the log is too small")
 	}
+	if s.Container != nil {
+		if err := s.Container.check(); err != nil {
+			return err
+		}
+	}
 	return s.Probe.check()
+}
+
+func (c *Container) check() error {
+	switch {
+	case len(c.Runtime) == 0 || !strings.HasPrefix(c.Runtime[0], "/"):
+		return errors.New("the spec's runtime has no absolute path")
+	case len(c.Layers) == 0 || c.Upper == "" && len(c.Layers) > 1:
+		return errors.New("the spec's container has no root")
+	case c.IDs == 0:
+		return errors.New("the spec's container has no ids")
+	}
+	return nil
 }
 
 func (p *Probe) check() error {

@@ -21,6 +21,10 @@ func fullSpec() Spec {
 		StopSignal: 15, StopGraceNs: 1e9, LogMax: 1 << 20, DieWithDaemon: true,
 		Cgroups: []string{"/sys/fs/cgroup/pids/b/tasks", "/sys/fs/cgroup/memory/b/tasks"}, Freezer: "/sys/fs/cgroup/freezer/b/freezer.state", Thaw: "THAWED",
 		Probe: Probe{Kind: ProbeHTTP, Argv: []string{"true"}, Addr: "::1", Port: 80, Request: "GET / HTTP/1.0\r\n\r\n", TimeoutNs: 1e9},
+		Container: &Container{
+			Runtime: []string{"/usr/bin/crun", "--debug"}, Config: []byte("{}"), Layers: []string{"/a", "/b"}, Upper: "/c",
+			Files: []File{{"hosts", []byte("::1 localhost\n")}}, FirstID: 1 << 30, IDs: 1 << 16, Detach: []string{"/sys/fs/cgroup/unified"},
+		},
 	}
 }
 
@@ -50,22 +54,27 @@ func TestSpecRefused(t *testing.T) {
 		t.Error("a byte too many was accepted")
 	}
 	for name, spoil := range map[string]func(*Spec){
-		"no command":      func(s *Spec) { s.Argv = nil },
-		"empty command":   func(s *Spec) { s.Argv = []string{""} },
-		"relative dir":    func(s *Spec) { s.Workdir = "srv" },
-		"no stop signal":  func(s *Spec) { s.StopSignal = 0 },
-		"bad stop signal": func(s *Spec) { s.StopSignal = 65 },
-		"negative grace":  func(s *Spec) { s.StopGraceNs = -1 },
-		"no log bound":    func(s *Spec) { s.LogMax = MinLogMax - 1 },
-		"NUL":             func(s *Spec) { s.Env = []string{"A=\x00"} },
-		"unknown probe":   func(s *Spec) { s.Probe.Kind = ProbeHTTP + 1 },
-		"no timeout":      func(s *Spec) { s.Probe.TimeoutNs = 0 },
-		"no port":         func(s *Spec) { s.Probe.Port = 0 },
-		"a host's name":   func(s *Spec) { s.Probe.Addr = "localhost" },
-		"a zone":          func(s *Spec) { s.Probe.Addr = "fe80::1%lo" },
-		"no request":      func(s *Spec) { s.Probe.Request = "" },
-		"no probe's file": func(s *Spec) { s.Probe.Kind, s.Probe.Argv = ProbeCommand, []string{""} },
-		"no probe's argv": func(s *Spec) { s.Probe.Kind, s.Probe.Argv = ProbeCommand, nil },
+		"no command":       func(s *Spec) { s.Argv = nil },
+		"empty command":    func(s *Spec) { s.Argv = []string{""} },
+		"relative dir":     func(s *Spec) { s.Workdir = "srv" },
+		"no stop signal":   func(s *Spec) { s.StopSignal = 0 },
+		"bad stop signal":  func(s *Spec) { s.StopSignal = 65 },
+		"negative grace":   func(s *Spec) { s.StopGraceNs = -1 },
+		"no log bound":     func(s *Spec) { s.LogMax = MinLogMax - 1 },
+		"no runtime":       func(s *Spec) { s.Container.Runtime = nil },
+		"relative runtime": func(s *Spec) { s.Container.Runtime = []string{"crun"} },
+		"no root":          func(s *Spec) { s.Container.Layers = nil },
+		"layers to write":  func(s *Spec) { s.Container.Upper = "" },
+		"no ids":           func(s *Spec) { s.Container.IDs = 0 },
+		"NUL":              func(s *Spec) { s.Env = []string{"A=\x00"} },
+		"unknown probe":    func(s *Spec) { s.Probe.Kind = ProbeHTTP + 1 },
+		"no timeout":       func(s *Spec) { s.Probe.TimeoutNs = 0 },
+		"no port":          func(s *Spec) { s.Probe.Port = 0 },
+		"a host's name":    func(s *Spec) { s.Probe.Addr = "localhost" },
+		"a zone":           func(s *Spec) { s.Probe.Addr = "fe80::1%lo" },
+		"no request":       func(s *Spec) { s.Probe.Request = "" },
+		"no probe's file":  func(s *Spec) { s.Probe.Kind, s.Probe.Argv = ProbeCommand, []string{""} },
+		"no probe's argv":  func(s *Spec) { s.Probe.Kind, s.Probe.Argv = ProbeCommand, nil },
 	} {
 		s := fullSpec()
 		spoil(&s)

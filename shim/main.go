@@ -195,6 +195,10 @@ func (s *supervisor) start() *StartError {
 	if err := s.openCgroups(); err != nil {
 		return err
 	}
+	setUp := setUp
+	if s.spec.Container != nil {
+		setUp = setUpContainer
+	}
 	if err := setUp(s.spec); err != nil {
 		return err
 	}
@@ -217,6 +221,10 @@ func (s *supervisor) start() *StartError {
 	}
 	s.log = logWriter{dirfd: s.dirfd, pipe: pipe[0], null: fdNull, max: s.spec.LogMax, fd: -1}
 	s.startedNs = wallclock()
+	spawn := spawn
+	if s.spec.Container != nil {
+		spawn = spawnContainer
+	}
 	pid, failed := spawn(s, pipe[1])
 	if s.spec.Probe.Kind != ProbeCommand {
 		for _, fd := range s.join {

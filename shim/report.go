@@ -35,6 +35,7 @@ const (
 	StepWorkdir      = "workdir"
 	StepPrivileges   = "no-new-privileges"
 	StepExec         = "exec"
+	StepRuntime      = "runtime"
 )
 
 // Error gives one sentence, without the box's name: what could not be done, why,

@@ -132,15 +132,23 @@ func forkFailed(errno uintptr) *StartError {
 // says that the box's command is run.
 func (s *supervisor) newChild(argv, paths []string) (*child, *StartError) {
 	c, err := newChild(s.spec, argv, paths)
-	if err == nil && s.oomScore != "" {
-		c.oomScore = []byte(s.oomScore)
-		c.oomFile, err = syscall.BytePtrFromString("/proc/self/oom_score_adj")
+	if err == nil {
+		err = s.unshield(c)
 	}
 	if err != nil {
 		return nil, startError(StepFork, "cannot prepare the command", err)
 	}
 	c.join = s.join
 	return c, nil
+}
+
+// unshield lets the OOM killer have the child, as it must not have the shim.
+func (s *supervisor) unshield(c *child) (err error) {
+	if s.oomScore != "" {
+		c.oomScore = []byte(s.oomScore)
+		c.oomFile, err = syscall.BytePtrFromString("/proc/self/oom_score_adj")
+	}
+	return err
 }
 
 func newChild(spec *Spec, args, paths []string) (*child, error) {
@@ -272,6 +280,23 @@ func rlimitName(resource int) string {
 			return strconv.Itoa(resource)
 		}
 		rest = more
+	}
+}
+
+// forkPaused forks a child that does nothing, until it is killed. See forkExec.
+//
+//go:noinline
+//go:norace
+//go:nocheckptr
+func forkPaused(flags uintptr) (pid, errno uintptr) {
+	runtimeBeforeFork()
+	pid, errno = rawVfork(flags)
+	if errno != 0 || pid != 0 {
+		return
+	}
+	runtimeAfterForkInChild()
+	for {
+		_, _, _ = syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 	}
 }
 

@@ -1,6 +1,9 @@
 package shim
 
-import "syscall"
+import (
+	"strconv"
+	"syscall"
+)
 
 // Spec is everything a shim must know to run one box once. The daemon resolves
 // names (users, capabilities, rlimits) before, so that the shim needs no lookup
@@ -65,7 +68,57 @@ type Spec struct {
 	Freezer, Thaw string
 	// Probe is what LineProbe runs.
 	Probe Probe
+	// Container makes the box a container: an OCI runtime runs the command, as its
+	// configuration says, and Argv is a name for it only. What that configuration
+	// has of its own (Env, Workdir, Groups, PrivateNet, ReadonlyRoot, Rlimits,
+	// NoNewPrivs, Capabilities) is not looked at here. UID and GID are the host's.
+	Container *Container
 }
+
+// Container is how an OCI runtime runs a box. All that is made for it (mounts, the
+// bundle, the runtime's state) is in the shim's own mount namespace and goes with it.
+type Container struct {
+	// Runtime is the absolute path of the runtime and its global options.
+	Runtime []string
+	// Config is the config.json of the bundle. Its paths are those of the constants
+	// and functions below.
+	Config []byte
+	// Layers are the directories that the root is made of, by absolute paths, the
+	// uppermost first: at least one.
+	Layers []string
+	// Upper is the absolute path of where the changes go: it has the directories
+	// "upper" and "work". Empty means that the only layer is the root
+	// itself and is changed.
+	Upper string
+	// Files are made for the container; see ContainerFile.
+	Files []File
+	// FirstID is the host's id that is 0 in the container, and IDs their number.
+	FirstID, IDs uint32
+	// Detach lists mount points (of cgroup hierarchies) that the runtime is not to
+	// see.
+	Detach []string
+}
+
+// File is a small file that is made for a container.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Where the shim of a container has what config.json names.
+const (
+	// ContainerRoot is the root file system.
+	ContainerRoot = containerDir + "/root"
+	containerDir  = privateDir + "/box"
+	// privateDir is covered in the shim's mount namespace.
+	privateDir = "/run"
+)
+
+// ContainerMount is where Spec.Mounts[i] is.
+func ContainerMount(i int) string { return mountsDir + "/" + strconv.Itoa(i) }
+
+// ContainerFile is where a file of Container.Files is.
+func ContainerFile(name string) string { return filesDir + "/" + name }
 
 // ProbeKind says how a box is probed.
 type ProbeKind uint8

@@ -149,6 +149,9 @@ func (s *supervisor) stop(by string, sig unix.Signal, graceNs, now int64) {
 		}
 		if graceNs > 0 {
 			s.signal(sig)
+			if s.spec.Container != nil && s.alive && !obeys(s.pid, sig) {
+				s.killAt = max(now, 1) // as the signal itself would have done to any other process
+			}
 		}
 		s.resume() // a stopped process takes no signal but SIGKILL
 		s.thaw()

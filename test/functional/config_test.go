@@ -53,9 +53,7 @@ func refusedConfig(t *testing.T, s subject) {
 
 func unsupported(t *testing.T, s subject) {
 	must(t, "create", s.create("x"))
-	for _, line := range []string{
-		"engine: container", "image: alpine", "rootfs: /srv/x",
-	} {
+	for _, line := range []string{"engine: vm"} {
 		want(t, line, s.configure("x", sleeper+line+"\n"), invalid)
 		has(t, s, "x", "last_error", "line 2", strings.Split(line, ":")[0], "not supported yet")
 		is(t, s, "x", "status", "empty")

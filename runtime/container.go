@@ -1,0 +1,527 @@
+package runtime
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/moby/sys/user"
+	"github.com/opencontainers/cgroups"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim"
+)
+
+// ociRuntimes are the OCI runtimes that can run a container, the first choice first:
+// crun starts in a fraction of the time.
+var ociRuntimes = []string{"crun", "runc"}
+
+// ociRuntime finds an OCI runtime on PATH: the one of that name, or any.
+func ociRuntime(name string) (found, path string, err error) {
+	for _, r := range ociRuntimes {
+		if name != "" && r != name {
+			continue
+		}
+		path, err := exec.LookPath(r)
+		if err == nil {
+			path, err = filepath.Abs(path)
+		}
+		if err == nil {
+			return r, path, nil
+		}
+	}
+	if name != "" {
+		return "", "", fmt.Errorf("runtime: %s is not on the daemon's PATH: install it (apt-get install %s), or leave the key runtime out", name, name)
+	}
+	return "", "", errors.New("engine container needs an OCI runtime, and neither crun nor runc is on the daemon's PATH: install one (apt-get install crun)")
+}
+
+// containerRoot is what the root of a container is made of.
+type containerRoot struct {
+	layers []string     // absolute, the uppermost first
+	upper  string       // absolute, holds "upper" and "work"; empty: the only layer is changed itself
+	image  *imageConfig // nil for a directory
+}
+
+// imageConfig is what an image says of how it wants to be run.
+type imageConfig struct {
+	entrypoint, cmd, env []string
+	user, workdir        string
+	stopSignal           string
+}
+
+// changesDir is where, in a box's directory, its changes to an image or directory
+// are, each in a directory of its own: they fit no other.
+const changesDir = "changes"
+
+// root finds, and makes where it is missing, what the root of the run's container is
+// made of.
+func (b *Box) root(ctx context.Context, r *run) (*containerRoot, error) {
+	if r.cfg.Image != "" {
+		return nil, errors.New("images are not here yet")
+	}
+	dir, err := filepath.EvalSymlinks(r.cfg.Rootfs)
+	if err != nil {
+		return nil, fmt.Errorf("rootfs: %w", err)
+	}
+	if fi, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("rootfs: %w", err)
+	} else if !fi.IsDir() {
+		return nil, fmt.Errorf("rootfs: %s is no directory", dir)
+	}
+	for _, hidden := range append([]string{b.rt.opt.State}, b.rt.opt.Mask...) {
+		if dir == "/" || hidden == dir || strings.HasPrefix(hidden, dir+"/") {
+			return nil, fmt.Errorf("rootfs: %s holds %s, which no box may see", dir, hidden)
+		}
+	}
+	root := &containerRoot{layers: []string{dir}}
+	if r.cfg.Overlay {
+		sum := sha256.Sum256([]byte(dir))
+		root.upper, err = b.changes(r, "rootfs-"+hex.EncodeToString(sum[:8]), dir)
+	}
+	return root, err
+}
+
+// changes returns the directory that takes the box's changes of what key names, and
+// makes it if need be. Its root looks like like.
+func (b *Box) changes(r *run, key, like string) (string, error) {
+	dir, err := b.pin()
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	name := filepath.Join(changesDir, key)
+	fi, err := os.Stat(like)
+	if err != nil {
+		return "", err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", fmt.Errorf("%s: no owner", like)
+	}
+	upper := filepath.Join(name, "upper")
+	if _, err := dir.Lstat(upper); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return filepath.Join(b.dir, name), err
+	}
+	// The upper directory comes last and whole: it is looked for.
+	made := filepath.Join(name, "new")
+	err = errors.Join(dir.MkdirAll(filepath.Join(name, "work"), 0o700), dir.RemoveAll(made), dir.Mkdir(made, 0o700))
+	if err == nil {
+		err = errors.Join(dir.Chown(made, int(r.firstID+st.Uid), int(r.firstID+st.Gid)), dir.Chmod(made, fi.Mode()&(fs.ModePerm|fs.ModeSticky)))
+	}
+	if err == nil {
+		err = dir.Rename(made, upper)
+	}
+	return filepath.Join(b.dir, name), err
+}
+
+// claimIDs gives the box a range of ids of its own, for as long as it lives.
+func (b *Box) claimIDs(r *run) error {
+	b.rt.ids.Lock()
+	defer b.rt.ids.Unlock()
+	if id := b.firstID.Load(); id != 0 {
+		r.firstID = id
+		return nil
+	}
+	taken := map[uint32]bool{}
+	for _, o := range b.rt.Boxes() {
+		taken[o.firstID.Load()] = true
+	}
+	for id := b.rt.opt.FirstID; id-b.rt.opt.FirstID+idsOfBox <= b.rt.opt.IDs; id += idsOfBox {
+		if taken[id] {
+			continue
+		}
+		b.firstID.Store(id)
+		r.firstID = id
+		b.save.Lock()
+		defer b.save.Unlock()
+		// Before anything on disk is owned by them.
+		return b.saveNow(whole, func(s *stateRecord) { s.FirstID = id })
+	}
+	return fmt.Errorf("no ids are left for another container: %d from %d are in use (--ids of boxlited gives it more)", b.rt.opt.IDs, b.rt.opt.FirstID)
+}
+
+// What a container has of user and group ids.
+const (
+	idsOfBox = 1 << 16
+	// DefaultFirstID and DefaultIDs are the host's ids that containers get, 65,536
+	// each. They are above those of systemd-nspawn and of /etc/subuid, and no number
+	// is negative to a program that takes it for signed.
+	DefaultFirstID = 0x7000_0000
+	DefaultIDs     = 0x0fff_0000
+)
+
+// container makes s the spec of a container.
+func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
+	c := r.cfg
+	name, path, err := ociRuntime(c.Runtime)
+	if err == nil {
+		err = b.claimIDs(r)
+	}
+	var root *containerRoot
+	if err == nil {
+		root, err = b.root(ctx, r)
+	}
+	if err != nil {
+		return err
+	}
+	p, who, err := c.process(root, b.rt.bounding)
+	if err != nil {
+		return err
+	}
+	s.Argv, s.Workdir = p.Args, p.Cwd
+	s.UID, s.GID = r.firstID+who.UID, r.firstID+who.GID
+	for _, m := range c.Mounts {
+		s.Mounts = append(s.Mounts, shim.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+	}
+	sc := &shim.Container{Runtime: []string{path}, Layers: root.layers, Upper: root.upper, FirstID: r.firstID, IDs: idsOfBox}
+	spec := c.containerSpec(p, r.firstID)
+	v2 := r.group != nil && r.group.V2
+	switch {
+	case v2:
+		// The runtime makes the group its own, with the filter of devices.
+		s.Cgroups = nil
+	case name == "crun":
+		// crun refuses hosts with both kinds of cgroups, and has nothing to do here: it
+		// is started in the group.
+		sc.Runtime = append(sc.Runtime, "--cgroup-manager=disabled")
+	default:
+		// runc puts the container into the group of devices, and wants to find it empty.
+		s.Cgroups = slices.DeleteFunc(s.Cgroups, func(file string) bool { return filepath.Dir(file) == r.group.Dirs["devices"] })
+	}
+	if r.group != nil {
+		spec.Linux.CgroupsPath = r.group.path()
+	}
+	if !v2 {
+		if sc.Detach, err = foreignHierarchies(r.group, name); err != nil {
+			return err
+		}
+	}
+	addMounts(spec, c, v2)
+	if root.upper != "" {
+		sc.Files = c.containerFiles(spec)
+	}
+	spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec)
+	if err != nil {
+		return fmt.Errorf("seccomp profile: %w", err)
+	}
+	if sc.Config, err = json.Marshal(spec); err != nil {
+		return err
+	}
+	s.Container = sc
+	return nil
+}
+
+// execUser is who a process in a container is, by the container's ids.
+type execUser struct{ UID, GID uint32 }
+
+// process is what the container runs: what the configuration says, and the image
+// where that says nothing.
+func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, execUser, error) {
+	img := root.image
+	if img == nil {
+		img = &imageConfig{}
+	}
+	args := slices.Clone(img.entrypoint)
+	if c.Entrypoint != nil {
+		args = slices.Clone(c.Entrypoint)
+	}
+	if len(c.Command) > 0 {
+		args = append(args, c.Command...)
+	} else if c.Entrypoint == nil {
+		args = append(args, img.cmd...)
+	}
+	if len(args) == 0 {
+		return nil, execUser{}, errors.New("the image does not say what it runs: add command to the configuration")
+	}
+	name := c.User
+	if name == "" {
+		name = img.user
+	}
+	files := append([]string{}, root.layers...)
+	if root.upper != "" {
+		files = append([]string{filepath.Join(root.upper, "upper")}, files...)
+	}
+	u, home, groups, err := lookupIn(files, name)
+	if err != nil {
+		return nil, execUser{}, err
+	}
+	env := map[string]string{"PATH": defaultPath, "HOME": home}
+	for _, kv := range img.env {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			env[k] = v
+		}
+	}
+	maps.Copy(env, c.Env)
+	p := &specs.Process{
+		Args: args, Cwd: "/", User: specs.User{UID: u.UID, GID: u.GID, AdditionalGids: groups},
+		NoNewPrivileges: c.Security.NoNewPrivileges,
+		Capabilities:    c.Security.Capabilities.container(bounding, u.UID == 0),
+	}
+	for _, dir := range []string{img.workdir, c.Workdir} {
+		if filepath.IsAbs(dir) {
+			p.Cwd = filepath.Clean(dir)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		p.Env = append(p.Env, k+"="+env[k])
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Rlimits)) {
+		p.Rlimits = append(p.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: c.Rlimits[name].Soft, Hard: c.Rlimits[name].Hard})
+	}
+	return p, u, nil
+}
+
+// containerCaps are the capabilities of a container that asks for none: the least
+// that the OCI's own example of a configuration has.
+var containerCaps = []string{"AUDIT_WRITE", "KILL", "NET_BIND_SERVICE"}
+
+// container returns the sets of a command in a container.
+func (c Capabilities) container(all uint64, root bool) *specs.LinuxCapabilities {
+	keep := (capabilityMask(containerCaps)&^capabilityMask(c.Drop) | capabilityMask(c.Add)) & all
+	names := capabilitySet(keep)
+	sets := &specs.LinuxCapabilities{Bounding: names}
+	if root {
+		sets.Effective, sets.Permitted = names, names
+		return sets
+	}
+	// As on engine host: another user has what was asked for.
+	names = capabilitySet(capabilityMask(c.Add) & all)
+	sets.Effective, sets.Permitted, sets.Inheritable, sets.Ambient = names, names, names, names
+	return sets
+}
+
+func capabilitySet(mask uint64) []string {
+	names := []string{}
+	for n, name := range capabilityNames {
+		if mask&(1<<n) != 0 {
+			names = append(names, "CAP_"+name)
+		}
+	}
+	return names
+}
+
+// lookupIn resolves `user[:group]` by the files of a root, whose directories are
+// given with the uppermost first. Empty is root.
+func lookupIn(dirs []string, name string) (who execUser, home string, groups []uint32, err error) {
+	passwd, err := rootFile(dirs, "etc/passwd")
+	if err != nil {
+		return who, "", nil, err
+	}
+	defer passwd.Close()
+	group, err := rootFile(dirs, "etc/group")
+	if err != nil {
+		return who, "", nil, err
+	}
+	defer group.Close()
+	u, err := user.GetExecUser(name, &user.ExecUser{Home: "/"}, passwd, group)
+	if err != nil {
+		return who, "", nil, fmt.Errorf("user %q of the container: %w", name, err)
+	}
+	if u.Uid >= idsOfBox || u.Gid >= idsOfBox {
+		return who, "", nil, fmt.Errorf("user %q of the container: its ids go from 0 to %d", name, idsOfBox-1)
+	}
+	for _, g := range u.Sgids {
+		if g >= 0 && g < idsOfBox {
+			groups = append(groups, uint32(g))
+		}
+	}
+	return execUser{uint32(u.Uid), uint32(u.Gid)}, u.Home, groups, nil
+}
+
+// maxRootFile bounds what is read of a file of a box, in bytes.
+const maxRootFile = 1 << 20
+
+// rootFile opens a regular file of a root, as the overlay of its directories would
+// show it; one that is not there reads empty. Links do not lead out of a directory.
+func rootFile(dirs []string, name string) (io.ReadCloser, error) {
+	for _, path := range dirs {
+		f, last, err := layerFile(path, name)
+		if err != nil {
+			return nil, err
+		}
+		if f != nil {
+			return struct {
+				io.Reader
+				io.Closer
+			}{io.LimitReader(f, maxRootFile), f}, nil
+		}
+		if last {
+			break
+		}
+	}
+	return io.NopCloser(strings.NewReader("")), nil
+}
+
+// layerFile opens a file of one layer. last says that no layer below counts.
+func layerFile(path, name string) (f *os.File, last bool, err error) {
+	dir, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, false, err
+	}
+	defer dir.Close()
+	for at := name; at != "."; at = filepath.Dir(at) {
+		fi, err := dir.Lstat(at)
+		if err != nil {
+			continue
+		}
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0 {
+			return nil, true, nil // it was removed here
+		}
+		if at != name && fi.IsDir() && opaque(filepath.Join(path, at)) {
+			last = true
+		}
+	}
+	// A fifo would be waited for.
+	if fi, err := dir.Stat(name); err != nil || !fi.Mode().IsRegular() {
+		return nil, last, nil
+	}
+	f, err = dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, last, nil
+	}
+	return f, last, nil
+}
+
+func opaque(dir string) bool {
+	var v [1]byte
+	n, err := unix.Lgetxattr(dir, "trusted.overlay.opaque", v[:])
+	return err == nil && n == 1 && v[0] == 'y'
+}
+
+// containerSpec is the config.json of a container, without what depends on the host.
+func (c *Config) containerSpec(p *specs.Process, firstID uint32) *specs.Spec {
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: firstID, Size: idsOfBox}}
+	spaces := []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace, specs.UserNamespace, specs.CgroupNamespace}
+	if c.Network == "none" {
+		spaces = append(spaces, specs.NetworkNamespace)
+	}
+	spec := &specs.Spec{
+		Version: "1.0.2", Process: p, Hostname: c.Hostname,
+		Root: &specs.Root{Path: shim.ContainerRoot, Readonly: c.Security.ReadonlyRootfs},
+		Linux: &specs.Linux{
+			UIDMappings: ids, GIDMappings: ids,
+			Resources: &specs.LinuxResources{Devices: containerDevices()},
+			// What the kernel tells of the whole host, or can be told for it.
+			MaskedPaths: []string{
+				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+				"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+			},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+	for _, t := range spaces {
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: t})
+	}
+	return spec
+}
+
+// deviceRules are the devices that a container may use: null, zero, full, random,
+// urandom, tty, ptmx and the terminals.
+var deviceRules = []string{"c 1:3", "c 1:5", "c 1:7", "c 1:8", "c 1:9", "c 5:0", "c 5:2", "c 136:*"}
+
+func containerDevices() []specs.LinuxDeviceCgroup {
+	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	for _, r := range deviceRules {
+		var major, minor int64
+		one := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Access: "rwm", Major: &major}
+		if _, err := fmt.Sscanf(r, "c %d:%d", &major, &minor); err == nil {
+			one.Minor = &minor
+		}
+		rules = append(rules, one)
+	}
+	return rules
+}
+
+// addMounts adds the mounts of a container.
+func addMounts(spec *specs.Spec, c *Config, v2 bool) {
+	add := func(kind, source, target string, options ...string) {
+		spec.Mounts = append(spec.Mounts, specs.Mount{Type: kind, Source: source, Destination: target, Options: options})
+	}
+	add("proc", "proc", "/proc", "nosuid", "noexec", "nodev")
+	add("tmpfs", "tmpfs", "/dev", "nosuid", "noexec", "strictatime", "mode=755", "size=64k")
+	add("devpts", "devpts", "/dev/pts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
+	add("tmpfs", "shm", "/dev/shm", "nosuid", "noexec", "nodev", "mode=1777", "size=64m")
+	add("mqueue", "mqueue", "/dev/mqueue", "nosuid", "noexec", "nodev")
+	if c.Network == "none" {
+		add("sysfs", "sysfs", "/sys", "nosuid", "noexec", "nodev", "ro")
+	} else {
+		// A sysfs of its own shows the devices of a network that is the container's.
+		add("bind", "/sys", "/sys", "rbind", "nosuid", "noexec", "nodev", "ro")
+	}
+	switch {
+	case v2:
+		add("cgroup", "cgroup", "/sys/fs/cgroup", "nosuid", "noexec", "nodev", "relatime", "ro")
+	case c.Network != "none":
+		add("tmpfs", "tmpfs", "/sys/fs/cgroup", "nosuid", "noexec", "nodev", "ro", "size=4k")
+	}
+	if c.Security.ReadonlyRootfs {
+		for _, dir := range []string{"/run", "/tmp", "/var/tmp"} {
+			add("tmpfs", "tmpfs", dir, "nosuid", "nodev", "mode=1777")
+		}
+	}
+	for i, m := range c.Mounts {
+		options := []string{"rbind", "nosuid", "nodev"}
+		if m.ReadOnly {
+			options = append(options, "ro")
+		}
+		add("bind", shim.ContainerMount(i), m.Target, options...)
+	}
+}
+
+// containerFiles are the files that a container needs and no image has right, and
+// their mounts.
+func (c *Config) containerFiles(spec *specs.Spec) []shim.File {
+	files := []shim.File{
+		{Name: "hosts", Data: []byte("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t" + c.Hostname + "\n")},
+		{Name: "hostname", Data: []byte(c.Hostname + "\n")},
+	}
+	if c.Network == "host" {
+		if text, err := os.ReadFile("/etc/resolv.conf"); err == nil && len(text) <= 64<<10 {
+			files = append(files, shim.File{Name: "resolv.conf", Data: text})
+		}
+	}
+	// They are read-only: the box could fill what they are on, which is the shim's.
+	for _, f := range files {
+		target := "/etc/" + f.Name
+		if slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Target == target || m.Target == "/etc" }) {
+			continue
+		}
+		spec.Mounts = append(spec.Mounts, specs.Mount{Type: "bind", Source: shim.ContainerFile(f.Name), Destination: target, Options: []string{"bind", "nosuid", "nodev", "noexec", "ro"}})
+	}
+	return files
+}
+
+// foreignHierarchies lists the mounts of cgroup hierarchies that an OCI runtime is
+// not to see: in those the box has no group, and it would make one there.
+func foreignHierarchies(g *group, name string) ([]string, error) {
+	mounts, err := cgroups.GetCgroupMounts(true)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var out []string
+	for _, m := range mounts {
+		if name != "crun" && g != nil && slices.ContainsFunc(m.Subsystems, func(c string) bool { return g.Dirs[c] != "" }) {
+			continue
+		}
+		out = append(out, m.Mountpoint)
+	}
+	return append(out, hybridMount), nil
+}
+
+// hybridMount is where hosts with cgroup v1 have v2.
+const hybridMount = "/sys/fs/cgroup/unified"

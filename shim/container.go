@@ -1,0 +1,404 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"errors"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The bundle of a container.
+const (
+	runtimeState = containerDir + "/state"
+	runtimeLog   = containerDir + "/log"
+	pidFile      = containerDir + "/pid"
+	layersDir    = containerDir + "/l"
+	changesDir   = containerDir + "/changes"
+	mountsDir    = containerDir + "/mounts"
+	filesDir     = containerDir + "/files"
+)
+
+// setUpContainer makes what an OCI runtime needs, on a tmpfs that only the shim's
+// mount namespace has: with the shim it is gone, whatever else happens.
+//
+// Layers are shared by boxes that have different ids. They are mounted with the ids
+// of this box, which costs no copy and changes nothing on disk.
+func setUpContainer(spec *Spec) *StartError {
+	c := spec.Container
+	const what = "cannot make the container's root"
+	// What is given is taken before anything is covered.
+	mounts := make([]int, len(spec.Mounts))
+	for i, m := range spec.Mounts {
+		tree, err := cloneTree(m.Source)
+		if err != nil {
+			return startError(StepMount, "mount "+m.Source+" on "+m.Target, err)
+		}
+		mounts[i] = tree
+	}
+	layers := make([]int, len(c.Layers))
+	for i, dir := range c.Layers {
+		tree, err := openTree(dir)
+		if err != nil {
+			return startError(StepMount, what+" of "+dir, err)
+		}
+		layers[i] = tree
+	}
+	changes := -1
+	if c.Upper != "" {
+		var err error
+		if changes, err = openTree(c.Upper); err != nil {
+			return startError(StepMount, "cannot open the box's changes in "+c.Upper, err)
+		}
+	}
+	for _, path := range spec.Mask {
+		if err := mask(path); err != nil {
+			return startError(StepMask, "cannot hide "+path, err)
+		}
+	}
+	for _, path := range c.Detach {
+		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return startError(StepCgroup, "cannot hide "+path, err)
+		}
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return startError(StepNamespace, "cannot mount /proc", err)
+	}
+	if err := mapAll(c, spec.Mounts, mounts, layers); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", privateDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=16m"); err != nil {
+		return startError(StepMount, "cannot cover "+privateDir, err)
+	}
+	for _, dir := range [...]string{containerDir, ContainerRoot, runtimeState, layersDir, changesDir, mountsDir, filesDir} {
+		if err := unix.Mkdir(dir, 0o755); err != nil {
+			return startError(StepMount, what, err)
+		}
+	}
+	if err := mountRoot(layers, changes); err != nil {
+		return startError(StepMount, what, err)
+	}
+	for i, m := range spec.Mounts {
+		if err := place(mounts[i], ContainerMount(i)); err != nil {
+			return startError(StepMount, "mount "+m.Source+" on "+m.Target, err)
+		}
+	}
+	for _, f := range c.Files {
+		if err := writeFile(ContainerFile(f.Name), f.Data, int(c.FirstID)); err != nil {
+			return startError(StepMount, "cannot make "+f.Name+" for the container", err)
+		}
+	}
+	if err := writeFile(containerDir+"/config.json", c.Config, 0); err != nil {
+		return startError(StepMount, "cannot write config.json", err)
+	}
+	return nil
+}
+
+// openTree returns a detached copy of the mount at a directory, without those below.
+func openTree(path string) (int, error) {
+	return retry(func() (int, error) {
+		return unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// mapAll gives detached mounts the ids of the container.
+func mapAll(c *Container, given []Mount, mounts, layers []int) *StartError {
+	ids, errno := idMap(c)
+	if errno != 0 {
+		return startError(StepNamespace, "cannot make a user namespace", errno)
+	}
+	defer closeFD(ids)
+	for i, tree := range mounts {
+		// A file system that cannot map ids is given as it is: its owners are nobody
+		// in the box.
+		if err := mapIDs(tree, ids, unix.AT_RECURSIVE); err != nil && !errors.Is(err, unix.EINVAL) {
+			return startError(StepMount, "mount "+given[i].Source+" on "+given[i].Target, err)
+		}
+	}
+	for i, tree := range layers {
+		err := mapIDs(tree, ids, 0)
+		if errors.Is(err, unix.EINVAL) {
+			return &StartError{Step: StepMount, Errno: unix.EINVAL, Detail: "the file system of " + c.Layers[i] + " cannot be mounted with other ids (ext4, xfs, btrfs and tmpfs can)"}
+		}
+		if err != nil {
+			return startError(StepMount, "cannot mount "+c.Layers[i]+" with the ids of the container", err)
+		}
+	}
+	return nil
+}
+
+// mountRoot puts the root together. Device files of an image are dead in it: those
+// of the box are bind mounts.
+func mountRoot(layers []int, changes int) error {
+	if changes < 0 {
+		if err := restrict(layers[0]); err != nil {
+			return err
+		}
+		return place(layers[0], ContainerRoot)
+	}
+	lower := make([]string, len(layers))
+	for i, tree := range layers {
+		lower[i] = layersDir + "/" + strconv.Itoa(i)
+		if err := place(tree, lower[i]); err != nil {
+			return err
+		}
+	}
+	if err := place(changes, changesDir); err != nil {
+		return err
+	}
+	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + changesDir + "/upper,workdir=" + changesDir + "/work"
+	return unix.Mount("overlay", ContainerRoot, "overlay", unix.MS_NODEV, options)
+}
+
+func restrict(tree int) error {
+	return unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV})
+}
+
+// mapIDs gives a detached mount the ids of a user namespace.
+func mapIDs(tree, userns int, flags uint) error {
+	return unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns)})
+}
+
+// place mounts a detached tree on a new directory, or file, of the shim's own.
+func place(tree int, target string) error {
+	var st unix.Stat_t
+	err := unix.Fstat(tree, &st)
+	if err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if err = unix.Mkdir(target, 0o755); errors.Is(err, unix.EEXIST) {
+			err = nil
+		}
+	} else {
+		err = writeFile(target, nil, 0)
+	}
+	if err == nil {
+		err = unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	}
+	if err != nil {
+		return err
+	}
+	return unix.Close(tree)
+}
+
+func writeFile(path string, data []byte, owner int) error {
+	fd, err := retry(func() (int, error) {
+		return unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
+	})
+	if err != nil {
+		return err
+	}
+	for len(data) > 0 && err == nil {
+		var n int
+		n, err = retry(func() (int, error) { return unix.Write(fd, data) })
+		data = data[max(n, 0):]
+	}
+	if err == nil && owner != 0 {
+		err = unix.Fchown(fd, owner, owner)
+	}
+	return errors.Join(err, unix.Close(fd))
+}
+
+// idMap returns a user namespace that maps the ids of a container. It takes a process
+// to make one, which does nothing and is killed at once.
+func idMap(c *Container) (int, unix.Errno) {
+	pid, errno := forkPaused(uintptr(unix.SIGCHLD) | unix.CLONE_NEWUSER)
+	runtimeAfterFork()
+	if errno != 0 {
+		return -1, unix.Errno(errno)
+	}
+	proc := "/proc/" + strconv.Itoa(int(pid))
+	ids := []byte("0 " + strconv.FormatUint(uint64(c.FirstID), 10) + " " + strconv.FormatUint(uint64(c.IDs), 10) + "\n")
+	err := overwrite(proc+"/uid_map", ids)
+	if err == nil {
+		err = overwrite(proc+"/gid_map", ids)
+	}
+	fd := -1
+	if err == nil {
+		fd, err = retry(func() (int, error) { return unix.Open(proc+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	}
+	kill(int(pid))
+	_, werr := retry(func() (int, error) { return unix.Wait4(int(pid), nil, 0, nil) })
+	return fd, toErrno(errors.Join(err, werr))
+}
+
+// overwrite writes data, in one piece, to a file that is there.
+func overwrite(path string, data []byte) error {
+	fd, err := retry(func() (int, error) { return unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return err
+	}
+	_, err = retry(func() (int, error) { return unix.Write(fd, data) })
+	return errors.Join(err, unix.Close(fd))
+}
+
+// spawnContainer has the runtime start the container, and returns the pid of its
+// command. It waits for the runtime, as a shim that starts has nothing else to do.
+func spawnContainer(s *supervisor, logFD int) (int, *StartError) {
+	// The container opens it by way of /dev/stdout, and is not root there.
+	if err := unix.Fchown(logFD, int(s.spec.UID), int(s.spec.GID)); err != nil {
+		return 0, startError(StepLog, "cannot give the log's pipe to the command", err)
+	}
+	if failed := s.callRuntime(logFD, "run", "--detach", "--bundle", containerDir, "--pid-file", pidFile, s.spec.Box); failed != nil {
+		return 0, failed
+	}
+	pid, failed := readPID(pidFile)
+	if failed == nil && (s.spec.Probe.Kind == ProbeTCP || s.spec.Probe.Kind == ProbeHTTP) {
+		failed = joinNetwork(pid)
+	}
+	return pid, failed
+}
+
+// callRuntime runs the OCI runtime with its output to out, and waits for its end.
+func (s *supervisor) callRuntime(out int, args ...string) *StartError {
+	c := s.spec.Container
+	argv := append(append([]string{}, c.Runtime...), "--root", runtimeState, "--log", runtimeLog)
+	argv = append(argv, args...)
+	child, failed := s.newRuntime(argv)
+	if failed != nil {
+		return failed
+	}
+	child.logFD = uintptr(out)
+	pid, errno := forkExec(child)
+	runtimeAfterFork()
+	if errno != 0 {
+		return forkFailed(errno)
+	}
+	var status unix.WaitStatus
+	if _, err := retry(func() (int, error) { return unix.Wait4(int(pid), &status, 0, nil) }); err != nil {
+		return startError(StepFork, "cannot reap the runtime", err)
+	}
+	switch {
+	case child.step != 0:
+		return child.failure(s.spec, c.Runtime[0])
+	case status.Exited() && status.ExitStatus() == 0:
+		return nil
+	}
+	return &StartError{Step: StepRuntime, Detail: c.Runtime[0] + runtimeComplaint(status)}
+}
+
+// newRuntime prepares a child that is the OCI runtime: root on the host, in the
+// box's cgroups.
+func (s *supervisor) newRuntime(argv []string) (*child, *StartError) {
+	root := *s.spec
+	root.Env, root.Workdir = []string{"PATH=" + defaultPath}, "/"
+	root.UID, root.GID, root.Groups, root.Rlimits = 0, 0, nil, nil
+	root.NoNewPrivs, root.Capabilities, root.CapAmbient = false, ^uint64(0), 0
+	c, err := newChild(&root, argv, argv[:1])
+	if err == nil {
+		err = s.unshield(c)
+	}
+	if err != nil {
+		return nil, startError(StepFork, "cannot prepare the runtime", err)
+	}
+	c.join = s.join
+	return c, nil
+}
+
+// runtimeComplaint says why a runtime failed: the last of what it has logged.
+func runtimeComplaint(status unix.WaitStatus) string {
+	if status.Signaled() {
+		return " was killed by signal " + strconv.Itoa(int(status.Signal()))
+	}
+	fd, err := retry(func() (int, error) { return unix.Open(runtimeLog, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err == nil {
+		defer closeFD(fd)
+		buf := make([]byte, 2048)
+		var size int64
+		if size, err = unix.Seek(fd, 0, 2); err == nil {
+			var n int
+			if n, err = retry(func() (int, error) { return unix.Pread(fd, buf, max(size-int64(len(buf)), 0)) }); err == nil {
+				text := strings.TrimSpace(string(buf[:n]))
+				if text != "" {
+					return ": " + logMessage(text[strings.LastIndexByte(text, '\n')+1:])
+				}
+			}
+		}
+	}
+	return " exited with status " + strconv.Itoa(status.ExitStatus())
+}
+
+// logMessage takes the message out of a line of a runtime's log.
+func logMessage(line string) string {
+	_, after, found := strings.Cut(line, ` msg="`)
+	if !found {
+		if _, after, found = strings.Cut(line, "Z: "); found { // crun: a time and the message
+			return after
+		}
+		return line
+	}
+	if msg, err := strconv.Unquote(`"` + strings.TrimSuffix(after, `"`) + `"`); err == nil {
+		return msg
+	}
+	return after
+}
+
+func readPID(file string) (int, *StartError) {
+	const what = "cannot read the pid of the container"
+	fd, err := retry(func() (int, error) { return unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return 0, startError(StepRuntime, what, err)
+	}
+	defer closeFD(fd)
+	var buf [16]byte
+	n, err := retry(func() (int, error) { return unix.Read(fd, buf[:]) })
+	if err != nil {
+		return 0, startError(StepRuntime, what, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(buf[:n])))
+	if err != nil || pid <= 1 {
+		return 0, &StartError{Step: StepRuntime, Detail: what}
+	}
+	return pid, nil
+}
+
+// joinNetwork moves the shim's thread into the network of the container, where its
+// probes connect. The control socket is a file, and stays where it is.
+func joinNetwork(pid int) *StartError {
+	runtime.LockOSThread()
+	fd, err := retry(func() (int, error) {
+		return unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	})
+	if err == nil {
+		err = unix.Setns(fd, unix.CLONE_NEWNET)
+		closeFD(fd)
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.EACCES) { // it has ended already
+		return startError(StepNetwork, "cannot join the network of the container", err)
+	}
+	return nil
+}
+
+// obeys reports whether the command of a container does anything about a signal. The
+// first process of a pid namespace is spared what it has not asked for: a signal that
+// would end any other process is nothing to it.
+func obeys(pid int, sig syscall.Signal) bool {
+	fd, err := retry(func() (int, error) {
+		return unix.Open("/proc/"+strconv.Itoa(pid)+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return true
+	}
+	defer closeFD(fd)
+	buf := make([]byte, 4096)
+	n, err := retry(func() (int, error) { return unix.Read(fd, buf) })
+	if err != nil {
+		return true
+	}
+	for line := range strings.SplitSeq(string(buf[:n]), "\n") {
+		// Blocked, ignored, caught: in each case it means to.
+		name, mask, _ := strings.Cut(line, ":\t")
+		if name != "SigBlk" && name != "SigIgn" && name != "SigCgt" {
+			continue
+		}
+		if bits, err := strconv.ParseUint(mask, 16, 64); err != nil || bits&(1<<(sig-1)) != 0 {
+			return true
+		}
+	}
+	return false
+}

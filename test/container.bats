@@ -1,0 +1,342 @@
+#!/usr/bin/env bats
+#
+# Engine container: a command on files of its own, by an OCI runtime, with nothing of
+# the host in sight. Each test that starts one does so with crun and with runc.
+
+load helpers
+
+setup() {
+	common_setup
+	make_rootfs
+	start_daemon
+}
+
+# make_rootfs: $ROOT, a root of busybox alone.
+make_rootfs() {
+	ROOT=$W/root
+	mkdir -p "$ROOT"/{bin,etc,proc,sys,dev,srv}
+	cp "$(command -v busybox)" "$ROOT/bin/busybox"
+	"$ROOT/bin/busybox" --install -s "$ROOT/bin"
+	find "$ROOT/bin" -type l -exec ln -sf busybox {} \;
+	printf '%s\n' 'root:x:0:0::/root:/bin/sh' 'web:x:33:34::/srv:/bin/sh' >"$ROOT/etc/passwd"
+	printf '%s\n' 'root:x:0:' 'web:x:34:' 'extra:x:35:web' >"$ROOT/etc/group"
+	chmod 0755 "$ROOT"
+}
+
+# in_box BOX SCRIPT [CONFIG…]: runs a script in a container to its end; out is its log.
+in_box() {
+	local name=$1 text=$2
+	shift 2
+	run_script "$name" "rootfs: $ROOT" "runtime: $RT" "$@" <<<"$text"
+}
+
+# up_box BOX SCRIPT [CONFIG…]: starts one that goes on.
+up_box() {
+	local name=$1 text=$2
+	shift 2
+	script "$name" "rootfs: $ROOT" "runtime: $RT" "$@" <<<"$text"
+	ctl "$name" start
+}
+
+# line TEXT: out has that line.
+line() { grep -qxF -- "$1" <<<"$out" || fail "no line $1 in: $out"; }
+
+no_line() { ! grep -qE -- "$1" <<<"$out" || fail "a line like $1 in: $out"; }
+
+# both TEST: with each runtime.
+both() {
+	for RT in crun runc; do
+		echo "# runtime $RT"
+		"$1"
+	done
+}
+
+@test "features names the OCI runtimes" {
+	ok cat "$MNT/features"
+	line engine.container:crun
+	line engine.container:runc
+}
+
+lives() {
+	up_box "$RT-a" 'echo "$(cat /note 2>/dev/null)"; echo first >/note; trap "exit 5" TERM; echo up; while :; do sleep 0.1; done'
+	logs "$RT-a" up
+	is "$RT-a" status running
+	ok test -d "/proc/$(pid_of "$RT-a")"
+	ctl "$RT-a" stop
+	is "$RT-a" status stopped
+	is "$RT-a" exit_code 5
+	[[ ! -e $ROOT/note ]] || fail "the root that was given was changed"
+	ctl "$RT-a" start
+	logs "$RT-a" up 2
+	rd "$RT-a/log"
+	line first
+	ctl "$RT-a" kill
+	is "$RT-a" exit_code 137
+	ok rmdir "$MNT/boxes/$RT-a"
+	box "$RT-a" "rootfs: $ROOT"$'\n''command: [ls, /]'
+	ctl "$RT-a" start
+	rd "$RT-a/wait/exit"
+	rd "$RT-a/log"
+	no_line note
+	ok rmdir "$MNT/boxes/$RT-a"
+}
+@test "a container lives as every box does; its changes stay until it is removed" { both lives; }
+
+sees() {
+	in_box "$RT-s" 'id -u; id -g; cat /proc/self/uid_map; hostname; echo "HOME=$HOME PATH=$PATH"; env | sort
+ls /sys/class/net; ip link | grep -c UP; grep -E "^(NoNewPrivs|Seccomp|CapEff|CapBnd|CapAmb)" /proc/self/status; ps | grep -c boxlite
+ls /run 2>/dev/null; cat /etc/hosts /etc/hostname; wc -l </proc/kcore; wc -c </proc/keys; touch /proc/sys/kernel/x; echo 1 >/proc/sys/kernel/panic
+echo 1 >/sys/kernel/uevent_helper; cut -d: -f3 /proc/self/cgroup | sort -u; mount | grep -c boxlite; ls -ld /tmp; readlink /proc/self/ns/user' 'hostname: inside'
+	line 0
+	line inside
+	line HOME=/root\ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+	line lo
+	no_line '^eth'
+	line $'NoNewPrivs:\t1'
+	line $'Seccomp:\t2'
+	line $'CapEff:\t0000000020000420'
+	line $'CapBnd:\t0000000020000420'
+	line $'CapAmb:\t0000000000000000'
+	line $'127.0.1.1\tinside'
+	grep -q 'panic: Read-only file system\|panic: Permission denied' <<<"$out" || fail "/proc/sys can be written: $out"
+	grep -q 'uevent_helper: ' <<<"$out" || fail "/sys can be written: $out"
+	grep -Eq '^ +0 +[0-9]{9,} +65536$' <<<"$out" || fail "no map of ids: $out"
+	no_line "^$(readlink /proc/self/ns/user)$"
+	line /
+	no_line box-
+	grep -q '^drwxrwxrwt.* /tmp$' <<<"$out" || fail "no /tmp for all: $out"
+	ok rmdir "$MNT/boxes/$RT-s"
+}
+@test "a container sees itself and nothing of the host" { both sees; }
+
+apart() {
+	up_box "$RT-1" 'echo x >/mine; echo up; sleep 1000'
+	up_box "$RT-2" 'echo x >/mine; echo up; sleep 1000'
+	logs "$RT-1" up
+	logs "$RT-2" up
+	local n first=()
+	for n in 1 2; do
+		json "$RT-$n" first_id
+		first[n]=$out
+		assert "$(stat -c %u "/proc/$(box_command "$(pid_of "$RT-$n")")")" = "$out" "owner of the command of $n"
+		assert "$(find "$STATE/boxes/$RT-$n/changes" -name mine -printf '%U:%G')" = "$out:$out" "owner of a file of $n"
+	done
+	assert "$((first[1] - first[2]))" -ne 0 "the difference of their ids"
+	ctl "$RT-1" kill
+	ctl "$RT-1" start
+	logs "$RT-1" up 2
+	json "$RT-1" first_id
+	assert "$out" = "${first[1]}" "first id after a restart"
+	ctl "$RT-1" kill
+	ctl "$RT-2" kill
+	ok rmdir "$MNT/boxes/$RT-1" "$MNT/boxes/$RT-2"
+}
+@test "each box has ids of its own, and keeps them" { both apart; }
+
+shot() {
+	local runtime_state before shim
+	runtime_state=$(ls -A /run/crun /run/runc 2>/dev/null || :)
+	before=$(wc -l </proc/self/mountinfo)
+	up_box "$RT-k" 'sleep 1000 & (sleep 1000 &) ; mkdir -p /sys/fs/cgroup/x 2>/dev/null; echo up; wait'
+	logs "$RT-k" up
+	shim=$(pid_of "$RT-k")
+	hold_namespace "$shim"
+	echo "$ns" >"$W/ns"
+	ok kill -KILL "$shim"
+	becomes "$RT-k" status stopped
+	is "$RT-k" exit_code 137
+	await "all of the box to be gone" 5 namespaces_empty "$W/ns"
+	[[ ! -e /proc/$shim ]] || fail "the shim is still there"
+	await "its cgroups to be gone" 5 no_groups_of_boxes
+	assert "$(wc -l </proc/self/mountinfo)" -eq "$before" mounts
+	assert "$(ls -A /run/crun /run/runc 2>/dev/null || :)" = "$runtime_state" "state of the runtimes"
+	ok rmdir "$MNT/boxes/$RT-k"
+	assert "$(find "$STATE/boxes" -mindepth 1 | wc -l)" -eq 0 "files of boxes"
+}
+@test "kill -9 of the shim takes the container, its mounts, cgroups and the runtime's state" { both shot; }
+
+@test "a stop of a command that does nothing about the signal needs no grace" {
+	RT=crun
+	up_box a 'echo up; sleep 1000'
+	logs a up
+	local began=$SECONDS
+	ctl a 'stop 60s'
+	assert $((SECONDS - began)) -lt 20 "seconds of the stop"
+	is a status stopped
+	is a exit_code 137
+	# One that ignores it has its grace.
+	up_box b 'trap "" TERM; echo up; while :; do sleep 0.1; done'
+	logs b up
+	bg "${ECHO[@]}" "$MNT/boxes/b/ctl" 'stop 60s'
+	becomes b status stopping
+	await_quietly 1 has b status stopped && fail "no grace"
+	ctl b kill
+	is b exit_code 137
+}
+
+limits() {
+	in_box "$RT-m" 'x=$(head -c 100000000 /dev/zero | tr "\0" x); echo survived' 'resources: {memory: 32MiB, pids: 20}'
+	no_line survived
+	has "$RT-m" stats "$(t cat "$MNT/boxes/$RT-m/stats")"
+	assert "$(t cat "$MNT/boxes/$RT-m/stats" | awk '$1 == "oom_kills" {print $2}')" -ge 1 "OOM kills"
+	rd "$RT-m/events"
+	grep -q ' oom ' <<<"$out" || fail "no event oom: $out"
+	ok rmdir "$MNT/boxes/$RT-m"
+	up_box "$RT-p" 'n=0; while [ $n -lt 40 ]; do sleep 1000 & n=$((n + 1)); done; echo made; wait' 'resources: {pids: 20}'
+	await "a fork to be refused" 10 log_has "$RT-p" "can't fork" 1
+	assert "$(t cat "$MNT/boxes/$RT-p/stats" | awk '$1 == "pids" {print $2}')" -le 20 pids
+	ctl "$RT-p" kill
+	ok rmdir "$MNT/boxes/$RT-p"
+}
+@test "limits hold and count, as for every box" { both limits; }
+
+frozen_box() {
+	up_box "$RT-f" 'while :; do echo tick; sleep 0.02; done'
+	logs "$RT-f" tick 3
+	ctl "$RT-f" pause
+	is "$RT-f" status paused
+	local size
+	size=$(t stat -c %s "$MNT/boxes/$RT-f/log")
+	await_quietly 0.3 false || :
+	assert "$(t stat -c %s "$MNT/boxes/$RT-f/log")" = "$size" "size of the log of a paused box"
+	ctl "$RT-f" resume
+	logs "$RT-f" tick 20
+	ctl "$RT-f" pause
+	ctl "$RT-f" kill
+	is "$RT-f" status stopped
+	ok rmdir "$MNT/boxes/$RT-f"
+}
+@test "a container is paused, resumed, and killed while paused" { both frozen_box; }
+
+probed() {
+	up_box "$RT-h" 'mkdir /www; echo fine >/www/health; httpd -f -p 127.0.0.1:8080 -h /www' 'health_check: {http: "http://localhost:8080/health", interval: 100ms, retries: 1}'
+	becomes "$RT-h" health healthy
+	up_box "$RT-t" 'nc -l -p 9 -s 127.0.0.1 -k </dev/null; while :; do nc -l -p 9 -s 127.0.0.1 </dev/null; done' 'health_check: {tcp: 9, interval: 100ms, retries: 1}'
+	becomes "$RT-t" health healthy
+	ctl "$RT-h" kill
+	ctl "$RT-t" kill
+	ok rmdir "$MNT/boxes/$RT-h" "$MNT/boxes/$RT-t"
+}
+@test "health is asked for in the container's own network" { both probed; }
+
+given() {
+	mkdir -p "$W/data" "$W/ro/deep"
+	echo theirs >"$W/data/theirs"
+	echo file >"$W/one"
+	chown 1000:1001 "$W/data" "$W/data/theirs"
+	mount -t tmpfs tmpfs "$W/ro/deep"
+	in_box "$RT-d" 'stat -c "%u:%g %n" /data /data/theirs; cat /one; echo new >/data/new && echo wrote; touch /ro/x; touch /ro/deep/x; echo end' \
+		'mounts:' "  - {source: $W/data, target: /data}" "  - {source: $W/ro, target: /ro, readonly: true}" "  - {source: $W/one, target: /one}" \
+		'user: "1000:1001"'
+	umount "$W/ro/deep"
+	line '1000:1001 /data'
+	line '1000:1001 /data/theirs'
+	line file
+	line wrote
+	grep -q '/ro/x: Read-only file system' <<<"$out" || fail "a read-only mount can be written: $out"
+	grep -q '/ro/deep/x: Read-only file system' <<<"$out" || fail "what is mounted in a read-only mount can be written: $out"
+	assert "$(stat -c %u:%g "$W/data/new")" = 1000:1001 "owner of what the box wrote"
+	rm -r "$W/data" "$W/ro" "$W/one"
+	ok rmdir "$MNT/boxes/$RT-d"
+}
+@test "mounts keep their owners, and read-only is read-only all the way down" { both given; }
+
+as_given() {
+	in_box "$RT-o" 'echo x >/kept; stat -c "%u:%g" /etc/passwd /kept' 'overlay: false'
+	line 0:0
+	assert "$(stat -c %u:%g "$ROOT/kept")" = 0:0 "owner of what the box wrote"
+	rm "$ROOT/kept"
+	ok rmdir "$MNT/boxes/$RT-o"
+}
+@test "overlay: false is the directory itself, with the owners that it has" { both as_given; }
+
+who() {
+	in_box "$RT-u" 'id; pwd; echo "$HOME"; touch /srv/x && echo wrote; grep CapEff /proc/self/status; echo out >/dev/stdout' 'user: web' 'workdir: /srv' 'mounts: []'
+	line 'uid=33(web) gid=34(web) groups=34(web),35(extra)'
+	line /srv
+	line $'CapEff:\t0000000000000000'
+	line out
+	ok rmdir "$MNT/boxes/$RT-u"
+	in_box "$RT-v" 'id -u; grep CapEff /proc/self/status' 'user: "7:8"' 'security: {capabilities: {add: [NET_RAW], drop: [KILL]}}'
+	line 7
+	line $'CapEff:\t0000000000002000'
+	ok rmdir "$MNT/boxes/$RT-v"
+	in_box "$RT-w" 'grep CapEff /proc/self/status' 'security: {capabilities: {add: [CHOWN], drop: [ALL]}}'
+	line $'CapEff:\t0000000000000001'
+	ok rmdir "$MNT/boxes/$RT-w"
+}
+@test "users and capabilities are those of the container" { both who; }
+
+read_only() {
+	in_box "$RT-r" 'touch /x; touch /tmp/x /run/x /dev/shm/x && echo wrote' 'security: {readonly_rootfs: true}'
+	grep -q '/x: Read-only file system' <<<"$out" || fail "the root can be written: $out"
+	line wrote
+	ok rmdir "$MNT/boxes/$RT-r"
+}
+@test "readonly_rootfs leaves /tmp, /run and /dev/shm" { both read_only; }
+
+host_net() {
+	in_box "$RT-n" 'readlink /proc/self/ns/net; ls /sys/fs/cgroup' 'network: host'
+	line "$(readlink /proc/self/ns/net)"
+	no_line '^(memory|pids|devices)$'
+	ok rmdir "$MNT/boxes/$RT-n"
+}
+@test "network: host is the host's" { both host_net; }
+
+devices() {
+	in_box "$RT-e" 'cat /dev/null; head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; mknod /n c 1 3; ls -l /n; ls /dev | xargs; cat /dev/vda' 'security: {capabilities: {add: [MKNOD, SYS_ADMIN]}}'
+	line 4
+	grep -q "mknod: /n: Operation not permitted\|mknod: /n: Permission denied" <<<"$out" || fail "a device was made: $out"
+	grep -q "can't open '/dev/vda'" <<<"$out" || fail "a disk of the host: $out"
+	no_line '(kmsg|mem|fuse|kvm)'
+	ok rmdir "$MNT/boxes/$RT-e"
+}
+@test "a container has a few devices, and makes none" { both devices; }
+
+adopted() {
+	up_box "$RT-g" 'echo up; while :; do echo tick; sleep 0.05; done'
+	logs "$RT-g" up
+	local shim
+	shim=$(pid_of "$RT-g")
+	kill_daemon
+	start_daemon
+	is "$RT-g" status running
+	assert "$(pid_of "$RT-g")" = "$shim" "the shim's pid"
+	ctl "$RT-g" stop
+	is "$RT-g" status stopped
+	await "its cgroups to be gone" 5 no_groups_of_boxes
+	ok rmdir "$MNT/boxes/$RT-g"
+}
+@test "the next daemon adopts a container" { both adopted; }
+
+# fails BOX PATTERN CONFIG: a start that must fail, and why.
+fails() {
+	box "$1" "$3"
+	ctl_refused EIO "$1" start
+	is "$1" status failed
+	rd "$1/last_error"
+	[[ $out =~ $2 ]] || fail "last_error of $1: $out"
+	ok rmdir "$MNT/boxes/$1"
+}
+
+wrong() {
+	fails "$RT-a" '/nowhere.*no such file' $'command: [ls]\nrootfs: /nowhere\nruntime: '"$RT"
+	fails "$RT-b" 'no-such.*(not found|no such file)' $'command: [no-such]\nrootfs: '"$ROOT"$'\nruntime: '"$RT"
+	fails "$RT-c" 'user "nobody".*container' $'command: [ls]\nuser: nobody\nrootfs: '"$ROOT"$'\nruntime: '"$RT"
+	fails "$RT-d" 'no directory' $'command: [ls]\nrootfs: '"$ROOT/bin/busybox"$'\nruntime: '"$RT"
+	fails "$RT-e" 'which no box may see' $'command: [ls]\nrootfs: '"$W"$'\nruntime: '"$RT"
+	fails "$RT-f" 'mount /nowhere on /x' $'command: [ls]\nmounts: [{source: /nowhere, target: /x}]\nrootfs: '"$ROOT"$'\nruntime: '"$RT"
+	await "cgroups to be gone" 5 no_groups_of_boxes
+}
+@test "a container that cannot start says why" { both wrong; }
+
+@test "without an OCI runtime a start says what to install" {
+	stop_daemon
+	mkdir "$W/path"
+	ln -s "$(command -v fusermount3)" "$W/path/"
+	PATH=$W/path start_daemon
+	fails a 'install.*crun' $'command: [ls]\nrootfs: '"$ROOT"
+	fails b 'runc is not on.*install runc' $'command: [ls]\nruntime: runc\nrootfs: '"$ROOT"
+	ok cat "$MNT/features"
+	no_line engine.container
+}
