@@ -335,7 +335,13 @@ func lookupIn(dirs []string, name string) (who execUser, home string, groups []u
 	if u.Uid >= idsOfBox || u.Gid >= idsOfBox {
 		return who, "", nil, fmt.Errorf("user %q of the container: its ids go from 0 to %d", name, idsOfBox-1)
 	}
-	for _, g := range u.Sgids {
+	// The main group is one of them, so that who drops it has lost nothing else
+	// (CVE-2022-36109).
+	groups = []uint32{uint32(u.Gid)}
+	for _, g := range slices.Compact(slices.Sorted(slices.Values(u.Sgids))) {
+		if g == u.Gid {
+			continue
+		}
 		if g >= 0 && g < idsOfBox {
 			groups = append(groups, uint32(g))
 		}

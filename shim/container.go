@@ -82,6 +82,11 @@ func setUpContainer(spec *Spec) *StartError {
 	if err := mountRoot(layers, changes); err != nil {
 		return startError(StepMount, what, err)
 	}
+	if changes >= 0 {
+		if err := makeTmp(int(c.FirstID)); err != nil {
+			return startError(StepMount, what, err)
+		}
+	}
 	for i, m := range spec.Mounts {
 		if err := place(mounts[i], ContainerMount(i)); err != nil {
 			return startError(StepMount, "mount "+m.Source+" on "+m.Target, err)
@@ -118,6 +123,12 @@ func mapAll(c *Container, given []Mount, mounts, layers []int) *StartError {
 		if err := mapIDs(tree, ids, unix.AT_RECURSIVE); err != nil && !errors.Is(err, unix.EINVAL) {
 			return startError(StepMount, "mount "+given[i].Source+" on "+given[i].Target, err)
 		}
+		// Not all runtimes make what is below read-only too.
+		if given[i].ReadOnly {
+			if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+				return startError(StepMount, "mount "+given[i].Source+" on "+given[i].Target, err)
+			}
+		}
 	}
 	for i, tree := range layers {
 		err := mapIDs(tree, ids, 0)
@@ -129,6 +140,22 @@ func mapAll(c *Container, given []Mount, mounts, layers []int) *StartError {
 		}
 	}
 	return nil
+}
+
+// makeTmp makes /tmp where the root has none: programs take it for granted.
+func makeTmp(owner int) error {
+	const tmp = ContainerRoot + "/tmp"
+	err := unix.Mkdir(tmp, 0o700)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	if err == nil {
+		err = unix.Lchown(tmp, owner, owner)
+	}
+	if err == nil {
+		err = unix.Chmod(tmp, 0o777|unix.S_ISVTX)
+	}
+	return err
 }
 
 // mountRoot puts the root together. Device files of an image are dead in it: those
