@@ -11,6 +11,7 @@ import (
 type Info struct {
 	Name          string      `json:"name"`
 	Status        Status      `json:"status"`
+	Detail        *string     `json:"detail"` // what a start waits for
 	Health        Health      `json:"health"`
 	PID           int         `json:"pid"`
 	ExitCode      int         `json:"exit_code"`
@@ -116,7 +117,7 @@ type MountInfo struct {
 // Info returns what the snapshot knows of the box.
 func (b *Box) Info(s *Snapshot) Info {
 	i := Info{
-		Name: b.name, Status: s.Status, Health: s.Health, PID: s.PID, ExitCode: s.ExitCode, LastError: s.LastError,
+		Name: b.name, Status: s.Status, Detail: unlessZero(s.Detail), Health: s.Health, PID: s.PID, ExitCode: s.ExitCode, LastError: s.LastError,
 		Runs: s.Runs, Created: s.Created.UTC(), Started: stamp(s.Started), Ended: stamp(s.Ended), OOMKills: s.OOMKills, ConfigPending: s.Pending,
 		Restarts: s.Restarts, RestartAt: stamp(s.RestartAt), FirstID: unlessZero(b.firstID.Load()),
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
 // Observer is told what changed, so that a facade can drop what its clients
@@ -46,6 +48,8 @@ type Options struct {
 	// FirstID is the first of the host's user and group ids that containers have, and
 	// IDs their number; 0 is DefaultFirstID and DefaultIDs.
 	FirstID, IDs uint32
+	// RegistryConfig is the path of the file with credentials of registries, or empty.
+	RegistryConfig string
 	// MaxProbes is how many health probes are under way at once, of all boxes; 0 is
 	// DefaultMaxProbes.
 	MaxProbes int
@@ -68,6 +72,7 @@ type Runtime struct {
 	bounding uint64
 	watcher  *reaper.Watcher
 	groups   *groupTree
+	images   *image.Store
 	oom      *oomWatch
 	net      *reaper.Net // nil where there can be none
 	timers   *timers
@@ -131,6 +136,9 @@ func Open(opt Options) (*Runtime, error) {
 	}
 	if rt.store, err = openStore(opt.State); err != nil {
 		return nil, err
+	}
+	if rt.images, err = image.Open(filepath.Join(opt.State, "images"), image.Options{RegistryConfig: opt.RegistryConfig, Log: opt.Log}); err != nil {
+		return nil, errors.Join(err, rt.store.lock.Close())
 	}
 	if rt.holdR, rt.holdW, err = os.Pipe(); err != nil {
 		return nil, errors.Join(err, rt.store.lock.Close())
@@ -199,7 +207,7 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	}
 	rt.closeNet() // before the watcher lets go of shims that live on
 	rt.groups.close()
-	return errors.Join(late, rt.prober.close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
+	return errors.Join(late, rt.images.Close(), rt.prober.close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
 }
 
 // usesGroup reports whether a box of that name may have processes in its group.

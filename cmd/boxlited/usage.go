@@ -4,7 +4,8 @@ const usage = `boxlited runs commands in boxes and is driven through files.
 
 Usage:
   boxlited [--mount DIR] [--state DIR] [--shim PATH] [--cgroup-parent PATH]
-           [--max-probes N] [--metrics-listen ADDR:PORT] [--log-level LEVEL]
+           [--ids FIRST:COUNT] [--registry-config FILE] [--max-probes N]
+           [--metrics-listen ADDR:PORT] [--log-level LEVEL]
            [--log-format text|json]
   boxlited --version
   boxlited --help
@@ -18,6 +19,12 @@ Flags:
                        boxlited, else on PATH)
   --cgroup-parent PATH cgroup below which boxes get theirs, from the root of the
                        hierarchy (default /boxlite)
+  --ids FIRST:COUNT    the host's user and group ids that containers get, 65536
+                       each (default 1879048192:268369920); nobody else may have
+                       them. A box keeps its own until it is removed
+  --registry-config FILE
+                       credentials of registries, and which may do without TLS
+                       (default: none)
   --max-probes N       health probes of all boxes that are under way at once
                        (default 64)
   --metrics-listen ADDR:PORT
