@@ -218,12 +218,6 @@ func (s *supervisor) start() *StartError {
 	s.log = logWriter{dirfd: s.dirfd, pipe: pipe[0], null: fdNull, max: s.spec.LogMax, fd: -1}
 	s.startedNs = wallclock()
 	pid, failed := spawn(s, pipe[1])
-	if s.spec.Probe.Kind != ProbeCommand {
-		for _, fd := range s.join {
-			closeFD(int(fd))
-		}
-		s.join = nil
-	}
 	if failed != nil {
 		s.startedNs = 0
 		return failed
