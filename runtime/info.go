@@ -24,6 +24,7 @@ type Info struct {
 	RestartAt     *time.Time  `json:"restart_at"`
 	ConfigPending bool        `json:"config_pending"`
 	Probe         *ProbeInfo  `json:"probe"`
+	Execs         ExecsInfo   `json:"execs"`
 	Config        *ConfigInfo `json:"config"`
 }
 
@@ -100,6 +101,12 @@ type ProbeInfo struct {
 	Output     string    `json:"output"`
 }
 
+// ExecsInfo counts the execs of a box.
+type ExecsInfo struct {
+	Running int `json:"running"`
+	Total   int `json:"total"`
+}
+
 // MountInfo is one mount of a ConfigInfo.
 type MountInfo struct {
 	Source   string `json:"source"`
@@ -114,6 +121,7 @@ func (b *Box) Info(s *Snapshot) Info {
 		Runs: s.Runs, Created: s.Created.UTC(), Started: stamp(s.Started), Ended: stamp(s.Ended), OOMKills: s.OOMKills, ConfigPending: s.Pending,
 		Restarts: s.Restarts, RestartAt: stamp(s.RestartAt),
 	}
+	i.Execs.Running, i.Execs.Total = b.execsActive()
 	if s.run != nil {
 		if p := s.run.probe.Load(); p != nil {
 			i.Probe = &ProbeInfo{

@@ -81,19 +81,26 @@ func (c *command) open() {
 		return f
 	}
 	c.out, c.errOut = end(ExecStdout, os.O_RDONLY), end(ExecStderr, os.O_RDONLY)
-	c.in = end(ExecStdin, os.O_WRONLY)
+	c.in = end(ExecStdin, os.O_RDWR) // until it runs there is no reader
+}
+
+// writes leaves the command as the only reader of its stdin.
+func (c *command) writes() {
+	c.t.Helper()
+	in := must(os.OpenFile(filepath.Join(c.dir, ExecStdin), os.O_WRONLY|unix.O_NONBLOCK, 0))
+	closeFile(c.in)
+	c.in = in
+	c.t.Cleanup(func() { _ = in.Close() })
 }
 
 // run starts an exec, and opens the daemon's ends.
 func (b *box) exec(name string, edit func(*ExecSpec), argv ...string) *command {
 	b.t.Helper()
 	c := b.prepare(name, edit, argv...)
+	c.open()
 	c.reply = c.ask(OpExec, 0)
 	if c.reply.Errno != 0 || c.reply.State.Phase != ExecRunning && c.reply.State.Phase != ExecEnded {
 		b.t.Fatalf("not begun: %+v", c.reply)
-	}
-	if c.reply.State.Phase == ExecRunning {
-		c.open()
 	}
 	return c
 }
@@ -247,6 +254,7 @@ func TestExecCannotBegin(t *testing.T) {
 func TestExecStreamsTakeAndGiveAll(t *testing.T) {
 	b := sleeper(t)
 	c := b.exec("e1", nil, "cat")
+	c.writes()
 	data := make([]byte, 10<<20)
 	rng := rand.NewChaCha8([32]byte{1})
 	_, _ = rng.Read(data)
@@ -291,7 +299,6 @@ func TestExecOutputOutlivesItsReader(t *testing.T) {
 	must(c.in.WriteString("\n"))
 	c.record()
 	closeFile(c.in)
-	c.in = nil
 	out := must(os.OpenFile(filepath.Join(c.dir, ExecStdout), os.O_RDONLY|unix.O_NONBLOCK, 0))
 	defer closeFile(out)
 	expect(t, "rest", c.rest(out), "two\n")
@@ -361,7 +368,10 @@ func TestExecsEndWithTheBox(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := sleeper(t)
-			c := b.exec("e1", nil, "sh", "-c", "echo x; exec sleep 1000")
+			c := b.exec("e1", nil, "sh", "-c", "echo x; echo y >&2; exec sleep 1000")
+			if _, err := io.ReadFull(c.errOut, make([]byte, 2)); err != nil {
+				t.Fatal(err)
+			}
 			end(b)
 			if r := c.record(); r.Code != 137 || r.Signal != 9 {
 				t.Errorf("%+v", r)
@@ -457,7 +467,6 @@ func TestExecTTY(t *testing.T) {
 	}
 	must(c.in.WriteString("hello\nline\n"))
 	closeFile(c.in)
-	c.in = nil
 	c.ask(OpExecEOF, 0)
 	if r := c.record(); r.Code != 0 {
 		t.Errorf("%+v", r)
