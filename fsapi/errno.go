@@ -26,6 +26,9 @@ var errnos = []struct {
 	{runtime.ErrBusy, syscall.EBUSY},
 	{runtime.ErrNotConfigured, syscall.ENODATA},
 	{runtime.ErrNoProcess, syscall.ESRCH},
+	{runtime.ErrNoExec, syscall.ENOENT},
+	{runtime.ErrDenied, syscall.EPERM},
+	{runtime.ErrPipe, syscall.EPIPE},
 	{runtime.ErrClosed, syscall.ESHUTDOWN},
 	{context.Canceled, syscall.EINTR},
 	// What the disk says is worth passing on as it is.

@@ -50,6 +50,8 @@ type Box struct {
 
 	booted bool // under mu: the machine was booted since the run that another daemon began last
 
+	execs execs
+
 	look sync.Mutex // one look at an unknown box at a time; see reconsider
 
 	// config orders commits of config.yaml, and save orders writes of
@@ -482,6 +484,9 @@ func (c *Completion) complete(err error) {
 	c.err = err
 	close(c.done)
 }
+
+// Done is closed when the work is done: Wait then returns at once.
+func (c *Completion) Done() <-chan struct{} { return c.done }
 
 // Wait returns how the command ended, or ctx's error if that comes first; the
 // work then goes on.

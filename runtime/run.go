@@ -553,6 +553,7 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 	}
 	Fault("end.recorded")
 	b.neglect(r)
+	b.endExecs()
 	done := stateRecord{ExitCode: v.code, Started: s.Started, Ended: e.At, CPUUsec: v.cpu.Microseconds(), OOMKills: used.OOMKills}
 	b.mu.Lock()
 	cause := r.cause(v, rec, e, used)

@@ -30,6 +30,8 @@ type Observer interface {
 	// through Remove, false when the box removed itself. That may take 100 ms: its
 	// name is not free before, and no request waits for it.
 	BoxRemoved(b *Box, asked bool)
+	// ExecChanged says that an exec has begun or ended.
+	ExecChanged(e *Exec)
 	// Changed says that the daemon's own files (events, last_error) changed.
 	Changed()
 }
@@ -77,6 +79,7 @@ type Runtime struct {
 	net      *reaper.Net // nil where there can be none
 	timers   *timers
 	prober   *prober
+	poller   *poller
 	// ready: boxes may be started that nobody asks for now.
 	ready atomic.Bool
 	// holdR is the read end of a pipe whose write end only this process has:
@@ -156,6 +159,9 @@ func Open(opt Options) (*Runtime, error) {
 		if rt.timers, err = newTimers(); err == nil {
 			rt.prober, err = newProber(rt, opt.MaxProbes)
 		}
+		if err == nil {
+			rt.poller, err = newPoller()
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, rt.watcher.Close(), rt.store.lock.Close())
@@ -166,7 +172,7 @@ func Open(opt Options) (*Runtime, error) {
 	rt.emit(nil, "daemon", fmt.Sprintf("pid=%d", os.Getpid()))
 	if err := rt.recover(); err != nil {
 		rt.closeNet()
-		return nil, errors.Join(err, rt.prober.close(), rt.watcher.Close(), rt.store.lock.Close())
+		return nil, errors.Join(err, rt.prober.close(), rt.poller.close(), rt.watcher.Close(), rt.store.lock.Close())
 	}
 	if err := rt.groups.sweep(rt.usesGroup); err != nil {
 		rt.log.WithField("op", "recover").WithError(err).Warn("cgroups of earlier boxes are left")
@@ -207,7 +213,7 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	}
 	rt.closeNet() // before the watcher lets go of shims that live on
 	rt.groups.close()
-	return errors.Join(late, rt.images.Close(), rt.prober.close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
+	return errors.Join(late, rt.images.Close(), rt.prober.close(), rt.poller.close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
 }
 
 // usesGroup reports whether a box of that name may have processes in its group.

@@ -290,7 +290,7 @@ func (s *supervisor) callRuntime(out int, args ...string) *StartError {
 	if failed != nil {
 		return failed
 	}
-	child.logFD = uintptr(out)
+	child.files = [3]uintptr{fdNull, uintptr(out), uintptr(out)}
 	pid, errno := forkExec(child)
 	runtimeAfterFork()
 	if errno != 0 {

@@ -5,8 +5,6 @@ package shim
 import (
 	"errors"
 	"math"
-	"strings"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -236,7 +234,7 @@ func (s *supervisor) fork(c *child) unix.Errno {
 	if err := s.watch(out[0]); err != nil {
 		return toErrno(err)
 	}
-	c.logFD, c.report = uintptr(out[1]), uintptr(report[1])
+	c.files, c.report = [3]uintptr{fdNull, uintptr(out[1]), uintptr(out[1])}, uintptr(report[1])
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
 	if errno != 0 {
@@ -322,26 +320,8 @@ func (p *probe) notExecuted(spec *Spec) bool {
 		return true
 	}
 	p.why = t
-	name := spec.Probe.Argv[0]
-	if errno := syscall.Errno(t.errno); t.step == childExec && (errno == unix.ENOENT || errno == unix.ENOTDIR) {
-		e := &StartError{Step: StepLookup, Errno: errno, Detail: `command "` + name + `" not found`}
-		if !strings.Contains(name, "/") {
-			e.Detail += " in PATH " + searchPath(spec)
-		}
-		p.whyNot = ProbeResult{Code: 127, Reason: e.Error()}
-		return true
-	}
-	c := *p.child // the one that failed was a copy
-	c.trouble = t
-	file := name
-	if t.step == childExec {
-		file = p.files[t.index]
-	}
-	e := c.failure(spec, file)
-	p.whyNot = ProbeResult{Code: failedCode, Reason: e.Error()}
-	if e.Step == StepExec {
-		p.whyNot.Code = 126
-	}
+	code, e := p.child.notExecuted(t, spec, spec.Probe.Argv[0], p.files)
+	p.whyNot = ProbeResult{Code: code, Reason: e.Error()}
 	return true
 }
 

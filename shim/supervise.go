@@ -19,10 +19,11 @@ type supervisor struct {
 	log   logWriter
 	srv   server
 	probe probe
+	execs execs
 
 	oomScore string // the command's oom_score_adj; empty: as the shim's
 
-	join    []uintptr // the files of spec.Cgroups, as long as processes are started
+	join    []uintptr // the files of spec.Cgroups
 	freezer int       // the file of spec.Freezer, or -1
 
 	pid       int  // of the command
@@ -79,7 +80,9 @@ func (s *supervisor) run() {
 			case fdHold:
 				s.daemonDied()
 			default:
-				s.srv.serve(s, fd, now)
+				if !s.execEvent(fd) {
+					s.srv.serve(s, fd, now)
+				}
 			}
 		}
 		s.timers(now)
@@ -98,7 +101,7 @@ func (s *supervisor) timeout(now int64) int {
 	if s.probe.running {
 		next = min(next, s.probe.deadline)
 	}
-	next = min(next, s.srv.nextDeadline())
+	next = min(next, s.srv.nextDeadline(), s.execs.nextDeadline())
 	if next == math.MaxInt64 {
 		return -1
 	}
@@ -114,6 +117,9 @@ func (s *supervisor) timers(now int64) {
 	}
 	if s.probe.running && now >= s.probe.deadline {
 		s.probeLate()
+	}
+	if s.execs.timed > 0 {
+		s.execsLate(now)
 	}
 	s.srv.expire(s, now)
 }
@@ -131,6 +137,7 @@ func (s *supervisor) reap() bool {
 			s.alive, s.status = false, status
 		}
 		s.reaped(pid, status)
+		s.execReaped(pid, status)
 	}
 	return true
 }
@@ -242,6 +249,7 @@ func (s *supervisor) finish() int {
 		r.Code = s.status.ExitStatus()
 	}
 	writeRecord(s.dirfd, &r)
+	s.endExecs()
 	return r.Code
 }
 
@@ -259,12 +267,12 @@ func childrenCPU() int64 {
 // done but to say so: the daemon then goes by the shim's own exit status, which
 // carries the same code.
 func writeRecord(dirfd int, r *ExitRecord) {
-	if err := tryWriteRecord(dirfd, r.AppendJSON(nil)); err != nil {
+	if err := tryWriteRecord(dirfd, r.AppendJSON(nil), true); err != nil {
 		say("cannot write the exit record: " + err.Error())
 	}
 }
 
-func tryWriteRecord(dirfd int, b []byte) error {
+func tryWriteRecord(dirfd int, b []byte, sync bool) error {
 	fd, err := retry(func() (int, error) {
 		return unix.Openat(dirfd, recordTemp, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	})
@@ -280,7 +288,7 @@ func tryWriteRecord(dirfd int, b []byte) error {
 	if err == nil {
 		err = unix.Ftruncate(fd, size)
 	}
-	if err == nil {
+	if err == nil && sync {
 		err = unix.Fsync(fd)
 	}
 	if cerr := unix.Close(fd); err == nil {
