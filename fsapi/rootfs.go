@@ -89,10 +89,15 @@ func below(dir, name string) string {
 	return dir + "/" + name
 }
 
-// rootHold is how long the kernel may take attributes for granted. A path is asked for
-// whenever it is used, so this is for fstat(2) alone, and for the checks that come with
-// the use of a path.
-const rootHold = 2 * time.Millisecond
+// What the kernel may take for granted: the attributes of a file for the time of one call,
+// and its name for longer. That a name is still what it was costs nothing to know: all is
+// done by path here, anew each time, and if something else is found there, the answer is
+// ESTALE, upon which the kernel asks for the names of the path and tries again. It does
+// so by itself before it makes something, and what is not there it asks for each time.
+const (
+	rootHold     = 2 * time.Millisecond
+	rootNameHold = time.Second
+)
 
 // rootTree is what is shown of the files of one run of a box.
 type rootTree struct {
@@ -129,6 +134,14 @@ var (
 	_ fs.NodeStatfser       = (*rootNode)(nil)
 	_ fs.NodeTmpfiler       = (*rootNode)(nil)
 )
+
+// stale gives the errno of what was tried with a file that had been found at a path.
+func stale(err error) syscall.Errno {
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, runtime.ErrEnded) {
+		return syscall.ESTALE
+	}
+	return rootErrno(err)
+}
 
 // rootErrno gives the errno that the box's file system had, and those of the core.
 func rootErrno(err error) syscall.Errno {
@@ -209,12 +222,17 @@ func (n *rootNode) meet(ctx context.Context, name string, info runtime.RootInfo,
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := n.GetChild(name)
-	if c == nil || c.StableAttr().Ino != info.Ino || c.Mode() != info.Mode&syscall.S_IFMT {
+	known := false
+	if c != nil {
+		k, ok := c.Operations().(*rootNode)
+		known = ok && k.is(info)
+	}
+	if !known {
 		c = n.NewInode(ctx, &rootNode{tree: t}, t.id(info))
 		n.AddChild(name, c, true)
 	}
 	fillRoot(info, &out.Attr)
-	out.SetEntryTimeout(0)
+	out.SetEntryTimeout(rootNameHold)
 	out.SetAttrTimeout(rootHold)
 	return c
 }
@@ -222,7 +240,7 @@ func (n *rootNode) meet(ctx context.Context, name string, info runtime.RootInfo,
 // enter shows root/ itself. Its mode is what keeps all others but root out.
 func (n *rootNode) enter(info runtime.RootInfo, out *fuse.EntryOut) {
 	fillRoot(guarded(info), &out.Attr)
-	out.SetEntryTimeout(0)
+	out.SetEntryTimeout(rootNameHold)
 	out.SetAttrTimeout(rootHold)
 }
 
@@ -250,10 +268,19 @@ func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 		return nil, errno
 	}
 	info, err := n.tree.root.Lstat(path)
+	if errors.Is(err, runtime.ErrEnded) {
+		return nil, syscall.ESTALE
+	}
 	if err != nil {
 		return nil, rootErrno(err)
 	}
 	return n.meet(ctx, name, info, out), 0
+}
+
+// is reports whether what was found is still what the node stands for.
+func (n *rootNode) is(info runtime.RootInfo) bool {
+	id := n.StableAttr()
+	return id.Ino == info.Ino && id.Mode == info.Mode&syscall.S_IFMT
 }
 
 // stat tells what is there now.
@@ -268,9 +295,9 @@ func (n *rootNode) stat(f fs.FileHandle) (info runtime.RootInfo, errno syscall.E
 	}
 	info, err := n.tree.root.Lstat(path)
 	if err != nil {
-		return info, rootErrno(err)
+		return info, stale(err)
 	}
-	if id := n.StableAttr(); id.Ino != info.Ino || id.Mode != info.Mode&syscall.S_IFMT {
+	if !n.is(info) {
 		return info, syscall.ESTALE
 	}
 	if n == n.tree.top {
@@ -321,7 +348,7 @@ func (n *rootNode) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAttrI
 			return errno
 		}
 		if err := n.tree.root.Change(path, c); err != nil {
-			return rootErrno(err)
+			return stale(err)
 		}
 	}
 	info, errno := n.stat(f)
@@ -347,7 +374,7 @@ func (n *rootNode) Readlink(context.Context) ([]byte, syscall.Errno) {
 	}
 	text, err := n.tree.root.Readlink(path)
 	if err != nil {
-		return nil, rootErrno(err)
+		return nil, stale(err)
 	}
 	shown, errno := showLink(text)
 	return []byte(shown), errno
@@ -361,7 +388,11 @@ func (n *rootNode) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32,
 	}
 	f, err := n.tree.root.Open(path, int(flags))
 	if err != nil {
-		return nil, 0, rootErrno(err)
+		return nil, 0, stale(err)
+	}
+	if info, err := f.Lstat(); err != nil || !n.is(info) {
+		f.Close()
+		return nil, 0, syscall.ESTALE
 	}
 	return &rootHandle{node: n, file: f}, readFlags, 0
 }
@@ -569,7 +600,7 @@ func (n *rootNode) OpendirHandle(context.Context, uint32) (fs.FileHandle, uint32
 	}
 	d, err := n.tree.root.ReadDir(path)
 	if err != nil {
-		return nil, 0, rootErrno(err)
+		return nil, 0, stale(err)
 	}
 	return &rootDirHandle{node: n, dir: d}, 0, 0
 }
