@@ -179,12 +179,19 @@ func (d *boxDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*
 	if d.fs.notifier.calls(ctx) {
 		d.fs.notifier.borrow(d.EmbeddedInode(), name)
 	}
+	if name == rootName {
+		return d.lookupRoot(ctx, out)
+	}
 	return find(ctx, d.EmbeddedInode(), d.entries(), name, out)
 }
 
 // Readdir lists the box's files.
 func (d *boxDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
-	return list(d.entries()), 0
+	entries := d.entries()
+	if d.box.HasRoot() {
+		entries = append(entries, entry{name: rootName, ino: boxIno(d.box, inoPerBox-1), kind: fuse.S_IFDIR})
+	}
+	return list(entries), 0
 }
 
 // word makes a file of one value of the box's snapshot.

@@ -23,6 +23,7 @@ var errnos = []struct {
 	{runtime.ErrInvalid, syscall.EINVAL},
 	{runtime.ErrExist, syscall.EEXIST},
 	{runtime.ErrRemoved, syscall.ENODEV},
+	{runtime.ErrEnded, syscall.ENODEV},
 	{runtime.ErrBusy, syscall.EBUSY},
 	{runtime.ErrNotConfigured, syscall.ENODATA},
 	{runtime.ErrNoProcess, syscall.ESRCH},

@@ -37,6 +37,8 @@ type FS struct {
 	missed  []func() // under earlyMu: what is to be told once serving
 
 	notifier *notifier
+	// rootGen tells apart what is shown of the files of boxes, see rootNode.
+	rootGen atomic.Uint64
 }
 
 // New returns the filesystem, which is not yet mounted. version is what the file

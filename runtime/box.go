@@ -45,6 +45,8 @@ type Box struct {
 	activeUnsaved, activeRests atomic.Bool
 	activeTimer                timer
 
+	files rootSlot
+
 	// holders are those who still read in the directory after a removal.
 	holders sync.WaitGroup
 
