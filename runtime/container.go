@@ -23,6 +23,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/shim"
 )
@@ -299,6 +300,16 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	if root.upper != "" {
 		sc.Files = c.containerFiles(spec)
 	}
+	if s.Probe.Kind == shim.ProbeCommand {
+		probe := *p
+		probe.Args = s.Probe.Argv
+		if sc.Probe, err = json.Marshal(probe); err != nil {
+			return err
+		}
+	}
+	if err := b.keepProcess(p); err != nil {
+		return err
+	}
 	spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec)
 	if err != nil {
 		return fmt.Errorf("seccomp profile: %w", err)
@@ -368,6 +379,93 @@ func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, 
 		p.Rlimits = append(p.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: c.Rlimits[name].Soft, Hard: c.Rlimits[name].Hard})
 	}
 	return p, u, nil
+}
+
+// processFile is, in a box's directory, the process of its last container: what an
+// exec has in common with it, also for the next daemon.
+const processFile = "process.json"
+
+func (b *Box) keepProcess(p *specs.Process) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	dir, err := b.pin()
+	if err != nil {
+		return err
+	}
+	return errors.Join(replaceFile(dir, processFile, text, loose), dir.Close())
+}
+
+// containedExec is execSpec for a container.
+func (b *Box) containedExec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, error) {
+	c := r.cfg
+	if by.UID != 0 && cmd.User != "" && cmd.User != c.User {
+		return nil, fmt.Errorf("%w: only root chooses the user: leave the key out", ErrDenied)
+	}
+	dir, err := b.pin()
+	if err != nil {
+		return nil, err
+	}
+	text, err := dir.ReadFile(processFile)
+	err = errors.Join(err, dir.Close())
+	p := &specs.Process{}
+	if err == nil {
+		err = json.Unmarshal(text, p)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the process of the container is not known: %w", err)
+	}
+	p.Args = cmd.Command
+	env := map[string]string{}
+	for _, kv := range p.Env {
+		k, v, _ := strings.Cut(kv, "=")
+		env[k] = v
+	}
+	if cmd.User != "" {
+		b.mu.Lock()
+		proc := r.proc
+		b.mu.Unlock()
+		if proc == nil {
+			return nil, ErrNoProcess
+		}
+		who, home, groups, err := b.lookupRunning(proc.Identity(), cmd.User)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		p.User = specs.User{UID: who.UID, GID: who.GID, AdditionalGids: groups}
+		p.Capabilities = c.Security.Capabilities.container(b.rt.bounding, who.UID == 0)
+		env["HOME"] = home
+	}
+	if cmd.Workdir != "" {
+		p.Cwd = cmd.Workdir
+	}
+	if cmd.TTY {
+		p.Terminal = true
+		env["TERM"] = "xterm"
+	}
+	maps.Copy(env, cmd.Env)
+	p.Env = nil
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		p.Env = append(p.Env, k+"="+env[k])
+	}
+	first := b.firstID.Load()
+	x := &shim.ExecSpec{
+		Argv: p.Args, Env: p.Env, Workdir: p.Cwd, UID: first + p.User.UID, GID: first + p.User.GID,
+		TimeoutNs: cmd.Timeout.Nanoseconds(), TTY: cmd.TTY,
+	}
+	x.Process, err = json.Marshal(p)
+	return x, err
+}
+
+// lookupRunning resolves a user by the files of the container that runs.
+func (b *Box) lookupRunning(shim reaper.Identity, name string) (who execUser, home string, groups []uint32, err error) {
+	fd, err := openCommand(b.rt.bootID, shim)
+	if err != nil {
+		return who, "", nil, err
+	}
+	defer closeFD(fd)
+	return lookupIn([]string{fmt.Sprintf("/proc/self/fd/%d/root", fd)}, name)
 }
 
 // containerCaps are the capabilities of a container that asks for none: the least

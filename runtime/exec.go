@@ -573,6 +573,9 @@ func (e *Exec) removeSpec() {
 // gets no more than the box's own command has, and on the host not even root.
 func (b *Box) execSpec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, error) {
 	c := r.cfg
+	if c.Engine == EngineContainer {
+		return b.containedExec(r, cmd, by)
+	}
 	name := c.User
 	if cmd.User != "" {
 		name = cmd.User

@@ -33,15 +33,16 @@ type execs struct {
 
 // execProcess is one of them.
 type execProcess struct {
-	name   string
-	phase  ExecPhase
-	pid    int // of the command, as long as it was not reaped; 0 for none
-	group  int // its process group, as long as there may be members; 0 for none
-	report int // the pipe that tells whether it was executed; 0 for none
-	conn   int // the connection that waits for that to be known; 0 for none
-	stdin  int // a writer, so that the command meets no EOF; 0 once it is closed
-	stdout int // these keep what was not read
-	stderr int
+	name    string
+	phase   ExecPhase
+	pid     int // of the command, as long as it was not reaped; 0 for none
+	starter int // the OCI runtime that is to start it; 0 for none
+	group   int // its process group, as long as there may be members; 0 for none
+	report  int // the pipe that tells whether it was executed; 0 for none
+	conn    int // the connection that waits for that to be known; 0 for none
+	stdin   int // a writer, so that the command meets no EOF; 0 once it is closed
+	stdout  int // these keep what was not read
+	stderr  int
 
 	order    execOrder
 	deadline int64 // monotonic time at which the group is killed; 0: never
@@ -199,7 +200,11 @@ func (s *supervisor) startExec(e *execProcess, dir int) *StartError {
 	if failed != nil {
 		return failed
 	}
-	c, failed := s.execChild(e)
+	child := s.execChild
+	if s.spec.Container != nil {
+		child = s.execRuntime
+	}
+	c, failed := child(e)
 	if failed != nil {
 		return failed
 	}
@@ -221,6 +226,11 @@ func (s *supervisor) startExec(e *execProcess, dir int) *StartError {
 	runtimeAfterFork()
 	if errno != 0 {
 		return forkFailed(errno)
+	}
+	if s.spec.Container != nil {
+		e.starter = int(pid)
+		s.strays.calls++
+		return nil
 	}
 	e.pid = int(pid)
 	return nil
@@ -255,8 +265,16 @@ func (s *supervisor) openStreams(e *execProcess, dir int) (files [3]int, failed 
 	if files[1], failed = openFIFO(dir, ExecStdout, unix.O_WRONLY|own); failed != nil {
 		return files, failed
 	}
-	files[2], failed = openFIFO(dir, ExecStderr, unix.O_WRONLY|own)
-	return files, failed
+	if files[2], failed = openFIFO(dir, ExecStderr, unix.O_WRONLY|own); failed != nil || s.spec.Container == nil {
+		return files, failed
+	}
+	// A container opens them by way of /dev/stdout, and is not root there.
+	for _, fd := range files {
+		if err := unix.Fchown(fd, int(e.order.uid), int(e.order.gid)); err != nil {
+			return files, startError(StepExecFiles, "cannot give its streams to the command", err)
+		}
+	}
+	return files, nil
 }
 
 // execChild prepares the child of an exec: as the box's command, but for what its
@@ -295,7 +313,15 @@ func (s *supervisor) reported(e *execProcess) {
 		return
 	}
 	if n != len(b) {
+		if e.starter != 0 {
+			s.closeReport(e) // the runtime runs; what it does is known when it ends
+			return
+		}
 		s.execBegan(e, e.pid)
+		return
+	}
+	if e.starter != 0 {
+		s.execNotBegun(e, failedCode, "cannot run "+s.spec.Container.Runtime[0]+": "+unix.Errno(t.errno).Error())
 		return
 	}
 	o := &e.order
@@ -371,6 +397,9 @@ func sendExecReply(fd int, r *ExecReply) {
 
 // killExec kills an exec with all of its group.
 func (s *supervisor) killExec(e *execProcess) {
+	if e.starter != 0 {
+		kill(e.starter)
+	}
 	if e.pid != 0 {
 		kill(e.pid) // it may be too young to have a group of its own
 		kill(-e.pid)
@@ -397,7 +426,10 @@ func (s *supervisor) execReaped(pid int, status unix.WaitStatus) {
 		if e.name == "" {
 			continue
 		}
-		if e.pid == pid {
+		switch pid {
+		case e.starter:
+			s.starterEnded(e, status)
+		case e.pid:
 			s.execEnded(e, status)
 		}
 		if e.group != 0 && e.pid == 0 && errors.Is(unix.Kill(-e.group, 0), unix.ESRCH) {
@@ -496,6 +528,9 @@ func (x *execs) nextDeadline() int64 {
 // forgetExec frees an exec that has ended, with what was not read of it.
 func (s *supervisor) forgetExec(e *execProcess) {
 	s.disarm(e)
+	if e.starter != 0 {
+		s.strays.done() // it is of no use any more how it ends
+	}
 	for _, fd := range [...]int{e.stdin, e.stdout, e.stderr} {
 		if fd != 0 {
 			closeFD(fd)
@@ -562,6 +597,7 @@ type execOrder struct {
 	capAmbient   uint64
 	timeoutNs    int64
 	tty          bool
+	process      []byte
 }
 
 // read reads the order of an exec in its directory.
@@ -648,6 +684,7 @@ func (d *orderDecoder) order(o *execOrder) bool {
 	o.capabilities, o.capAmbient = d.u64(), d.u64()
 	o.timeoutNs = d.i64()
 	o.tty = d.bool()
+	o.process = d.take(d.length(1))
 	return d.end() == nil && len(o.paths) > 0 && len(o.argv) > 1 && *o.dir == '/' && o.timeoutNs >= 0
 }
 

@@ -94,6 +94,8 @@ type Container struct {
 	Files []File
 	// FirstID is the host's id that is 0 in the container, and IDs their number.
 	FirstID, IDs uint32
+	// Probe is the process of a ProbeCommand, as the JSON of the runtime.
+	Probe []byte
 	// Detach lists mount points (of cgroup hierarchies) that the runtime is not to
 	// see.
 	Detach []string
@@ -204,6 +206,9 @@ type ExecSpec struct {
 	TimeoutNs int64
 	// TTY gives the command a terminal of 80x24 as stdin, stdout and stderr.
 	TTY bool
+	// Process is, in a container, what the OCI runtime is to start, as its JSON. Of
+	// the rest only TimeoutNs, TTY, and UID and GID count, which are the host's.
+	Process []byte
 }
 
 // execSpecVersion is the first byte of an encoded ExecSpec. It goes from one version
@@ -235,5 +240,6 @@ func (x *ExecSpec) Append(b []byte) []byte {
 	}
 	b = appendU64(appendU64(b, x.Capabilities), x.CapAmbient)
 	b = appendI64(b, x.TimeoutNs)
-	return appendBool(b, x.TTY)
+	b = appendBool(b, x.TTY)
+	return appendString(b, string(x.Process))
 }

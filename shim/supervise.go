@@ -12,14 +12,15 @@ import (
 // supervisor is a running shim. Everything happens in turn on one thread, in
 // run; nothing it calls waits for anybody.
 type supervisor struct {
-	spec  *Spec
-	dirfd int
-	epfd  int
-	sigfd int // see signalEvents
-	log   logWriter
-	srv   server
-	probe probe
-	execs execs
+	spec   *Spec
+	dirfd  int
+	epfd   int
+	sigfd  int // see signalEvents
+	log    logWriter
+	srv    server
+	probe  probe
+	strays strays
+	execs  execs
 
 	oomScore string // the command's oom_score_adj; empty: as the shim's
 
@@ -136,6 +137,7 @@ func (s *supervisor) reap() bool {
 		if pid == s.pid && s.alive {
 			s.alive, s.status = false, status
 		}
+		s.strays.add(pid, status)
 		s.reaped(pid, status)
 		s.execReaped(pid, status)
 	}

@@ -24,6 +24,7 @@ const (
 // but a pipe keeps what was written when its reader is gone.
 type tty struct {
 	master  int // 0: there is none
+	listen  int // where an OCI runtime sends the master to; 0: nowhere
 	stdin   int // what the master gets
 	out, in []byte
 	nout    int    // bytes of out that the pipe has no room for
@@ -42,6 +43,9 @@ func (t *tty) has(e *execProcess, fd int) bool {
 func (s *supervisor) openTTY(e *execProcess, dir int) (files [3]int, failed *StartError) {
 	const what = "cannot make a terminal"
 	t := &e.tty
+	if s.spec.Container != nil {
+		return files, e.openTTYStreams(dir)
+	}
 	master, err := retry(func() (int, error) {
 		return unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	})
@@ -68,13 +72,20 @@ func (s *supervisor) openTTY(e *execProcess, dir int) (files [3]int, failed *Sta
 	if err := unix.Fchown(slave, int(e.order.uid), -1); err != nil {
 		return files, startError(StepExecFiles, what, err)
 	}
-	if t.stdin, failed = openFIFO(dir, ExecStdin, unix.O_RDONLY|execFD); failed != nil {
+	if failed := e.openTTYStreams(dir); failed != nil {
 		return files, failed
 	}
-	room := make([]byte, 2*ttyRoom)
-	t.out, t.in = room[:ttyRoom], room[ttyRoom:]
 	s.pumpTTY(e)
 	return files, nil
+}
+
+// openTTYStreams makes what is needed to move data from and to a terminal.
+func (e *execProcess) openTTYStreams(dir int) (failed *StartError) {
+	t := &e.tty
+	t.stdin, failed = openFIFO(dir, ExecStdin, unix.O_RDONLY|execFD)
+	room := make([]byte, 2*ttyRoom)
+	t.out, t.in = room[:ttyRoom], room[ttyRoom:]
+	return failed
 }
 
 // pumpTTY moves what can be moved, and waits for what can not.
@@ -168,7 +179,15 @@ func (t *tty) moveIn() bool {
 // is made so large that the rest has room: nobody may ever read it.
 func (s *supervisor) closeTTY(e *execProcess) {
 	t := &e.tty
+	if t.listen != 0 {
+		closeFD(t.listen)
+		t.listen = 0
+	}
 	if t.master == 0 {
+		if t.stdin != 0 {
+			closeFD(t.stdin)
+		}
+		*t = tty{}
 		return
 	}
 	for t.moveOut(e.stdout) || t.nout > 0 && t.enlarge(e.stdout) {
