@@ -220,7 +220,7 @@ func (s *supervisor) startExec(e *execProcess, dir int) *StartError {
 	for i, fd := range files {
 		c.files[i] = uintptr(fd)
 	}
-	c.ctty = e.order.tty
+	c.ctty = e.order.tty && s.spec.Container == nil
 	c.report = uintptr(report[1])
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
