@@ -132,6 +132,18 @@ untouched() {
 	ok ln -s /etc/x "$R$OUT/ln1"
 	ok ln -s ../x "$R$OUT/ln2"
 	assert "$(readlink "$IN/ln1" "$IN/ln2" | paste -sd' ')" = '/etc/x ../x' "links that were made"
+	# Files with these names in the box can't be reached, and are no way to anything else.
+	inside x sh -c 'mkdir n; cd n; echo x >.@; mkdir ..@; ln -s .@ l; ln -s ..@/x m'
+	ok ls -A "$D/n"
+	assert "$out" = $'l\nm' "what is listed beside reserved names"
+	ok ls "$D/n/.@"
+	assert "$out" has etc "what .@ leads to"
+	try cat "$D/n/l" "$D/n/m"
+	assert "$(grep -c 'symbolic links' "$W/err")" -eq 2 "links to reserved names: $err"
+	refused EPERM rmdir "$D/n/..@"
+	refused EEXIST,EPERM mkdir "$D/n/.@"
+	ok rm "$D/n/l" "$D/n/m"
+	inside x rm -r n
 	# On the host they lead nowhere.
 	ok cp -a "$D/." "$SRC/"
 	refused ENOENT cat "$SRC/abs"
