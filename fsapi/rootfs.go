@@ -89,14 +89,14 @@ func below(dir, name string) string {
 	return dir + "/" + name
 }
 
-// What the kernel may take for granted: the attributes of a file for the time of one call,
-// and its name for longer. That a name is still what it was costs nothing to know: all is
-// done by path here, anew each time, and if something else is found there, the answer is
-// ESTALE, upon which the kernel asks for the names of the path and tries again. It does
-// so by itself before it makes something, and what is not there it asks for each time.
+// What the kernel may take for granted: attributes for the time of one call, and that a
+// directory is one for some more. It costs little to be wrong: all is done by path here,
+// anew each time, and where something else is found the answer is ESTALE, upon which the
+// kernel asks for the names of the path and tries again. Of a file it would not ask before it
+// says ENOTDIR, so that is held not at all, nor is what is not there.
 const (
-	rootHold     = 2 * time.Millisecond
-	rootNameHold = time.Second
+	rootHold    = 2 * time.Millisecond
+	rootDirHold = 10 * time.Millisecond
 )
 
 // rootTree is what is shown of the files of one run of a box.
@@ -232,7 +232,10 @@ func (n *rootNode) meet(ctx context.Context, name string, info runtime.RootInfo,
 		n.AddChild(name, c, true)
 	}
 	fillRoot(info, &out.Attr)
-	out.SetEntryTimeout(rootNameHold)
+	out.SetEntryTimeout(0)
+	if c.IsDir() {
+		out.SetEntryTimeout(rootDirHold)
+	}
 	out.SetAttrTimeout(rootHold)
 	return c
 }
@@ -240,7 +243,7 @@ func (n *rootNode) meet(ctx context.Context, name string, info runtime.RootInfo,
 // enter shows root/ itself. Its mode is what keeps all others but root out.
 func (n *rootNode) enter(info runtime.RootInfo, out *fuse.EntryOut) {
 	fillRoot(guarded(info), &out.Attr)
-	out.SetEntryTimeout(rootNameHold)
+	out.SetEntryTimeout(rootDirHold)
 	out.SetAttrTimeout(rootHold)
 }
 

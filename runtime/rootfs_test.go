@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/reaper"
 )
 
 // testRoot is the way to the files that this process sees, as those of a box that has
@@ -378,6 +381,62 @@ func TestDeepAndOddNames(t *testing.T) {
 	for _, name := range names {
 		if !seen[name] {
 			t.Errorf("%q is not listed", name)
+		}
+	}
+}
+
+func TestTheCommandIsTheOldestChild(t *testing.T) {
+	boot, err := reaper.BootID()
+	must(t, err)
+	self, err := reaper.Identify(boot, os.Getpid())
+	must(t, err)
+	_, err = openCommand(boot, self)
+	fails(t, "without a child", err, ErrNoProcess)
+	var pids []int
+	for range 3 {
+		c := exec.Command("sleep", "60")
+		must(t, c.Start())
+		t.Cleanup(func() {
+			must(t, c.Process.Kill())
+			_ = c.Wait() // it was killed
+		})
+		pids = append(pids, c.Process.Pid)
+		// A tick of the clock that start times are counted in.
+		for began := time.Now(); time.Since(began) < 11*time.Millisecond; {
+		}
+	}
+	fd, err := openCommand(boot, self)
+	must(t, err)
+	status, err := readProc(fd, "status", 1<<10)
+	must(t, err)
+	if !strings.Contains(status, "\nPid:\t"+strconv.Itoa(pids[0])+"\n") {
+		t.Errorf("the command is not %d but %s", pids[0], status)
+	}
+	must(t, unix.Close(fd))
+	other := self
+	other.StartTicks++
+	_, err = openCommand(boot, other)
+	fails(t, "with a pid that is another's now", err, ErrNoProcess)
+	other = self
+	if other.Inode++; self.Inode != 0 {
+		_, err = openCommand(boot, other)
+		fails(t, "with another's inode", err, ErrNoProcess)
+	}
+}
+
+func TestNumbersOfFilesAreNotMixedUp(t *testing.T) {
+	seen := map[uint64]string{}
+	for dev := range uint64(50) {
+		for ino := range uint64(200) {
+			n := rootIno(unix.Mkdev(0, uint32(dev)), ino)
+			what := strconv.Itoa(int(dev)) + ":" + strconv.Itoa(int(ino))
+			if seen[n] != "" {
+				t.Errorf("%s and %s have one number", what, seen[n])
+			}
+			seen[n] = what
+			if n < 1<<62 || n >= 1<<63 {
+				t.Errorf("%s has the number %x, which may be one of the control filesystem", what, n)
+			}
 		}
 	}
 }
