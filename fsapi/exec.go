@@ -414,9 +414,14 @@ var (
 	_ fs.NodeOpener    = (*stdinFile)(nil)
 )
 
-func (i *stdinFile) stat() (attr, syscall.Errno) { return i.owned(0) }
+// stdinSize is the size that stdin shows. It means nothing, but that the kernel lets
+// several write at once only where none of them makes the file longer: else who waits
+// for the command to read would hold a lock, on which not even SIGKILL ends a wait.
+const stdinSize = 1 << 30
 
-// Getattr shows an empty file.
+func (i *stdinFile) stat() (attr, syscall.Errno) { return i.owned(stdinSize) }
+
+// Getattr shows a file of a size that is not its own.
 func (i *stdinFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	return getattr(i, out)
 }
@@ -435,7 +440,7 @@ func (i *stdinFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32
 		return nil, 0, syscall.ENOENT
 	}
 	i.e.OpenStdin()
-	return &stdinHandle{file: i, nonblock: flags&syscall.O_NONBLOCK != 0}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_STREAM | fuse.FOPEN_NOFLUSH, 0
+	return &stdinHandle{file: i, nonblock: flags&syscall.O_NONBLOCK != 0}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_STREAM | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
 }
 
 type stdinHandle struct {
