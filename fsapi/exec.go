@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -440,7 +441,20 @@ func (i *stdinFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32
 		return nil, 0, syscall.ENOENT
 	}
 	i.e.OpenStdin()
+	if flags&syscall.O_TRUNC != 0 {
+		go i.regrow()
+	}
 	return &stdinHandle{file: i, nonblock: flags&syscall.O_NONBLOCK != 0}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_STREAM | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
+}
+
+// regrow makes the kernel take the file for as long as before: an open that truncates
+// has set the size to 0. That is done when the client has got the answer, which nothing
+// tells, and before it writes; so it is tried again and again for a moment.
+func (i *stdinFile) regrow() {
+	for _, pause := range [...]time.Duration{20 * time.Microsecond, 50 * time.Microsecond, 200 * time.Microsecond, time.Millisecond, 5 * time.Millisecond} {
+		time.Sleep(pause)
+		_ = i.WriteCache(stdinSize-1, []byte{0}) // ENOENT: it has been forgotten
+	}
 }
 
 type stdinHandle struct {
