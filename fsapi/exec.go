@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -414,9 +415,14 @@ var (
 	_ fs.NodeOpener    = (*stdinFile)(nil)
 )
 
-func (i *stdinFile) stat() (attr, syscall.Errno) { return i.owned(0) }
+// stdinSize is the size that stdin shows. It means nothing, but that the kernel lets
+// several write at once only where none of them makes the file longer: else who waits
+// for the command to read would hold a lock, on which not even SIGKILL ends a wait.
+const stdinSize = 1 << 30
 
-// Getattr shows an empty file.
+func (i *stdinFile) stat() (attr, syscall.Errno) { return i.owned(stdinSize) }
+
+// Getattr shows a file of a size that is not its own.
 func (i *stdinFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	return getattr(i, out)
 }
@@ -435,7 +441,20 @@ func (i *stdinFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32
 		return nil, 0, syscall.ENOENT
 	}
 	i.e.OpenStdin()
-	return &stdinHandle{file: i, nonblock: flags&syscall.O_NONBLOCK != 0}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_STREAM | fuse.FOPEN_NOFLUSH, 0
+	if flags&syscall.O_TRUNC != 0 {
+		go i.regrow()
+	}
+	return &stdinHandle{file: i, nonblock: flags&syscall.O_NONBLOCK != 0}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_STREAM | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
+}
+
+// regrow makes the kernel take the file for as long as before: an open that truncates
+// has set the size to 0. That is done when the client has got the answer, which nothing
+// tells, and before it writes; so it is tried again and again for a moment.
+func (i *stdinFile) regrow() {
+	for _, pause := range [...]time.Duration{20 * time.Microsecond, 50 * time.Microsecond, 200 * time.Microsecond, time.Millisecond, 5 * time.Millisecond} {
+		time.Sleep(pause)
+		_ = i.WriteCache(stdinSize-1, []byte{0}) // ENOENT: it has been forgotten
+	}
 }
 
 type stdinHandle struct {
