@@ -29,15 +29,17 @@ func (s *Store) pull(ctx context.Context, ref Ref, p *progress) (*Image, error) 
 	}
 	unpin := s.pin(ids)
 	defer unpin()
-	infos, err := s.getLayers(ctx, ref, src, r, p)
-	if err != nil {
-		return nil, err
+	var img *Image
+	infos, err := s.getLayers(ctx, src, r, p)
+	if err == nil {
+		img, err = s.keep(ref, r, infos)
 	}
-	img, err := s.keep(ref, r, infos)
-	if err != nil {
-		return nil, s.noRoom(ref, err)
+	if err == nil || full(err) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrTooBig) {
+		src.done() // else the next pull goes on with it
 	}
-	src.done()
+	if err != nil {
+		return nil, s.explain(ref, err)
+	}
 	s.log.WithField("image", img.Name).WithField("ref", ref.text).WithField("duration_ms", time.Since(began).Milliseconds()).Info("image pulled")
 	s.opt.Changed()
 	return img, nil
@@ -85,7 +87,7 @@ func (s *Store) pin(ids []string) (unpin func()) {
 }
 
 // getLayers gets all layers of an image that are not here.
-func (s *Store) getLayers(ctx context.Context, ref Ref, src source, r *resolved, p *progress) ([]layerInfo, error) {
+func (s *Store) getLayers(ctx context.Context, src source, r *resolved, p *progress) ([]layerInfo, error) {
 	p.change(func(p *Progress) {
 		p.Step, p.Layers = "pulling", len(r.layers)
 		for _, l := range r.layers {
@@ -104,14 +106,11 @@ func (s *Store) getLayers(ctx context.Context, ref Ref, src source, r *resolved,
 			return err
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, s.noRoom(ref, err)
-	}
-	return infos, nil
+	return infos, g.Wait()
 }
 
-// noRoom names the image in an error that does not.
-func (s *Store) noRoom(ref Ref, err error) error {
+// explain names the image in an error that does not.
+func (s *Store) explain(ref Ref, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err

@@ -259,7 +259,7 @@ func (s *registrySource) manifest(ctx context.Context, d *v1.Descriptor) ([]byte
 func (s *registrySource) config(ctx context.Context, d v1.Descriptor) ([]byte, error) {
 	text, _, err := s.small(ctx, "blobs", d.Digest.String(), http.Header{})
 	if err == nil {
-		err = verify(text, d, "the configuration of "+s.ref.text)
+		err = verify(text, d, s.ref, "configuration")
 	}
 	return text, err
 }
