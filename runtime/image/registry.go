@@ -144,6 +144,10 @@ func (s *registrySource) explain(ctx context.Context, err error) error {
 	var plain *plainError
 	var status *transport.Error
 	switch {
+	case startsWithImage(err):
+		return err
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("image %s: %w", s.ref, &plainError{registry})
 	case errors.As(err, &plain):
 		return fmt.Errorf("image %s: %w", s.ref, plain)
 	case errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
