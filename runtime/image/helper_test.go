@@ -283,6 +283,7 @@ func refuse(t testing.TB, s *Store, ref Ref) error {
 // nothingHalf fails if the store has more than its images.
 func nothingHalf(t testing.TB, s *Store, allow ...string) {
 	t.Helper()
+	s.sweeps.Wait()
 	needed := map[string]bool{}
 	for _, i := range s.List() {
 		for _, id := range i.ids {

@@ -78,11 +78,7 @@ func (s *Store) pin(ids []string) (unpin func()) {
 		}
 		gone := s.discard(ids)
 		s.mu.Unlock()
-		for _, path := range gone {
-			if err := os.RemoveAll(path); err != nil {
-				s.log.WithError(err).Warn("a layer that is not needed is left until the next start")
-			}
-		}
+		s.sweep(gone)
 	}
 }
 
@@ -200,14 +196,27 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, p *progres
 
 // keep makes an image known, once it is on the disk.
 func (s *Store) keep(ref Ref, r *resolved, infos []layerInfo) (*Image, error) {
+	digest := r.digest.String()
+	if release := s.lease(digest); release != nil {
+		defer release()
+		return s.refer(ref, digest)
+	}
 	if err := syncFS(s.dir); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	i, err := s.keepNew(ref, r, infos)
+	if i == nil && err == nil {
+		return s.keep(ref, r, infos) // another pull has come first
+	}
+	return i, err
+}
+
+func (s *Store) keepNew(ref Ref, r *resolved, infos []layerInfo) (*Image, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	digest := r.digest.String()
-	if i := s.images[digest]; i != nil {
-		return s.refer(i, ref)
+	if s.ByDigest(digest) != nil {
+		return nil, nil
 	}
 	c := r.config.Config
 	rec := &record{
@@ -218,6 +227,8 @@ func (s *Store) keep(ref Ref, r *resolved, infos []layerInfo) (*Image, error) {
 	if err := s.write(rec); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	i := s.adopt(rec)
 	s.show()
 	return i, nil
