@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"sort"
@@ -36,6 +37,10 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == UnpackerName {
 		os.Exit(RunUnpacker())
 	}
+	// With the race detector a process takes a second to end.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 
@@ -58,11 +63,20 @@ func symlink(name, to string) entry {
 }
 
 func hardlink(name, to string) entry {
-	return entry{tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to}, ""}
+	return entry{tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to, Mode: 0o644}, ""}
 }
 
 func device(name string, kind byte) entry {
 	return entry{tar.Header{Name: name, Typeflag: kind, Mode: 0o666, Devmajor: 1, Devminor: 3}, ""}
+}
+
+func output(t testing.TB, name string, args ...string) []byte {
+	t.Helper()
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 var someTime = time.Unix(1_600_000_000, 0)
@@ -269,6 +283,7 @@ func refuse(t testing.TB, s *Store, ref Ref) error {
 // nothingHalf fails if the store has more than its images.
 func nothingHalf(t testing.TB, s *Store, allow ...string) {
 	t.Helper()
+	s.sweeps.Wait()
 	needed := map[string]bool{}
 	for _, i := range s.List() {
 		for _, id := range i.ids {

@@ -87,7 +87,7 @@ func (s *layoutSource) manifest(_ context.Context, d *v1.Descriptor) ([]byte, ty
 	}
 	b, err := s.read(blobName(tagged[0].Digest))
 	if err == nil {
-		err = verify(b, tagged[0], "the manifest of "+s.ref.text)
+		err = verify(b, tagged[0], s.ref, "manifest")
 	}
 	return b, tagged[0].MediaType, err
 }
@@ -95,7 +95,7 @@ func (s *layoutSource) manifest(_ context.Context, d *v1.Descriptor) ([]byte, ty
 func (s *layoutSource) config(_ context.Context, d v1.Descriptor) ([]byte, error) {
 	b, err := s.read(blobName(d.Digest))
 	if err == nil {
-		err = verify(b, d, "the configuration of "+s.ref.text)
+		err = verify(b, d, s.ref, "configuration")
 	}
 	return b, err
 }

@@ -29,15 +29,17 @@ func (s *Store) pull(ctx context.Context, ref Ref, p *progress) (*Image, error) 
 	}
 	unpin := s.pin(ids)
 	defer unpin()
-	infos, err := s.getLayers(ctx, ref, src, r, p)
-	if err != nil {
-		return nil, err
+	var img *Image
+	infos, err := s.getLayers(ctx, src, r, p)
+	if err == nil {
+		img, err = s.keep(ref, r, infos)
 	}
-	img, err := s.keep(ref, r, infos)
-	if err != nil {
-		return nil, s.noRoom(ref, err)
+	if err == nil || full(err) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrTooBig) {
+		src.done() // else the next pull goes on with it
 	}
-	src.done()
+	if err != nil {
+		return nil, s.explain(ref, err)
+	}
 	s.log.WithField("image", img.Name).WithField("ref", ref.text).WithField("duration_ms", time.Since(began).Milliseconds()).Info("image pulled")
 	s.opt.Changed()
 	return img, nil
@@ -76,16 +78,12 @@ func (s *Store) pin(ids []string) (unpin func()) {
 		}
 		gone := s.discard(ids)
 		s.mu.Unlock()
-		for _, path := range gone {
-			if err := os.RemoveAll(path); err != nil {
-				s.log.WithError(err).Warn("a layer that is not needed is left until the next start")
-			}
-		}
+		s.sweep(gone)
 	}
 }
 
 // getLayers gets all layers of an image that are not here.
-func (s *Store) getLayers(ctx context.Context, ref Ref, src source, r *resolved, p *progress) ([]layerInfo, error) {
+func (s *Store) getLayers(ctx context.Context, src source, r *resolved, p *progress) ([]layerInfo, error) {
 	p.change(func(p *Progress) {
 		p.Step, p.Layers = "pulling", len(r.layers)
 		for _, l := range r.layers {
@@ -104,14 +102,11 @@ func (s *Store) getLayers(ctx context.Context, ref Ref, src source, r *resolved,
 			return err
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, s.noRoom(ref, err)
-	}
-	return infos, nil
+	return infos, g.Wait()
 }
 
-// noRoom names the image in an error that does not.
-func (s *Store) noRoom(ref Ref, err error) error {
+// explain names the image in an error that does not.
+func (s *Store) explain(ref Ref, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
@@ -201,14 +196,27 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, p *progres
 
 // keep makes an image known, once it is on the disk.
 func (s *Store) keep(ref Ref, r *resolved, infos []layerInfo) (*Image, error) {
+	digest := r.digest.String()
+	if release := s.lease(digest); release != nil {
+		defer release()
+		return s.refer(ref, digest)
+	}
 	if err := syncFS(s.dir); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	i, err := s.keepNew(ref, r, infos)
+	if i == nil && err == nil {
+		return s.keep(ref, r, infos) // another pull has come first
+	}
+	return i, err
+}
+
+func (s *Store) keepNew(ref Ref, r *resolved, infos []layerInfo) (*Image, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	digest := r.digest.String()
-	if i := s.images[digest]; i != nil {
-		return s.refer(i, ref)
+	if s.ByDigest(digest) != nil {
+		return nil, nil
 	}
 	c := r.config.Config
 	rec := &record{
@@ -219,6 +227,8 @@ func (s *Store) keep(ref Ref, r *resolved, infos []layerInfo) (*Image, error) {
 	if err := s.write(rec); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	i := s.adopt(rec)
 	s.show()
 	return i, nil

@@ -195,13 +195,24 @@ func (s *Store) recordOf(i *Image) *record {
 	return r
 }
 
-// refer adds a reference to an image. mu is held.
-func (s *Store) refer(i *Image, ref Ref) (*Image, error) {
+// refer adds a reference to an image, which is protected by a lease.
+func (s *Store) refer(ref Ref, digest string) (*Image, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.mu.Lock()
+	i := s.images[digest]
+	known := s.refs[ref.key()] == i
 	r := s.recordOf(i)
+	s.mu.Unlock()
+	if known {
+		return i, nil
+	}
 	r.Refs = append(r.Refs, ref.text)
 	if err := s.write(r); err != nil {
-		return nil, fmt.Errorf("image %s: %w", ref, err)
+		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for key, of := range s.refs {
 		if of == i {
 			delete(s.refs, key)
@@ -213,7 +224,7 @@ func (s *Store) refer(i *Image, ref Ref) (*Image, error) {
 }
 
 // nameFor is a name that no other image has: a few digits of the digest, or as many as
-// it takes. mu is held.
+// it takes. The lock writing is held.
 func (s *Store) nameFor(ref Ref, digest string) string {
 	digits := strings.TrimPrefix(digest, "sha256:")
 	for n := 12; ; n++ {

@@ -56,8 +56,9 @@ func (r Ref) base() string {
 }
 
 var (
-	layoutTag = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+-]{0,127}$`)
-	printable = regexp.MustCompile(`^[\x21-\x7e\x{a0}-\x{10ffff}]+$`)
+	repositoryPart = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*$`)
+	layoutTag      = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+-]{0,127}$`)
+	printable      = regexp.MustCompile(`^[\x21-\x7e\x{a0}-\x{10ffff}]+$`)
 )
 
 const refMax = 4096 // bytes, as of a path
@@ -112,6 +113,11 @@ func (r *Ref) parseRemote(s string) (err error) {
 	r.remote, err = name.ParseReference(s)
 	if err != nil {
 		return errorf(ErrRef, "image %q: must be docker://REGISTRY/REPOSITORY[:TAG][@sha256:DIGEST], in lower case: %v", r.text, err)
+	}
+	for part := range strings.SplitSeq(r.remote.Context().RepositoryStr(), "/") {
+		if !repositoryPart.MatchString(part) {
+			return errorf(ErrRef, "image %q: must be docker://REGISTRY/REPOSITORY[:TAG][@sha256:DIGEST], and %q is no part of a repository's name", r.text, part)
+		}
 	}
 	if d := r.pinned(); d != "" && !strings.HasPrefix(d, "sha256:") {
 		return errorf(ErrRef, "image %q: the digest must be a sha256", r.text)

@@ -144,6 +144,10 @@ func (s *registrySource) explain(ctx context.Context, err error) error {
 	var plain *plainError
 	var status *transport.Error
 	switch {
+	case startsWithImage(err):
+		return err
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("image %s: %w", s.ref, &plainError{registry})
 	case errors.As(err, &plain):
 		return fmt.Errorf("image %s: %w", s.ref, plain)
 	case errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
@@ -259,7 +263,7 @@ func (s *registrySource) manifest(ctx context.Context, d *v1.Descriptor) ([]byte
 func (s *registrySource) config(ctx context.Context, d v1.Descriptor) ([]byte, error) {
 	text, _, err := s.small(ctx, "blobs", d.Digest.String(), http.Header{})
 	if err == nil {
-		err = verify(text, d, "the configuration of "+s.ref.text)
+		err = verify(text, d, s.ref, "configuration")
 	}
 	return text, err
 }

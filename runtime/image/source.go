@@ -51,9 +51,9 @@ func sum(b []byte) v1.Hash {
 }
 
 // verify says that bytes are not what their descriptor promises.
-func verify(b []byte, d v1.Descriptor, what string) error {
+func verify(b []byte, d v1.Descriptor, ref Ref, what string) error {
 	if got := sum(b); got != d.Digest {
-		return errorf(ErrCorrupt, "%s is %s, and not %s as it should be", what, short(got), short(d.Digest))
+		return errorf(ErrCorrupt, "image %s: its %s is %s, and not %s as it should be", ref, what, short(got), short(d.Digest))
 	}
 	return nil
 }
@@ -80,7 +80,7 @@ func resolve(ctx context.Context, ref Ref, src source, l *limits) (*resolved, er
 		}
 		digest := sum(text)
 		if next != nil {
-			if err := verify(text, *next, "the manifest of "+ref.text); err != nil {
+			if err := verify(text, *next, ref, "manifest"); err != nil {
 				return nil, err
 			}
 		}
@@ -260,4 +260,3 @@ func (c *contextReader) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-

@@ -73,7 +73,12 @@ type Store struct {
 
 	view atomic.Pointer[[]*Image] // sorted by name; what readers get
 
-	mu     sync.Mutex // guards what follows, and the names of what is on the disk
+	sweeps  sync.WaitGroup // of the trash
+	writing sync.Mutex     // orders who writes records; it comes before mu
+
+	// mu guards what follows, and the names of layers. It is not held while the disk
+	// is waited for: a removal must not be held up.
+	mu     sync.Mutex
 	images map[string]*Image
 	refs   map[string]*Image // by key of Ref
 	leases map[string]int    // by digest
@@ -108,7 +113,8 @@ func Open(dir string, opt Options) (*Store, error) {
 	return s, nil
 }
 
-// Close ends all pulls and waits for that.
+// Close ends all pulls, and waits for that and for the deletion of what was removed.
+// The next Open does what is left of it, if the process ends before.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -117,6 +123,7 @@ func (s *Store) Close() error {
 	s.pulls.work.Wait()
 	s.layers.work.Wait()
 	s.blobs.work.Wait()
+	s.sweeps.Wait()
 	if t, ok := s.transport.(*http.Transport); ok {
 		t.CloseIdleConnections()
 	}
@@ -153,13 +160,43 @@ func (s *Store) recover() error {
 			err = errors.Join(err, os.Rename(s.path("layers/sha256", e.Name()), s.aside("trash", e.Name())))
 		}
 	}
-	err = errors.Join(err, s.clear("tmp", 0), s.clear("trash", 0), s.clear("blobs", keepInterrupted), s.clear("partial", keepInterrupted))
+	half, rerr := os.ReadDir(s.path("tmp"))
+	err = errors.Join(err, rerr)
+	for _, e := range half {
+		err = errors.Join(err, os.Rename(s.path("tmp", e.Name()), s.aside("trash", e.Name())))
+	}
+	err = errors.Join(err, s.expire("blobs", keepInterrupted), s.expire("partial", keepInterrupted))
 	s.show()
-	return err
+	trash, rerr := os.ReadDir(s.path("trash"))
+	var paths []string
+	for _, e := range trash {
+		paths = append(paths, s.path("trash", e.Name()))
+	}
+	s.sweep(paths)
+	return errors.Join(err, rerr)
 }
 
-// clear removes what is in a directory and has not changed for that long.
-func (s *Store) clear(dir string, age time.Duration) error {
+// sweep deletes what is in the trash, in the background: it may be large.
+func (s *Store) sweep(paths []string) {
+	if len(paths) == 0 {
+		return
+	}
+	s.sweeps.Go(func() {
+		// First it must last that nothing needs it.
+		if err := syncDir(s.path("images")); err != nil {
+			s.log.WithError(err).Warn("removed images are kept in the trash until the next start")
+			return
+		}
+		for _, path := range paths {
+			if err := os.RemoveAll(path); err != nil {
+				s.log.WithError(err).Warn("a part of a removed image is left until the next start")
+			}
+		}
+	})
+}
+
+// expire removes what is in a directory and has not changed for that long.
+func (s *Store) expire(dir string, age time.Duration) error {
 	found, err := os.ReadDir(s.path(dir))
 	if err != nil {
 		return err
@@ -167,7 +204,7 @@ func (s *Store) clear(dir string, age time.Duration) error {
 	var errs []error
 	for _, e := range found {
 		fi, err := e.Info()
-		if err == nil && age > 0 && time.Since(fi.ModTime()) < age {
+		if err == nil && time.Since(fi.ModTime()) < age {
 			continue
 		}
 		errs = append(errs, os.RemoveAll(s.path(dir, e.Name())))
@@ -244,32 +281,32 @@ func (s *Store) Ensure(ctx context.Context, ref Ref, tell func(Progress)) (img *
 // known returns the image of a reference that is known, with a lease.
 func (s *Store) known(ref Ref) (*Image, func(), error) {
 	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil, nil, ErrClosed
-	}
-	i, new := s.refs[ref.key()], false
-	if pin := ref.pinned(); i == nil && pin != "" {
-		if i = s.images[pin]; i != nil {
-			var err error
-			if i, err = s.refer(i, ref); err != nil {
-				s.mu.Unlock()
-				return nil, nil, err
-			}
-			new = true
-		}
-	}
+	i, closed := s.refs[ref.key()], s.closed
+	same := s.images[ref.pinned()]
 	if i != nil {
 		s.leases[i.Digest]++
 	}
 	s.mu.Unlock()
-	if new {
-		s.opt.Changed()
-	}
-	if i == nil {
+	switch {
+	case closed:
+		return nil, nil, ErrClosed
+	case i != nil:
+		return i, s.releaser(i.Digest), nil
+	case same == nil:
 		return nil, nil, nil
 	}
-	return i, s.releaser(i.Digest), nil
+	// The image is here, by another name.
+	release := s.lease(same.Digest)
+	if release == nil {
+		return nil, nil, nil
+	}
+	i, err := s.refer(ref, same.Digest)
+	if err != nil {
+		release()
+		return nil, nil, fmt.Errorf("image %s: %w", ref, err)
+	}
+	s.opt.Changed()
+	return i, release, nil
 }
 
 // lease protects an image, and returns nil if it is not there.
@@ -293,7 +330,8 @@ func (s *Store) releaser(digest string) func() {
 	})
 }
 
-// Remove removes an image, and the layers that no other image has. inUse says who else
+// Remove removes an image, and the layers that no other image has. It does not wait for
+// their deletion. inUse says who else
 // uses it besides those with a lease; it must not call the store. The errors are
 // ErrNotFound, an *InUseError, and those of the disk.
 func (s *Store) Remove(name string, inUse func(digest string) (by string, ok bool)) error {
@@ -302,11 +340,7 @@ func (s *Store) Remove(name string, inUse func(digest string) (by string, ok boo
 		return err
 	}
 	s.opt.Changed()
-	for _, path := range gone {
-		if err := os.RemoveAll(path); err != nil {
-			s.log.WithError(err).Warn("a part of a removed image is left until the next start")
-		}
-	}
+	s.sweep(gone)
 	return nil
 }
 
@@ -333,9 +367,6 @@ func (s *Store) remove(name string, inUse func(string) (string, bool)) (gone []s
 	// a layer would be broken.
 	to := s.aside("trash", "record")
 	if err := os.Rename(s.recordPath(i.Digest), to); err != nil {
-		return nil, fmt.Errorf("image %s: %w", name, err)
-	}
-	if err := syncDir(s.path("images")); err != nil {
 		return nil, fmt.Errorf("image %s: %w", name, err)
 	}
 	gone = append(gone, to)

@@ -30,6 +30,9 @@ func unpack(ctx context.Context, layer *os.File, o order) (unpacked, error) {
 	cmd.Args = []string{UnpackerName}
 	cmd.Dir = "/"
 	cmd.Env = []string{"GOMAXPROCS=2", "GOTRACEBACK=none"}
+	if race := os.Getenv("GORACE"); race != "" { // of a binary for tests
+		cmd.Env = append(cmd.Env, "GORACE="+race)
+	}
 	cmd.Stdin = bytes.NewReader(text)
 	cmd.Stdout, cmd.Stderr = &out, &crash
 	cmd.ExtraFiles = []*os.File{layer, alive}

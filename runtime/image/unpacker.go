@@ -210,7 +210,6 @@ func (u *unpacker) filter(h *tar.Header) (bool, error) {
 		return false, errorf(ErrCorrupt, "%.128q has a zero byte in its name", h.Name)
 	}
 	name := strings.TrimPrefix(filepath.Join("/", h.Name), "/")
-	base := filepath.Base(name)
 	switch h.Typeflag {
 	case tar.TypeXGlobalHeader:
 		return false, nil
@@ -226,8 +225,10 @@ func (u *unpacker) filter(h *tar.Header) (bool, error) {
 		}
 	}
 	delete(u.skipped, name)
-	if strings.HasPrefix(base, ".wh..wh.") && base != ".wh..wh..opq" {
-		return false, nil // what AUFS kept for itself
+	for part := range strings.SplitSeq(name, "/") {
+		if strings.HasPrefix(part, ".wh..wh.") && part != ".wh..wh..opq" {
+			return false, nil // what AUFS kept for itself
+		}
 	}
 	for k := range h.PAXRecords {
 		if attr, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok && !keeps(attr) {
@@ -280,9 +281,6 @@ func (u *unpacker) whiteout(h *tar.Header, path string) (bool, error) {
 			return false, nil
 		}
 		return false, opaque(filepath.Clean(dir))
-	}
-	if hidden == "" || hidden == "." || hidden == ".." {
-		return false, errorf(ErrCorrupt, "%.128q takes away nothing", h.Name)
 	}
 	u.whited[dir+hidden] = true
 	if _, err := os.Lstat(dir + hidden); err == nil {
