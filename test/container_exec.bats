@@ -64,7 +64,7 @@ inside() {
 	local pid
 	new "$RT-a" e6 <<<'sleep 1000'
 	pid=$(t cat "$(E "$RT-a" e6)/pid")
-	assert "$(xargs -0 <"/proc/$pid/cmdline")" = 'sleep 1000' "what pid names"
+	await "the pid to be that of the command" 5 eval '[[ $(xargs -0 <"/proc/$pid/cmdline") == "sleep 1000" ]]'
 	assert "$(readlink "/proc/$pid/ns/user")" != "$(readlink /proc/self/ns/user)" "user namespace of an exec"
 	assert "$(cgroup_of "$pid" memory)" = "$(cgroup_of "$(box_command "$(pid_of "$RT-a")")" memory)" "cgroup of an exec"
 	ok "${ECHO[@]}" "$(E "$RT-a" e6)/ctl" 'signal TERM'
