@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
 // Observer is told what changed, so that a facade can drop what its clients
@@ -30,6 +31,8 @@ type Observer interface {
 	BoxRemoved(b *Box, asked bool)
 	// Changed says that the daemon's own files (events, last_error) changed.
 	Changed()
+	// ImagesChanged says that an image came or went.
+	ImagesChanged()
 }
 
 // Options say where a Runtime lives.
@@ -46,6 +49,8 @@ type Options struct {
 	// MaxProbes is how many health probes are under way at once, of all boxes; 0 is
 	// DefaultMaxProbes.
 	MaxProbes int
+	// RegistryConfig is the path of a file with credentials for registries; "" is none.
+	RegistryConfig string
 	// Log takes the structured log.
 	Log *logrus.Entry
 	// Observer may be nil.
@@ -69,6 +74,7 @@ type Runtime struct {
 	net      *reaper.Net // nil where there can be none
 	timers   *timers
 	prober   *prober
+	images   *image.Store
 	// ready: boxes may be started that nobody asks for now.
 	ready atomic.Bool
 	// holdR is the read end of a pipe whose write end only this process has:
@@ -124,6 +130,9 @@ func Open(opt Options) (*Runtime, error) {
 	}
 	if rt.store, err = openStore(opt.State); err != nil {
 		return nil, err
+	}
+	if err = rt.openImages(); err != nil {
+		return nil, errors.Join(err, rt.store.lock.Close())
 	}
 	if rt.holdR, rt.holdW, err = os.Pipe(); err != nil {
 		return nil, errors.Join(err, rt.store.lock.Close())
@@ -183,10 +192,16 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	rt.closed = true
 	rt.workMu.Unlock()
 	done := make(chan struct{})
-	go func() { rt.work.Wait(); close(done) }()
+	var images error
+	go func() {
+		images = rt.images.Close()
+		rt.work.Wait()
+		close(done)
+	}()
 	var late error
 	select {
 	case <-done:
+		late = images
 	case <-ctx.Done():
 		late = errors.New("some state was still being written")
 	}

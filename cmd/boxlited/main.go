@@ -23,6 +23,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/fsapi"
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
 // version and commit are set by the linker (-X main.version=… -X main.commit=…).
@@ -39,6 +40,9 @@ func main() {
 	if os.Args[0] == notifierName {
 		os.Exit(runNotifier())
 	}
+	if os.Args[0] == image.UnpackerName {
+		os.Exit(image.RunUnpacker())
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -47,6 +51,7 @@ type options struct {
 	cgroupParent       string
 	maxProbes          int
 	metricsListen      string
+	registryConfig     string
 	logLevel           logrus.Level
 	logFormat          string
 	showVersion        bool
@@ -99,6 +104,7 @@ func parse(args []string) (options, error) {
 	fl.StringVar(&opt.cgroupParent, "cgroup-parent", "/boxlite", "")
 	fl.IntVar(&opt.maxProbes, "max-probes", runtime.DefaultMaxProbes, "")
 	fl.StringVar(&opt.metricsListen, "metrics-listen", "", "")
+	fl.StringVar(&opt.registryConfig, "registry-config", "", "")
 	fl.StringVar(&level, "log-level", "info", "")
 	fl.StringVar(&opt.logFormat, "log-format", "text", "")
 	fl.BoolVar(&opt.showVersion, "version", false, "")
@@ -126,6 +132,14 @@ func parse(args []string) (options, error) {
 	}
 	if err := checkListen(opt.metricsListen); err != nil {
 		return opt, err
+	}
+	if opt.registryConfig != "" {
+		if opt.registryConfig, err = filepath.Abs(opt.registryConfig); err != nil {
+			return opt, fmt.Errorf("--registry-config: %w", err)
+		}
+		if err := image.CheckRegistryConfig(opt.registryConfig); err != nil {
+			return opt, fmt.Errorf("--registry-config: %w", err)
+		}
 	}
 	if opt.mount, err = resolve(opt.mount); err != nil {
 		return opt, fmt.Errorf("--mount: %w", err)
@@ -231,7 +245,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	ctl := fsapi.New(version, log, reg)
 	ctl.NotifyBy(spawnNotifier)
 	rt, err := runtime.Open(runtime.Options{
-		State: opt.state, CgroupParent: opt.cgroupParent, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl, Metrics: reg,
+		State: opt.state, CgroupParent: opt.cgroupParent, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, RegistryConfig: opt.registryConfig, Log: log, Observer: ctl, Metrics: reg,
 	})
 	if errors.As(err, new(*runtime.LockedError)) {
 		return exitLock, err

@@ -4,8 +4,8 @@ const usage = `boxlited runs commands in boxes and is driven through files.
 
 Usage:
   boxlited [--mount DIR] [--state DIR] [--shim PATH] [--cgroup-parent PATH]
-           [--max-probes N] [--metrics-listen ADDR:PORT] [--log-level LEVEL]
-           [--log-format text|json]
+           [--max-probes N] [--metrics-listen ADDR:PORT] [--registry-config FILE]
+           [--log-level LEVEL] [--log-format text|json]
   boxlited --version
   boxlited --help
 
@@ -24,6 +24,11 @@ Flags:
                        serve the file metrics at http://ADDR:PORT/metrics, too
                        (default: off). ADDR is an IP address or localhost;
                        whoever can connect to it can read them
+  --registry-config FILE
+                       credentials for registries, as in the auths of a docker
+                       config.json, and insecure-registries, which may be spoken
+                       to without TLS (those on loopback may always); read again
+                       at each pull
   --log-level LEVEL    error, warn, info or debug (default info)
   --log-format FORMAT  text or json (default text); the log goes to stderr
   --version            print the version and exit
