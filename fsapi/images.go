@@ -254,11 +254,15 @@ func (h *imageHandle) Read(_ context.Context, dest []byte, off int64) (fuse.Read
 	return fuse.ReadResultData(h.text[off:min(int64(len(h.text)), off+int64(len(dest)))]), 0
 }
 
-// ImagesChanged makes the kernel forget what it holds of images/.
+// ImagesChanged makes the kernel forget what it holds of images/, and has watchers
+// told: MODIFY, since CREATE takes a mkdir through the mount that would find nothing.
 func (f *FS) ImagesChanged() {
 	if f.early(f.ImagesChanged) {
 		return
 	}
 	f.images.touch()
-	invalidate(f.root.GetChild("images"))
+	if d := f.root.GetChild("images"); d != nil {
+		invalidate(d)
+		f.notifier.mark(nil, rootImages)
+	}
 }
