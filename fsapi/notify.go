@@ -46,6 +46,7 @@ const urgent = runtime.FieldStatus | runtime.FieldHealth
 const (
 	rootEvents runtime.Field = 1 << iota
 	rootLastError
+	rootImages
 )
 
 // marks are what is to be touched of one box, or of the daemon's own files.
@@ -58,8 +59,11 @@ type marks struct {
 // path returns the file of a field.
 func (m *marks) path(f runtime.Field) string {
 	if m.box == nil {
-		if f == rootEvents {
+		switch f {
+		case rootEvents:
 			return "events"
+		case rootImages:
+			return "images"
 		}
 		return "last_error"
 	}

@@ -157,19 +157,6 @@ func (b *Box) useImage(digest string) error {
 	return b.saveNow(whole, func(s *stateRecord) { s.Image = digest })
 }
 
-// imageUsed returns a box that uses an image.
-func (rt *Runtime) imageUsed(digest string) (box string, ok bool) {
-	for _, b := range rt.Boxes() {
-		b.mu.Lock()
-		used := b.record.Image == digest && !b.removed
-		b.mu.Unlock()
-		if used {
-			return b.name, true
-		}
-	}
-	return "", false
-}
-
 // changes returns the directory that takes the box's changes of what key names, and
 // makes it if need be. Its root looks like like.
 func (b *Box) changes(r *run, key, like string) (string, error) {

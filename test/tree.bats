@@ -13,6 +13,7 @@ setup() {
 ROOT_FILES='boxes/
 events
 features
+images/
 last_error
 metrics
 version
@@ -41,10 +42,11 @@ wait/stopped 444'
 @test "the root has exactly the files of the contract" {
 	ok sh -c 'cd "$1" && find . -mindepth 1 \( -type d -printf "%P/\n" -o -printf "%P\n" \) | sort' sh "$MNT"
 	assert "$out" = "$ROOT_FILES" "files of the root"
-	ok sh -c 'cd "$1" && stat -c "%n %a %F" boxes events features last_error metrics version wait wait/event' sh "$MNT"
+	ok sh -c 'cd "$1" && stat -c "%n %a %F" boxes events features images last_error metrics version wait wait/event' sh "$MNT"
 	assert "${out//regular empty file/regular file}" = 'boxes 755 directory
 events 444 regular file
 features 444 regular file
+images 755 directory
 last_error 444 regular file
 metrics 444 regular file
 version 444 regular file
