@@ -630,5 +630,29 @@ func (d cmdDraft) refuse(err error) error     { return d.Refuse(err) }
 
 func (d cmdDraft) commit(b []byte) (*runtime.Completion, error) { return d.Run(d.by, b) }
 
-// ExecChanged tells of an exec that has begun or ended.
-func (f *FS) ExecChanged(*runtime.Exec) {}
+// ExecChanged has watchers told of an exec that has begun or ended, in those of its
+// files that the kernel has.
+func (f *FS) ExecChanged(e *runtime.Exec) {
+	if f.early(func() { f.ExecChanged(e) }) {
+		return
+	}
+	d := f.boxes.GetChild(e.Box().Name())
+	if d == nil || d.StableAttr().Ino != boxIno(e.Box(), 0) {
+		return
+	}
+	execs := d.GetChild("exec")
+	if execs == nil {
+		return
+	}
+	c := execs.GetChild(e.Name())
+	if c == nil || c.StableAttr().Ino != execIno(e, 0) {
+		return
+	}
+	var paths []string
+	for _, name := range [...]string{"status", "pid", "exit_code"} {
+		if c.GetChild(name) != nil {
+			paths = append(paths, "boxes/"+e.Box().Name()+"/exec/"+e.Name()+"/"+name)
+		}
+	}
+	f.notifier.markPaths(e.Box(), paths)
+}

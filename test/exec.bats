@@ -294,7 +294,7 @@ has_pids() { (($(box_pids "$1" | wc -l) == $2)); }
 	await "the killed writer to go" 2 gone "${PID[writer]}"
 	# Two of them do not wait for each other, nor does who changes the file.
 	local name blocked_write='import os, sys
-fd = os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC)
+fd = os.open(sys.argv[1], os.O_WRONLY)
 while True: os.write(fd, bytes(1 << 17))'
 	for name in writer2 writer3; do
 		bg "$name" /usr/bin/python3 -c "$blocked_write" "$(E x e2)/stdin"
@@ -518,6 +518,19 @@ sys.exit(not n)' "$STATE/boxes/$1/exec/$2/$3"
 	rd x/exec/e1/stderr
 	assert "$out" = "" stderr
 }
+
+@test "inotify tells of the begin and the end of an exec" {
+	up x "$SLEEPER"
+	ok mkdir "$(E x e1)"
+	T=20 bg watch inotifywait -q -m -e modify --format %f "$(E x e1)/status" "$(E x e1)/exit_code"
+	await "the watch" 5 watches
+	ok "${ECHO[@]}" "$(E x e1)/cmd" 'sleep 0.3'
+	ended x e1 0
+	await "its events" 5 told_of_both
+}
+
+watches() { (($(cat "/proc/${PID[watch]}/fdinfo/"* 2>/dev/null | grep -c '^inotify') == 2)); }
+told_of_both() { (($(wc -l <"$W/watch.out") >= 3)); }
 
 @test "expire.idle counts from the end of an exec" {
 	up x $'command: [sleep, infinity]\nexpire: {idle: 700ms}'
