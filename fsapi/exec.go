@@ -606,13 +606,11 @@ func (c *cmdFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 		return &execTextHandle{file: &c.execFile, inode: c.EmbeddedInode(), text: string(s.Text)}, readFlags, 0
 	}
 	by := caller(ctx)
-	if p := tgid(by.PID); p != 0 {
-		by.PID = p
+	owner := tgid(by.PID)
+	if owner != 0 {
+		by.PID = owner // FUSE names the thread
 	}
-	return &configHandle{
-		fs: c.fs, doc: cmdDraft{c.e, by}, append: flags&syscall.O_APPEND != 0, owner: by.PID,
-		emptied: flags&syscall.O_TRUNC != 0 && len(s.Text) > 0,
-	}, fuse.FOPEN_DIRECT_IO, 0
+	return &configHandle{fs: c.fs, doc: cmdDraft{c.e, by}, append: flags&syscall.O_APPEND != 0, owner: owner}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // cmdDraft is a cmd being written, by who has opened it: what he may is not more when

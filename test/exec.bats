@@ -409,6 +409,30 @@ for fd in w: no(fd, lambda: os.fchmod(fd, 0o600))
 	ok rmdir "$MNT/boxes/x"
 }
 
+@test "nothing of an exec is left in the daemon or in the shim" {
+	watch_fds
+	up x "$SLEEPER"
+	local name shim n
+	shim=$(pid_of x)
+	n=$(fds_of "$shim")
+	for name in a b c; do
+		exec_new x "$name" <<<cat
+		ok sh -c 'exec echo hello >"$1"' sh "$(E x "$name")/stdin"
+		ended x "$name" 0
+		assert "$(fds_of "$shim")" -gt "$n" "descriptors of the shim for what was not read"
+		ok rmdir "$(E x "$name")"
+		await "it to be forgotten" 5 has_fds "$shim" "$n"
+	done
+	# These go with the box: the count is taken at the end of the test.
+	exec_new x d <<<'echo hello'
+	ended x d 0
+	ok mkdir "$(E x never)"
+	exec_new x e <<<cat
+}
+
+fds_of() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
+has_fds() { (($(fds_of "$1") == $2)); }
+
 @test "who may write exec/ may run commands, with no more than the box has" {
 	up x $'command: [sleep, infinity]\nuser: nobody'
 	ERRNO_TEXT[EACCES]="Permission denied"
