@@ -577,3 +577,31 @@ told_of_both() { (($(wc -l <"$W/watch.out") >= 3)); }
 	ctl x kill
 	is x status stopped
 }
+
+# readme_function: the shell function of the README, for this mount.
+readme_function() { sed -n '/^boxexec() {/,/"$code"; }$/p' "$BATS_TEST_DIRNAME/../README.md" | sed "s,/run/boxlite,$MNT,"; }
+
+@test "the examples of the README work" {
+	up web "$SLEEPER"
+	printf '%s\n' b a b >"$W/access.log"
+	local script
+	script=$(sed -n '/^## Exec/,/^boxexec/p' "$BATS_TEST_DIRNAME/../README.md" | grep -v '^```\|^boxexec\|^[A-Z#]' | sed "s,web/,$MNT/boxes/web/,g; s,access.log,$W/access.log,")
+	for sh in bash dash; do
+		ok "$sh" -ec "$script"
+		assert "$out" =~ $'^total .*\n0\n      1 a\n      2 b$' "what they print"
+		readme_function >"$W/boxexec"
+		assert "$(wc -l <"$W/boxexec")" -le 7 "lines of boxexec"
+		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web sh -c 'echo "it'"'"'s  $0"; echo oops >&2; exit 7' 'a  "b": #c'
+		assert "$rc/$out/$err" = "7/it's  a  \"b\": #c/oops" "boxexec by $sh"
+		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web no-such-program
+		assert "$rc" -eq 127 "boxexec of what is not there, by $sh"
+		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web cat
+		assert "$rc/$out" = 0/ "boxexec of what reads"
+		ok "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web sh -c 'head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero' | wc -c
+		ok ls "$MNT/boxes/web/exec"
+		assert "$out" = "" "execs that are left"
+	done
+	ctl web kill
+	try bash -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web true
+	assert "$rc" -eq 125 "boxexec in a box that does not run"
+}
