@@ -23,6 +23,7 @@ wait/event'
 BOX_FILES='config.yaml 640
 ctl 200
 events 444
+exec 755
 exit_code 444
 health 444
 info.json 444
@@ -190,7 +191,7 @@ print((a + b).decode().strip(), open(d + "/status").read().strip())' "$MNT/boxes
 	box x
 	box y
 	ok stat -c %h "$MNT/boxes" "$MNT/boxes/x" "$MNT/boxes/x/status"
-	assert "$(xargs <<<"$out")" = "4 3 1" "nlink of boxes/, of a box and of a file"
+	assert "$(xargs <<<"$out")" = "4 4 1" "nlink of boxes/, of a box and of a file"
 }
 
 @test "unlink, rename, create, symlink, link and mknod are refused with EPERM" {
