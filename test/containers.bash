@@ -8,8 +8,7 @@ make_rootfs() {
 	ROOT=$W/root
 	mkdir -p "$ROOT"/{bin,etc,proc,sys,dev,srv}
 	cp "$(command -v busybox)" "$ROOT/bin/busybox"
-	"$ROOT/bin/busybox" --install -s "$ROOT/bin"
-	find "$ROOT/bin" -type l -exec ln -sf busybox {} \;
+	"$ROOT/bin/busybox" --install "$ROOT/bin"
 	printf '%s\n' 'root:x:0:0::/root:/bin/sh' 'web:x:33:34::/srv:/bin/sh' >"$ROOT/etc/passwd"
 	printf '%s\n' 'root:x:0:' 'web:x:34:' 'extra:x:35:web' >"$ROOT/etc/group"
 	chmod 0755 "$ROOT"
