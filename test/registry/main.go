@@ -66,6 +66,7 @@ func serve(args []string) error {
 	fl := flag.NewFlagSet("serve", flag.ContinueOnError)
 	listen := fl.String("listen", "127.0.0.1:0", "address and port")
 	user := fl.String("user", "", "USER:PASSWORD that everybody must give")
+	hang := fl.String("hang", "", "a GET with this in its path is never answered")
 	if err := fl.Parse(args); err != nil {
 		return err
 	}
@@ -81,6 +82,10 @@ func serve(args []string) error {
 		if name, password, _ := r.BasicAuth(); *user != "" && name+":"+password != *user {
 			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
 			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		if *hang != "" && r.Method == http.MethodGet && strings.Contains(r.URL.Path, *hang) {
+			<-r.Context().Done()
 			return
 		}
 		inner.ServeHTTP(w, r)
