@@ -330,6 +330,7 @@ func (u *unpacker) finish() error {
 		}
 	}
 	if u.root == nil {
+		u.result.Implied = append(u.result.Implied, ".")
 		return nil
 	}
 	if err := os.Lchown(layerRoot, u.root.Uid, u.root.Gid); err != nil {
