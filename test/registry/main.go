@@ -149,7 +149,7 @@ func push(args []string) error {
 }
 
 func build(sources []string, arch, compression string, cfg v1.Config) (v1.Image, error) {
-	img := v1.Image(empty.Image)
+	img := empty.Image
 	for _, source := range sources {
 		text, err := layerTar(source)
 		if err != nil {
@@ -197,7 +197,7 @@ func index(args []string) error {
 	if len(args) < 2 {
 		return errors.New("index TARGET OS/ARCH=SOURCE…")
 	}
-	idx := v1.ImageIndex(empty.Index)
+	var idx v1.ImageIndex = empty.Index
 	for _, arg := range args[1:] {
 		platform, source, _ := strings.Cut(arg, "=")
 		system, arch, ok := strings.Cut(platform, "/")
