@@ -132,7 +132,7 @@ func (b *Box) imageRoot(ctx context.Context, r *run) (*containerRoot, error) {
 // explain says what a run that is being started waits for. note may add to it.
 func (b *Box) explain(r *run, detail string, note func(*tx)) {
 	if err := b.update("start", func(t *tx) error {
-		if b.run == r && t.Status == StatusStarting {
+		if b.run == r && (t.Status == StatusStarting || detail == "") {
 			t.Detail = detail
 			if note != nil {
 				note(t)
