@@ -232,6 +232,7 @@ func (b *Box) createExec(name string, rec *execRecord) (*Exec, error) {
 	if err := makeFIFOs(root, dir); err != nil {
 		return nil, errors.Join(err, root.RemoveAll(dir))
 	}
+	Fault("exec.made")
 	e := b.newExec(name, rec)
 	if err := e.save(root, rec); err != nil {
 		return nil, errors.Join(err, root.RemoveAll(dir))
@@ -400,6 +401,7 @@ func (e *Exec) remove() error {
 	if err != nil {
 		return err
 	}
+	Fault("exec.discarded")
 	e.publish(func(s *ExecSnapshot) { s.Removed = true })
 	e.closeStreams()
 	b.execs.mu.Lock()
