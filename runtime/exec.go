@@ -117,6 +117,7 @@ type execs struct {
 	byName  map[string]*Exec
 	changed time.Time // when one last came or went
 	begins  chan struct{}
+	lost    []string // names of those whose record was found unusable
 
 	watching sync.Mutex // guards watched; held across a question to the shim
 	watched  *run       // whose shim tells of the ends of execs
@@ -675,7 +676,7 @@ func (e *Exec) begin(r *run) error {
 func (e *Exec) notAsked(r *run, err error) error {
 	switch {
 	case errors.Is(err, syscall.EBUSY):
-		return fmt.Errorf("%w: the box is paused or stopping", ErrBusy)
+		return fmt.Errorf("%w: the box is paused or stopping, or what had that name before has not ended", ErrBusy)
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		if reply, serr := e.b.askShim(r, shim.Request{Op: shim.OpState}, askBound); serr == nil && reply.State.Alive {
 			return fmt.Errorf("%w: the box was started by an older boxlite, whose shim knows no exec: restart it", ErrStart)
@@ -993,10 +994,11 @@ func (b *Box) readBackExecs() error {
 		rec, err := load(dir, execFile, decodeExecRecord)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("exec %q: %w", name, err))
-			continue
+		} else if rec == nil {
+			errs = append(errs, os.RemoveAll(dir)) // half made, or kept aside before
 		}
-		if rec == nil || !ValidName(name) {
-			errs = append(errs, os.RemoveAll(dir)) // half made
+		if rec == nil {
+			b.execs.lost = append(b.execs.lost, name)
 			continue
 		}
 		e := b.newExec(name, rec)
@@ -1031,6 +1033,13 @@ func (e *Exec) quietly(dir string) {
 
 // adoptExecs finds out what the shim of an adopted run knows of the execs.
 func (b *Box) adoptExecs(r *run) {
+	for _, name := range b.execs.lost {
+		// Nobody could ask for its end any more.
+		e := b.newExec(name, &execRecord{})
+		if _, err := e.ask(context.Background(), shim.Request{Op: shim.OpExecKill, Run: r.id}, askBound); err != nil && !errors.Is(err, syscall.ENOENT) {
+			b.log("recover").WithError(err).Warn("an exec without a record may live")
+		}
+	}
 	all, _ := b.Execs()
 	for _, e := range all {
 		if !e.Snapshot().Status.Active() {
