@@ -35,17 +35,6 @@ const (
 	notExecuted = 125
 )
 
-var (
-	// ErrNoExec: there is no exec of that name.
-	ErrNoExec = errors.New("there is no such exec")
-	// ErrExecs: the box has as many execs as it may.
-	ErrExecs = fmt.Errorf("%w: a box has at most %d execs: rmdir those that have ended", syscall.ENOSPC, MaxExecs)
-	// ErrDenied: who asks may not have that.
-	ErrDenied = errors.New("not permitted")
-	// ErrPipe: nobody will read what would be written.
-	ErrPipe = errors.New("nobody reads it any more")
-)
-
 // ExecStatus is the word that an exec's file status gives.
 type ExecStatus string
 
