@@ -126,7 +126,7 @@ func (b *Box) OpenRoot() (*Root, error) {
 	if b.files.run == r {
 		return b.files.root, nil
 	}
-	pid, err := openCommand(b.rt.bootID, proc.Identity())
+	pid, err := openCommand(b.rt.bootID, proc.Identity(), ids)
 	if err != nil {
 		return nil, b.fail("root", err)
 	}
@@ -146,49 +146,90 @@ func (b *Box) OpenRoot() (*Root, error) {
 }
 
 // openCommand returns /proc/PID of a box's command: of the oldest child of the shim,
-// since what else becomes its child (probes, orphans) comes later.
-func openCommand(bootID string, shim reaper.Identity) (int, error) {
-	dir := "/proc/" + strconv.Itoa(shim.PID)
-	threads, err := os.ReadDir(dir + "/task")
-	if err != nil {
-		return -1, ErrNoProcess
-	}
-	oldest, since := -1, uint64(math.MaxUint64)
-	drop := func(fd int) {
-		if fd >= 0 {
-			closeFD(fd)
+// since what else becomes its child (probes, orphans) comes later. Of a box that has ids
+// of its own it is the oldest that is in a user namespace of its own, child or grandchild:
+// an OCI runtime that is still around has the host's files.
+func openCommand(bootID string, shim reaper.Identity, ids idMap) (int, error) {
+	found, err := oldestChild(shim.PID, func(fd int) bool { return ids == everyID || !ourUsers(fd) })
+	if err == nil && found < 0 && ids != everyID {
+		var parent int
+		if parent, err = oldestChild(shim.PID, func(int) bool { return true }); err == nil && parent >= 0 {
+			found, err = childOf(parent, func(fd int) bool { return !ourUsers(fd) })
+			closeFD(parent)
 		}
 	}
+	if err != nil || found < 0 {
+		return -1, ErrNoProcess
+	}
+	// A pid that was the shim's all the time made it the parent of a process of its own.
+	now, err := reaper.Identify(bootID, shim.PID)
+	if err != nil || now.StartTicks != shim.StartTicks || (shim.Inode != 0 && now.Inode != 0 && now.Inode != shim.Inode) {
+		closeFD(found)
+		return -1, ErrNoProcess
+	}
+	return found, nil
+}
+
+// childOf returns the oldest child that is wanted of the process of /proc/PID dir.
+func childOf(dir int, wanted func(fd int) bool) (int, error) {
+	text, err := readProc(dir, "stat", 1<<10)
+	if err != nil {
+		return -1, err
+	}
+	number, _, _ := strings.Cut(text, " ")
+	pid, err := strconv.Atoi(number)
+	if err != nil {
+		return -1, err
+	}
+	found, err := oldestChild(pid, wanted)
+	if err != nil || found < 0 {
+		return -1, err
+	}
+	if _, _, err := parentOf(dir); err != nil { // its pid may have been another's
+		closeFD(found)
+		return -1, err
+	}
+	return found, nil
+}
+
+// oldestChild returns /proc/PID of the oldest child of pid that is wanted, or -1.
+func oldestChild(pid int, wanted func(fd int) bool) (int, error) {
+	dir := "/proc/" + strconv.Itoa(pid)
+	threads, err := os.ReadDir(dir + "/task")
+	if err != nil {
+		return -1, err
+	}
+	oldest, since := -1, uint64(math.MaxUint64)
 	for _, thread := range threads {
 		// A thread that has ended meanwhile has handed its children on.
 		list, err := os.ReadFile(dir + "/task/" + thread.Name() + "/children")
 		if err != nil {
 			continue
 		}
-		for _, pid := range strings.Fields(string(list)) {
-			fd, err := unix.Open("/proc/"+pid, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		for _, child := range strings.Fields(string(list)) {
+			fd, err := unix.Open("/proc/"+child, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 			if err != nil {
 				continue
 			}
 			parent, started, err := parentOf(fd)
-			if err != nil || parent != shim.PID || started >= since {
-				drop(fd)
+			if err != nil || parent != pid || started >= since || !wanted(fd) {
+				closeFD(fd)
 				continue
 			}
-			drop(oldest)
+			if oldest >= 0 {
+				closeFD(oldest)
+			}
 			oldest, since = fd, started
 		}
 	}
-	if oldest < 0 {
-		return -1, ErrNoProcess
-	}
-	// A pid that was the shim's all the time made it the parent of a process of its own.
-	now, err := reaper.Identify(bootID, shim.PID)
-	if err != nil || now.StartTicks != shim.StartTicks || (shim.Inode != 0 && now.Inode != 0 && now.Inode != shim.Inode) {
-		drop(oldest)
-		return -1, ErrNoProcess
-	}
 	return oldest, nil
+}
+
+// ourUsers reports whether the process of /proc/PID dir is in the daemon's user
+// namespace, or may be.
+func ourUsers(dir int) bool {
+	var ours, its unix.Stat_t
+	return unix.Stat("/proc/self/ns/user", &ours) != nil || unix.Fstatat(dir, "ns/user", &its, 0) != nil || ours.Dev == its.Dev && ours.Ino == its.Ino
 }
 
 // parentOf reads the parent and the start time, in ticks after boot, of a process.
@@ -253,6 +294,11 @@ func newRoot(proc int, ids idMap) (*Root, error) {
 	r := &Root{ids: ids, proc: proc, done: make(chan struct{}), files: map[*openFile]struct{}{}, mounts: map[uint64]bool{}}
 	r.top.fd = fd
 	err = statx(fd, &r.top.st)
+	var host unix.Stat_t
+	if err == nil && ids != everyID && unix.Stat("/", &host) == nil &&
+		host.Ino == r.top.st.Ino && host.Dev == unix.Mkdev(r.top.st.Dev_major, r.top.st.Dev_minor) {
+		err = ErrNoProcess // it has not left the host's files yet
+	}
 	if err == nil {
 		var typ string
 		if typ, err = r.mountType(r.top.st.Mnt_id); err == nil && !localTypes[typ] && typ != "overlay" {

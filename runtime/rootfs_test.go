@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,8 +24,9 @@ func testRoot(t *testing.T, m idMap) (r *Root, dir, path string) {
 	t.Helper()
 	proc, err := unix.Open("/proc/self", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	must(t, err)
-	r, err = newRoot(proc, m)
+	r, err = newRoot(proc, everyID)
 	must(t, err)
+	r.ids = m
 	t.Cleanup(r.Close)
 	dir = t.TempDir()
 	must(t, os.Chmod(filepath.Dir(dir), 0o755)) // else root in the box gets no further
@@ -390,7 +392,7 @@ func TestTheCommandIsTheOldestChild(t *testing.T) {
 	must(t, err)
 	self, err := reaper.Identify(boot, os.Getpid())
 	must(t, err)
-	_, err = openCommand(boot, self)
+	_, err = openCommand(boot, self, everyID)
 	fails(t, "without a child", err, ErrNoProcess)
 	var pids []int
 	for range 3 {
@@ -405,7 +407,7 @@ func TestTheCommandIsTheOldestChild(t *testing.T) {
 		for began := time.Now(); time.Since(began) < 11*time.Millisecond; {
 		}
 	}
-	fd, err := openCommand(boot, self)
+	fd, err := openCommand(boot, self, everyID)
 	must(t, err)
 	status, err := readProc(fd, "status", 1<<10)
 	must(t, err)
@@ -415,12 +417,88 @@ func TestTheCommandIsTheOldestChild(t *testing.T) {
 	must(t, unix.Close(fd))
 	other := self
 	other.StartTicks++
-	_, err = openCommand(boot, other)
+	_, err = openCommand(boot, other, everyID)
 	fails(t, "with a pid that is another's now", err, ErrNoProcess)
 	other = self
 	if other.Inode++; self.Inode != 0 {
-		_, err = openCommand(boot, other)
+		_, err = openCommand(boot, other, everyID)
 		fails(t, "with another's inode", err, ErrNoProcess)
+	}
+}
+
+// What an OCI runtime leaves between the shim and the command is not the command.
+func TestTheCommandOfABoxWithIdsOfItsOwn(t *testing.T) {
+	boot, err := reaper.BootID()
+	must(t, err)
+	self, err := reaper.Identify(boot, os.Getpid())
+	must(t, err)
+	start := func(script string) {
+		c := exec.Command("sh", "-c", "echo; "+script)
+		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		ready, err := c.StdoutPipe()
+		must(t, err)
+		must(t, c.Start())
+		t.Cleanup(func() {
+			must(t, unix.Kill(-c.Process.Pid, unix.SIGKILL))
+			_ = c.Wait() // it was killed
+		})
+		_, err = ready.Read(make([]byte, 1))
+		must(t, err)
+	}
+	ids := idMap{base: 300000, size: 65536}
+	start("sleep 60")
+	_, err = openCommand(boot, self, ids)
+	fails(t, "with a child that has the host's ids", err, ErrNoProcess)
+	name := func() string {
+		end := time.Now().Add(5 * time.Second)
+		for {
+			fd, err := openCommand(boot, self, ids)
+			if err == nil {
+				text, err := readProc(fd, "cmdline", 1<<10)
+				must(t, err)
+				_, err = newRoot(fd, ids)
+				fails(t, "the root of a process that has the host's files", err, ErrNoProcess)
+				must(t, unix.Close(fd))
+				if strings.HasPrefix(text, "sleep") { // and not the unshare that becomes it
+					return strings.ReplaceAll(text, "\x00", " ")
+				}
+			}
+			if time.Now().After(end) {
+				t.Fatal("the command is not found: ", err)
+			}
+		}
+	}
+	start("exec sleep 61 & wait")
+	start("exec unshare -U sleep 62")
+	if got := name(); got != "sleep 62 " {
+		t.Errorf("the command is %q", got)
+	}
+}
+
+func TestTheCommandBelowItsRuntime(t *testing.T) {
+	boot, err := reaper.BootID()
+	must(t, err)
+	c := exec.Command("sh", "-c", "sh -c 'unshare -U sleep 60; :'; :")
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, c.Start())
+	defer func() {
+		must(t, unix.Kill(-c.Process.Pid, unix.SIGKILL))
+		_ = c.Wait() // it was killed
+	}()
+	shim, err := reaper.Identify(boot, c.Process.Pid)
+	must(t, err)
+	for end := time.Now().Add(5 * time.Second); ; {
+		fd, err := openCommand(boot, shim, idMap{base: 300000, size: 65536})
+		if err == nil {
+			if ourUsers(fd) {
+				t.Error("the command has the host's ids")
+			}
+			must(t, unix.Close(fd))
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the command is not found: ", err)
+		}
 	}
 }
 
