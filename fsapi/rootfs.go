@@ -92,8 +92,9 @@ func below(dir, name string) string {
 // What the kernel may take for granted: attributes for the time of one call, and that a
 // directory is one for some more. It costs little to be wrong: all is done by path here,
 // anew each time, and where something else is found the answer is ESTALE, upon which the
-// kernel asks for the names of the path and tries again. Of a file it would not ask before it
-// says ENOTDIR, so that is held not at all, nor is what is not there.
+// kernel asks for the names of the path and tries again. It does not ask before it says
+// ENOTDIR of a file, so that is held not at all, nor is what is not there; nor before it says
+// EISDIR to who writes to a directory, which is why that is not held for long.
 const (
 	rootHold    = 2 * time.Millisecond
 	rootDirHold = 10 * time.Millisecond
@@ -135,9 +136,10 @@ var (
 	_ fs.NodeTmpfiler       = (*rootNode)(nil)
 )
 
-// stale gives the errno of what was tried with a file that had been found at a path.
+// stale gives the errno of what was tried with a file that had been found at a path. Of
+// a run that has ended it makes the kernel look for the files of the next one.
 func stale(err error) syscall.Errno {
-	if errors.Is(err, syscall.ENOENT) || errors.Is(err, runtime.ErrEnded) {
+	if errors.Is(err, runtime.ErrEnded) {
 		return syscall.ESTALE
 	}
 	return rootErrno(err)
@@ -271,11 +273,8 @@ func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 		return nil, errno
 	}
 	info, err := n.tree.root.Lstat(path)
-	if errors.Is(err, runtime.ErrEnded) {
-		return nil, syscall.ESTALE
-	}
 	if err != nil {
-		return nil, rootErrno(err)
+		return nil, stale(err)
 	}
 	return n.meet(ctx, name, info, out), 0
 }
