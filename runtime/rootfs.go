@@ -887,8 +887,8 @@ func (d *RootDir) Sync() error {
 }
 
 // as runs fn with the ids of whoever asks, as the host has them; one whom the box has no
-// id for is its root. So what is made belongs to him, also in a file system that belongs
-// to the box's user namespace and would take no file of root on the host.
+// id for is its root. So what is made belongs to him; and a file system that belongs to the
+// box's user namespace takes no new name from root on the host, whom it does not know.
 func (r *Root) as(uid, gid uint32, fn func() error) error {
 	host := func(id uint32) int {
 		if n, err := r.ids.given(id); err == nil {
@@ -1037,7 +1037,7 @@ func (r *Root) Link(old, path string) (info RootInfo, err error) {
 			return unix.EPERM
 		}
 		return r.walkIn(path, func(dir *place, name string) error {
-			if err := unix.Linkat(p.fd, "", dir.fd, name, unix.AT_EMPTY_PATH); err != nil {
+			if err := r.as(0, 0, func() error { return unix.Linkat(p.fd, "", dir.fd, name, unix.AT_EMPTY_PATH) }); err != nil {
 				return err
 			}
 			p := place{fd: p.fd}
@@ -1078,7 +1078,7 @@ func (r *Root) Rename(old, path string, flags uint) error {
 			if err := r.replaceable(to, name); err != nil && !errors.Is(err, unix.ENOENT) {
 				return err
 			}
-			return unix.Renameat2(from.fd, oldName, to.fd, name, flags)
+			return r.as(0, 0, func() error { return unix.Renameat2(from.fd, oldName, to.fd, name, flags) })
 		})
 	})
 }

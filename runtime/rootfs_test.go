@@ -502,6 +502,93 @@ func TestTheCommandBelowItsRuntime(t *testing.T) {
 	}
 }
 
+// A box with a user namespace of its own, whose root is an overlay that belongs to that:
+// such a file system takes no file of root on the host.
+func TestFilesOfAUserNamespace(t *testing.T) {
+	boot, err := reaper.BootID()
+	must(t, err)
+	self, err := reaper.Identify(boot, os.Getpid())
+	must(t, err)
+	busybox, err := exec.LookPath("busybox")
+	must(t, err)
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	must(t, os.Chmod(dir, 0o755))
+	ids := idMap{base: 300000, size: 65536}
+	maps := []syscall.SysProcIDMap{{HostID: int(ids.base), Size: int(ids.size)}}
+	c := exec.Command("sh", "-ec", `mount -t tmpfs none "$1"; cd "$1"; mkdir l u w m l/home l/tmp
+		cp "$2" l/busybox; echo lower >l/f; chmod 700 l/home; chown 1000:1000 l/home
+		mount -t overlay -o lowerdir=l,upperdir=u,workdir=w none m
+		mount -t tmpfs none m/tmp; echo; exec chroot m /busybox sleep 60`, "sh", dir, busybox)
+	c.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: maps, GidMappings: maps,
+		Credential: &syscall.Credential{}, GidMappingsEnableSetgroups: true,
+	}
+	c.Stderr = os.Stderr
+	ready, err := c.StdoutPipe()
+	must(t, err)
+	must(t, c.Start())
+	defer func() {
+		must(t, c.Process.Kill())
+		_ = c.Wait() // it was killed
+	}()
+	_, err = ready.Read(make([]byte, 1))
+	must(t, err)
+	var r *Root
+	for end := time.Now().Add(5 * time.Second); r == nil; { // until it has changed its root
+		fd, err := openCommand(boot, self, ids)
+		must(t, err)
+		if r, err = newRoot(fd, ids); err != nil {
+			fails(t, "the root before chroot", err, ErrNoProcess)
+			must(t, unix.Close(fd))
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	defer r.Close()
+	for _, path := range []string{"new", "tmp/new", "home/new"} {
+		f, info, err := r.Create(path, unix.O_RDWR, 0o4755, 0, 0)
+		if err != nil {
+			t.Errorf("create %s: %v", path, err)
+			continue
+		}
+		_, err = f.WriteAt([]byte("text"), 0)
+		must(t, err)
+		id, mode, size := uint32(5), uint32(0o600), int64(2)
+		must(t, r.Change(path, RootChange{UID: &id, GID: &id, Size: &size, Mode: &mode}))
+		if now, err := f.Lstat(); err != nil || info.UID != 0 || now.UID != 5 || now.GID != 5 || now.Size != 2 || now.Mode != unix.S_IFREG|0o600 {
+			t.Errorf("%s was of %d, and is %+v, %v", path, info.UID, now, err)
+		}
+		f.Close()
+		_, err = r.Mkdir(path+".d", 0o755, 1000, 1000)
+		must(t, err)
+		_, err = r.Link(path, path+".d/link")
+		must(t, err)
+		must(t, r.Rename(path, path+".d/new", 0))
+		_, err = r.Symlink("new", path+".d/symlink", 0, 0)
+		must(t, err)
+		for _, name := range []string{"link", "new", "symlink"} {
+			must(t, r.Remove(path+".d/"+name, false))
+		}
+		must(t, r.Remove(path+".d", true))
+	}
+	f, err := r.Open("f", unix.O_WRONLY|unix.O_APPEND)
+	must(t, err)
+	_, err = f.WriteAt([]byte("upper"), 0)
+	must(t, err)
+	if info, err := f.Lstat(); err != nil || info.Size != uint64(len("lower\nupper")) {
+		t.Errorf("the file that was copied up is %+v, %v", info, err)
+	}
+	f.Close()
+	// Files that are open keep no mount of it when it is gone.
+	f, err = r.Open("f", unix.O_RDONLY)
+	must(t, err)
+	r.Close()
+	_, err = f.ReadAt(make([]byte, 1), 0)
+	fails(t, "read", err, ErrEnded)
+}
+
 func TestNumbersOfFilesAreNotMixedUp(t *testing.T) {
 	seen := map[uint64]string{}
 	for dev := range uint64(50) {
