@@ -160,25 +160,20 @@ func (d *boxDir) lookupRoot(ctx context.Context, out *fuse.EntryOut) (*fs.Inode,
 	if err != nil {
 		return nil, rootErrno(err)
 	}
-	info, err := root.Lstat("")
-	if err != nil {
-		return nil, rootErrno(err)
-	}
 	if c := d.GetChild(rootName); c != nil {
 		if n, ok := c.Operations().(*rootNode); ok && n.tree.root == root {
-			n.enter(info, out)
+			n.enter(out)
 			return c, 0
 		}
 	}
 	t := &rootTree{fs: d.fs, box: d.box, root: root}
 	t.top = &rootNode{tree: t}
-	i := d.NewInode(ctx, t.top, t.id(info))
-	t.top.enter(info, out)
-	go func() {
-		<-root.Done()
+	i := d.NewInode(ctx, t.top, t.id(t.guarded()))
+	t.top.enter(out)
+	root.OnClose(func() {
 		// What the kernel knows of it goes, and so does what is known here.
 		_ = d.NotifyEntry(rootName) // ENOENT: it has been forgotten
-	}()
+	})
 	return i, 0
 }
 
@@ -242,17 +237,20 @@ func (n *rootNode) meet(ctx context.Context, name string, info runtime.RootInfo,
 	return c
 }
 
-// enter shows root/ itself. Its mode is what keeps all others but root out.
-func (n *rootNode) enter(info runtime.RootInfo, out *fuse.EntryOut) {
-	fillRoot(guarded(info), &out.Attr)
-	out.SetEntryTimeout(rootDirHold)
-	out.SetAttrTimeout(rootHold)
+// guarded is what root/ itself shows. Its mode is what keeps all others but root out. The
+// box is not looked at for it: whoever lists a thousand boxes looks these up too.
+func (t *rootTree) guarded() runtime.RootInfo {
+	at := unix.StatxTimestamp{Sec: t.box.Snapshot().Started.Unix()}
+	return runtime.RootInfo{
+		Mode: syscall.S_IFDIR | 0o700, Nlink: 2, Blksize: 4096, Ino: boxIno(t.box, inoPerBox-1),
+		Atime: at, Mtime: at, Ctime: at,
+	}
 }
 
-func guarded(info runtime.RootInfo) runtime.RootInfo {
-	info.Mode = syscall.S_IFDIR | 0o700
-	info.UID, info.GID = 0, 0
-	return info
+func (n *rootNode) enter(out *fuse.EntryOut) {
+	fillRoot(n.tree.guarded(), &out.Attr)
+	out.SetEntryTimeout(rootDirHold)
+	out.SetAttrTimeout(rootHold)
 }
 
 func fillRoot(info runtime.RootInfo, out *fuse.Attr) {
@@ -291,6 +289,9 @@ func (n *rootNode) stat(f fs.FileHandle) (info runtime.RootInfo, errno syscall.E
 		info, err := h.file.Lstat()
 		return info, rootErrno(err)
 	}
+	if n == n.tree.top {
+		return n.tree.guarded(), 0
+	}
 	path, errno := n.path()
 	if errno != 0 {
 		return info, errno
@@ -301,9 +302,6 @@ func (n *rootNode) stat(f fs.FileHandle) (info runtime.RootInfo, errno syscall.E
 	}
 	if !n.is(info) {
 		return info, syscall.ESTALE
-	}
-	if n == n.tree.top {
-		info = guarded(info)
 	}
 	return info, 0
 }

@@ -108,33 +108,38 @@ func (b *Box) rooted() (*run, idMap, error) {
 }
 
 // OpenRoot returns the way to the files of the run that goes on: the same for all who
-// ask. It is closed when the run has ended. It gives ENOENT for a box whose files
-// are not offered, and ErrNoProcess without a run.
+// ask. It costs nothing before it is used, and is closed when the run has ended. It gives
+// ENOENT for a box whose files are not offered, and ErrNoProcess without a run.
 func (b *Box) OpenRoot() (*Root, error) {
 	r, ids, err := b.rooted()
 	if err != nil {
 		return nil, err
 	}
+	b.files.mu.Lock()
+	defer b.files.mu.Unlock()
+	if b.files.run != r {
+		root := emptyRoot(ids)
+		root.begin = func() error { return b.beginRoot(r, root) }
+		b.files.run, b.files.root = r, root
+	}
+	return b.files.root, nil
+}
+
+// beginRoot finds the files of a run.
+func (b *Box) beginRoot(r *run, root *Root) error {
 	b.mu.Lock()
 	proc := r.proc
 	b.mu.Unlock()
 	if proc == nil {
-		return nil, b.fail("root", ErrNoProcess)
+		return ErrNoProcess
 	}
-	b.files.mu.Lock()
-	defer b.files.mu.Unlock()
-	if b.files.run == r {
-		return b.files.root, nil
-	}
-	pid, err := openCommand(b.rt.bootID, proc.Identity(), ids)
+	pid, err := openCommand(b.rt.bootID, proc.Identity(), root.ids)
 	if err != nil {
-		return nil, b.fail("root", err)
+		return err
 	}
-	root, err := newRoot(pid, ids)
-	if err != nil {
-		return nil, b.fail("root", errors.Join(err, unix.Close(pid)))
+	if err := root.attach(pid); err != nil {
+		return errors.Join(err, unix.Close(pid))
 	}
-	b.files.run, b.files.root = r, root
 	go func() {
 		select {
 		case <-proc.Done():
@@ -142,7 +147,7 @@ func (b *Box) OpenRoot() (*Root, error) {
 		}
 		root.Close()
 	}()
-	return root, nil
+	return nil
 }
 
 // openCommand returns /proc/PID of a box's command: of the oldest child of the shim,
@@ -264,15 +269,16 @@ func readProc(dir int, name string, max int64) (string, error) {
 
 // Root is the way to the files of one run of a box. Paths have no leading slash and
 // no "." or ".."; "" is the root itself. Errors are ErrEnded once the run has ended,
-// and errnos.
+// ErrNoProcess, and errnos.
 type Root struct {
-	ids idMap
+	ids   idMap
+	begin func() error // attaches it; called with mu held
 	// mu is held for reading by whatever uses what follows.
-	mu     sync.RWMutex
-	closed bool
-	proc   int   // /proc/PID of the command
-	top    place // the root
-	done   chan struct{}
+	mu               sync.RWMutex
+	attached, closed bool
+	proc             int   // /proc/PID of the command
+	top              place // the root
+	onClose          []func()
 
 	filesMu sync.Mutex
 	files   map[*openFile]struct{}
@@ -281,21 +287,24 @@ type Root struct {
 	mounts   map[uint64]bool // by unique id: whether a mount may be entered
 }
 
-// newRoot returns the way to the files that the process of /proc/PID proc sees, and owns
-// proc then.
-func newRoot(proc int, ids idMap) (*Root, error) {
+func emptyRoot(ids idMap) *Root {
+	return &Root{ids: ids, files: map[*openFile]struct{}{}, mounts: map[uint64]bool{}}
+}
+
+// attach makes it the way to the files that the process of /proc/PID proc sees, and
+// owns proc then.
+func (r *Root) attach(proc int) error {
 	fd, err := unix.Openat(proc, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		err = ErrNoProcess // it has just ended
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	r := &Root{ids: ids, proc: proc, done: make(chan struct{}), files: map[*openFile]struct{}{}, mounts: map[uint64]bool{}}
-	r.top.fd = fd
+	r.proc, r.top = proc, place{fd: fd}
 	err = statx(fd, &r.top.st)
 	var host unix.Stat_t
-	if err == nil && ids != everyID && unix.Stat("/", &host) == nil &&
+	if err == nil && r.ids != everyID && unix.Stat("/", &host) == nil &&
 		host.Ino == r.top.st.Ino && host.Dev == unix.Mkdev(r.top.st.Dev_major, r.top.st.Dev_minor) {
 		err = ErrNoProcess // it has not left the host's files yet
 	}
@@ -306,13 +315,18 @@ func newRoot(proc int, ids idMap) (*Root, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+		return errors.Join(err, unix.Close(fd))
 	}
-	return r, nil
+	r.attached = true
+	return nil
 }
 
-// Done is closed when the run has ended.
-func (r *Root) Done() <-chan struct{} { return r.done }
+// OnClose has fn called when the run has ended, if the files were used by then.
+func (r *Root) OnClose(fn func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.onClose = append(r.onClose, fn)
+}
 
 // Close gives up all descriptors, also of files that are still open: one of them
 // would keep the mounts of a box that is gone.
@@ -323,8 +337,11 @@ func (r *Root) Close() {
 		return
 	}
 	r.closed = true
-	closeFD(r.top.fd)
-	closeFD(r.proc)
+	if r.attached {
+		closeFD(r.top.fd)
+		closeFD(r.proc)
+	}
+	told := r.onClose
 	r.mu.Unlock()
 	r.filesMu.Lock()
 	files := make([]*openFile, 0, len(r.files))
@@ -335,7 +352,9 @@ func (r *Root) Close() {
 	for _, f := range files {
 		f.Close()
 	}
-	close(r.done)
+	for _, fn := range told {
+		fn()
+	}
 }
 
 // closeFD closes a descriptor whose close can lose nothing.
@@ -344,11 +363,27 @@ func closeFD(fd int) { _ = unix.Close(fd) }
 // use runs fn while the descriptors of the root are certainly open.
 func (r *Root) use(fn func() error) error {
 	r.mu.RLock()
+	if !r.attached && !r.closed {
+		r.mu.RUnlock()
+		if err := r.beginOnce(); err != nil {
+			return err
+		}
+		r.mu.RLock()
+	}
 	defer r.mu.RUnlock()
 	if r.closed {
 		return ErrEnded
 	}
 	return fn()
+}
+
+func (r *Root) beginOnce() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.attached || r.closed {
+		return nil
+	}
+	return r.begin()
 }
 
 // localTypes are the file systems whose files are on this machine and answer without

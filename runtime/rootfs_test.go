@@ -24,8 +24,8 @@ func testRoot(t *testing.T, m idMap) (r *Root, dir, path string) {
 	t.Helper()
 	proc, err := unix.Open("/proc/self", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	must(t, err)
-	r, err = newRoot(proc, everyID)
-	must(t, err)
+	r = emptyRoot(everyID)
+	must(t, r.attach(proc))
 	r.ids = m
 	t.Cleanup(r.Close)
 	dir = t.TempDir()
@@ -333,9 +333,11 @@ func TestTheEndOfARunClosesItsFiles(t *testing.T) {
 	for range 4 {
 		<-begun
 	}
+	told := make(chan struct{})
+	r.OnClose(func() { close(told) })
 	r.Close()
 	users.Wait()
-	<-r.Done()
+	<-told
 	if after := openFDs(t); after != before-2 {
 		t.Errorf("there were %d descriptors with the root's two, and there are %d", before, after)
 	}
@@ -456,8 +458,7 @@ func TestTheCommandOfABoxWithIdsOfItsOwn(t *testing.T) {
 			if err == nil {
 				text, err := readProc(fd, "cmdline", 1<<10)
 				must(t, err)
-				_, err = newRoot(fd, ids)
-				fails(t, "the root of a process that has the host's files", err, ErrNoProcess)
+				fails(t, "the root of a process that has the host's files", emptyRoot(ids).attach(fd), ErrNoProcess)
 				must(t, unix.Close(fd))
 				if strings.HasPrefix(text, "sleep") { // and not the unshare that becomes it
 					return strings.ReplaceAll(text, "\x00", " ")
@@ -538,9 +539,11 @@ func TestFilesOfAUserNamespace(t *testing.T) {
 	for end := time.Now().Add(5 * time.Second); r == nil; { // until it has changed its root
 		fd, err := openCommand(boot, self, ids)
 		must(t, err)
-		if r, err = newRoot(fd, ids); err != nil {
+		r = emptyRoot(ids)
+		if err = r.attach(fd); err != nil {
 			fails(t, "the root before chroot", err, ErrNoProcess)
 			must(t, unix.Close(fd))
+			r = nil
 		}
 		if time.Now().After(end) {
 			t.Fatal(err)

@@ -65,6 +65,13 @@ untouched() {
 	ok ls "$MNT/boxes/x"
 	assert "$out" has root "files of the box"
 	refused EACCES "${NOBODY[@]}" ls "$R"
+	# Who looks at boxes does not look at their files.
+	hostile y
+	R=$MNT/boxes/x/root
+	local fds
+	fds=$(daemon_fds)
+	ok ls -l "$MNT/boxes/x" "$MNT/boxes/y"
+	await "the daemon to have the descriptors that it had" 5 daemon_fds_at_most "$fds"
 	# Who may drive a box has no business in its files.
 	ok chown nobody "$MNT/boxes/x" "$MNT/boxes/x/ctl"
 	refused EACCES "${NOBODY[@]}" ls "$R"
@@ -318,7 +325,13 @@ listed() { (cd "$1" && find . -mindepth 1 ! -type d \( -type l -printf '%P %l\n'
 	ok rsync -aHS "$SRC/" "$D/rsync/"
 	ok rsync -aHSi --delete "$SRC/" "$D/rsync/"
 	assert "$out" = '' "what a second rsync has to do"
-	local way
+	py 'import os, sys
+f = os.open(sys.argv[1], os.O_RDONLY)
+assert os.lseek(f, 0, os.SEEK_DATA) > 99 << 20 and os.lseek(f, 0, os.SEEK_HOLE) == 0' "$D/cp/sparse"
+	ok stat -f -c %b "$D/cp/sparse"
+	local way blocks=$out
+	inside x stat -f -c %b /mnt
+	assert "$out" = "$blocks" "size of the file system, as the box has it"
 	for way in cp tar rsync; do
 		ok cp -a "$D/$way" "$W/back"
 		ok diff -r --no-dereference "$SRC" "$W/back"
@@ -375,6 +388,10 @@ for i in range(200):
     with open(shown + "d/f", "x") as f: f.write("333")
     put("d/f", "4444")
     with open(shown + "d/f", "a") as f: f.write("5")
+    with open(shown + "d/f", "ab", 0) as f:
+        put("d/f", "4444" * i)
+        f.write(b"5")
+    assert text("d/f") == "4444" * i + "5"
     os.unlink(box + "d/f"); os.rmdir(box + "d")
     os.mkdir(shown + "d")
     assert os.listdir(shown) == ["d"]
