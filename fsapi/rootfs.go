@@ -380,7 +380,9 @@ func (n *rootNode) Readlink(context.Context) ([]byte, syscall.Errno) {
 	return []byte(shown), errno
 }
 
-// Open opens a regular file. The kernel caches nothing of it: the box changes it too.
+// Open opens a regular file. The kernel caches nothing of it: the box changes it too. Nor
+// does it get the file to read and write by itself (FOPEN_PASSTHROUGH): it would hold that,
+// and the mounts of a box that is gone, for as long as a client likes.
 func (n *rootNode) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	path, errno := n.path()
 	if errno != 0 {
