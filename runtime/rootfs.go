@@ -41,10 +41,10 @@ var ErrEnded = errors.New("the run of the box has ended")
 // rootOfHost offers the files of boxes of engine host too; test builds set it.
 var rootOfHost bool
 
-// rootIDs tells whether the files of a box with this configuration are offered, and
-// which ids they have on the host. Engine host has the host's files, which need no
+// rootIDs tells whether the files of a run with this configuration are offered, and
+// which ids the box has on the host. Engine host has the host's files, which need no
 // second way to them.
-func (c *Config) rootIDs() (ids idMap, offered bool) {
+func (b *Box) rootIDs(*Config) (ids idMap, offered bool) {
 	return everyID, rootOfHost
 }
 
@@ -97,7 +97,7 @@ func (b *Box) rooted() (*run, idMap, error) {
 	if cfg == nil {
 		return nil, idMap{}, unix.ENOENT
 	}
-	ids, offered := cfg.rootIDs()
+	ids, offered := b.rootIDs(cfg)
 	switch {
 	case !offered:
 		return nil, ids, unix.ENOENT
