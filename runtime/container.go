@@ -447,7 +447,7 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, er
 
 // lookupRunning resolves a user by the files of the container that runs.
 func (b *Box) lookupRunning(shim reaper.Identity, name string) (who execUser, home string, groups []uint32, err error) {
-	fd, err := openCommand(b.rt.bootID, shim)
+	fd, err := openCommand(b.rt.bootID, shim, idMap{base: b.firstID.Load(), size: idsOfBox})
 	if err != nil {
 		return who, "", nil, err
 	}
