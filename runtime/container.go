@@ -301,6 +301,11 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	if err != nil {
 		return fmt.Errorf("seccomp profile: %w", err)
 	}
+	if name == "crun" {
+		if r.filter, err = b.rt.filters.give(spec, path); err != nil {
+			return fmt.Errorf("seccomp profile: %w", err)
+		}
+	}
 	if sc.Config, err = json.Marshal(spec); err != nil {
 		return err
 	}

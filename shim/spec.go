@@ -122,6 +122,9 @@ func ContainerMount(i int) string { return mountsDir + "/" + strconv.Itoa(i) }
 // ContainerFile is where a file of Container.Files is.
 func ContainerFile(name string) string { return filesDir + "/" + name }
 
+// ContainerFilter is where crun has the compiled seccomp filter of a box's container.
+func ContainerFilter(box string) string { return runtimeState + "/" + box + "/seccomp.bpf" }
+
 // ProbeKind says how a box is probed.
 type ProbeKind uint8
 
