@@ -197,6 +197,9 @@ limits() {
 
 grouped() {
 	local enabled shim command c
+	# The first box of all has the daemon enable them.
+	up "$RT-w" "$SLEEPER"
+	ctl "$RT-w" kill
 	enabled=$(enabled_controllers)
 	up_box "$RT-g" 'sleep 1000 & echo up; wait' 'resources: {cpus: 1.5, memory: 64MiB, pids: 20}' \
 		'health_check: {command: [sleep, "1000"], interval: 100ms, timeout: 1000s}'
@@ -225,7 +228,7 @@ grouped() {
 	ctl "$RT-g" kill
 	await "its cgroups to be gone" 5 no_groups_of_boxes
 	assert "$(enabled_controllers)" = "$enabled" "controllers enabled for children, at the end"
-	ok rmdir "$MNT/boxes/$RT-g"
+	ok rmdir "$MNT/boxes/$RT-g" "$MNT/boxes/$RT-w"
 }
 @test "all that runs in a container is in the box's cgroup, which is the daemon's" { both grouped; }
 
