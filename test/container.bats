@@ -247,7 +247,7 @@ mount -o remount,rw /sys/fs/cgroup
 mount -t cgroup -o memory x /m || mount -t cgroup2 x /m
 for d in /sys/fs/cgroup /m; do
 	mkdir $d/y && echo "made $d/y"
-	for f in memory.max memory.limit_in_bytes memory.high cgroup.freeze; do
+	for f in memory.max memory.limit_in_bytes memory.high cgroup.freeze cgroup.max.descendants; do
 		test ! -e $d/$f || ! echo 1000000000 >$d/$f || echo "set $d/$f"
 	done
 done
