@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
 // errnos maps what the core says to what a client gets. The order counts where
@@ -31,6 +32,9 @@ var errnos = []struct {
 	{runtime.ErrDenied, syscall.EPERM},
 	{runtime.ErrPipe, syscall.EPIPE},
 	{runtime.ErrClosed, syscall.ESHUTDOWN},
+	{image.ErrClosed, syscall.ESHUTDOWN},
+	{image.ErrInUse, syscall.EBUSY},
+	{image.ErrNotFound, syscall.ENOENT},
 	{context.Canceled, syscall.EINTR},
 	// What the disk says is worth passing on as it is.
 	{syscall.ENOSPC, syscall.ENOSPC},

@@ -606,13 +606,11 @@ func (c *cmdFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 		return &execTextHandle{file: &c.execFile, inode: c.EmbeddedInode(), text: string(s.Text)}, readFlags, 0
 	}
 	by := caller(ctx)
-	if p := tgid(by.PID); p != 0 {
-		by.PID = p
+	owner := tgid(by.PID)
+	if owner != 0 {
+		by.PID = owner // FUSE names the thread
 	}
-	return &configHandle{
-		fs: c.fs, doc: cmdDraft{c.e, by}, append: flags&syscall.O_APPEND != 0, owner: by.PID,
-		emptied: flags&syscall.O_TRUNC != 0 && len(s.Text) > 0,
-	}, fuse.FOPEN_DIRECT_IO, 0
+	return &configHandle{fs: c.fs, doc: cmdDraft{c.e, by}, append: flags&syscall.O_APPEND != 0, owner: owner}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // cmdDraft is a cmd being written, by who has opened it: what he may is not more when
@@ -630,5 +628,29 @@ func (d cmdDraft) refuse(err error) error     { return d.Refuse(err) }
 
 func (d cmdDraft) commit(b []byte) (*runtime.Completion, error) { return d.Run(d.by, b) }
 
-// ExecChanged tells of an exec that has begun or ended.
-func (f *FS) ExecChanged(*runtime.Exec) {}
+// ExecChanged has watchers told of an exec that has begun or ended, in those of its
+// files that the kernel has.
+func (f *FS) ExecChanged(e *runtime.Exec) {
+	if f.early(func() { f.ExecChanged(e) }) {
+		return
+	}
+	d := f.boxes.GetChild(e.Box().Name())
+	if d == nil || d.StableAttr().Ino != boxIno(e.Box(), 0) {
+		return
+	}
+	execs := d.GetChild("exec")
+	if execs == nil {
+		return
+	}
+	c := execs.GetChild(e.Name())
+	if c == nil || c.StableAttr().Ino != execIno(e, 0) {
+		return
+	}
+	var paths []string
+	for _, name := range [...]string{"status", "pid", "exit_code"} {
+		if c.GetChild(name) != nil {
+			paths = append(paths, "boxes/"+e.Box().Name()+"/exec/"+e.Name()+"/"+name)
+		}
+	}
+	f.notifier.markPaths(e.Box(), paths)
+}

@@ -27,6 +27,7 @@ type FS struct {
 	began   time.Time
 	root    *rootDir
 	boxes   *boxesDir
+	images  *imagesDir
 	metrics *metrics
 	// closing wakes every waiting reader when the daemon shuts down.
 	closing chan struct{}
@@ -52,6 +53,7 @@ func New(version string, log *logrus.Entry, reg *prometheus.Registry) *FS {
 	})
 	f.root = &rootDir{dir: dir{fs: f}}
 	f.boxes = &boxesDir{dir: dir{fs: f}, changed: f.began}
+	f.images = &imagesDir{dir: dir{fs: f}, changed: f.began, serials: map[imageID]uint64{}}
 	f.notifier = newNotifier(f)
 	return f
 }
@@ -77,6 +79,7 @@ const (
 	inoWaitEvent
 	inoMetrics
 	inoGhosts
+	inoImagesDir
 
 	inoPerBox = 64 // more than a box has files
 )

@@ -425,6 +425,7 @@ func (b *Box) remove(asked bool) error {
 	gone.Removed = true
 	b.publish(&gone, time.Now())
 	b.mu.Unlock()
+	b.dropExecs()
 	// The name is free for another box only when nobody can meet this one under
 	// it any more, and when its end has been told.
 	if b.rt.opt.Observer != nil {

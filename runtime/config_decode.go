@@ -137,7 +137,9 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		{"workdir", func(s configSpot) { d.word(s, "an absolute path, like /srv", setConfigPath(&c.Workdir)) }},
 		{"user", func(s configSpot) { d.word(s, `a user, like nobody or "1000:1000"`, setConfigUser(&c.User)) }},
 		{"engine", func(s configSpot) { d.word(s, "an engine, like host or container", setConfigEngine(&c.Engine)) }},
-		{"image", func(s configSpot) { d.word(s, "an image, like docker://docker.io/library/alpine:3", setConfigImage(&c.Image)) }},
+		{"image", func(s configSpot) {
+			d.word(s, "an image, like docker://docker.io/library/alpine:3", setConfigImage(&c.Image))
+		}},
 		{"rootfs", func(s configSpot) { d.word(s, "an absolute path, like /srv/rootfs", setConfigPath(&c.Rootfs)) }},
 		{"overlay", func(s configSpot) { d.flag(s, &c.Overlay) }},
 		{"entrypoint", d.entrypoint},

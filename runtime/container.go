@@ -132,7 +132,7 @@ func (b *Box) imageRoot(ctx context.Context, r *run) (*containerRoot, error) {
 // explain says what a run that is being started waits for. note may add to it.
 func (b *Box) explain(r *run, detail string, note func(*tx)) {
 	if err := b.update("start", func(t *tx) error {
-		if b.run == r && t.Status == StatusStarting {
+		if b.run == r && (t.Status == StatusStarting || detail == "") {
 			t.Detail = detail
 			if note != nil {
 				note(t)
@@ -155,19 +155,6 @@ func (b *Box) useImage(digest string) error {
 		return nil
 	}
 	return b.saveNow(whole, func(s *stateRecord) { s.Image = digest })
-}
-
-// imageUsed returns a box that uses an image.
-func (rt *Runtime) imageUsed(digest string) (box string, ok bool) {
-	for _, b := range rt.Boxes() {
-		b.mu.Lock()
-		used := b.record.Image == digest && !b.removed
-		b.mu.Unlock()
-		if used {
-			return b.name, true
-		}
-	}
-	return "", false
 }
 
 // changes returns the directory that takes the box's changes of what key names, and

@@ -407,7 +407,7 @@ func (e *Exec) remove() error {
 	b.execs.changed = time.Now()
 	b.execs.mu.Unlock()
 	b.rt.background(func() {
-		if s.run != "" {
+		if s.run != "" && b.Exec(e.name) == nil {
 			e.forget(s.run)
 		}
 		if trash == "" {
@@ -420,8 +420,19 @@ func (e *Exec) remove() error {
 	return nil
 }
 
-// forget has the shim drop an exec. One that does not is told when it gets another of
-// that name, or is gone with its box.
+// dropExecs lets go of the execs of a box that is removed.
+func (b *Box) dropExecs() {
+	all, _ := b.Execs()
+	for _, e := range all {
+		e.mu.Lock()
+		e.publish(func(s *ExecSnapshot) { s.Removed = true })
+		e.closeStreams()
+		e.mu.Unlock()
+	}
+}
+
+// forget has the shim drop an exec. What it does not drop goes when it gets another of
+// that name, or with its box.
 func (e *Exec) forget(run string) {
 	if r, going := e.b.Snapshot().Run(); !going || r.r.id != run {
 		return

@@ -144,10 +144,10 @@ func TestIdsOfABox(t *testing.T) {
 		}
 	}
 	r, dir, path := testRoot(t, m)
-	f, info, err := r.Create(path+"/f", unix.O_WRONLY, 0o4711, 0, 0)
+	f, info, err := r.Create(path+"/f", unix.O_WRONLY, 0o4777, 0, 0)
 	must(t, err)
 	f.Close()
-	if info.UID != 0 || info.GID != 0 || info.Mode != unix.S_IFREG|0o4711 {
+	if info.UID != 0 || info.GID != 0 || info.Mode != unix.S_IFREG|0o4777 {
 		t.Errorf("a new file is of %d:%d, mode %o", info.UID, info.GID, info.Mode)
 	}
 	owner := func(name string, uid, gid uint32) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -34,6 +33,8 @@ type Observer interface {
 	ExecChanged(e *Exec)
 	// Changed says that the daemon's own files (events, last_error) changed.
 	Changed()
+	// ImagesChanged says that an image came or went.
+	ImagesChanged()
 }
 
 // Options say where a Runtime lives.
@@ -140,7 +141,7 @@ func Open(opt Options) (*Runtime, error) {
 	if rt.store, err = openStore(opt.State); err != nil {
 		return nil, err
 	}
-	if rt.images, err = image.Open(filepath.Join(opt.State, "images"), image.Options{RegistryConfig: opt.RegistryConfig, Log: opt.Log}); err != nil {
+	if err = rt.openImages(); err != nil {
 		return nil, errors.Join(err, rt.store.lock.Close())
 	}
 	if rt.holdR, rt.holdW, err = os.Pipe(); err != nil {
@@ -204,10 +205,16 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	rt.closed = true
 	rt.workMu.Unlock()
 	done := make(chan struct{})
-	go func() { rt.work.Wait(); close(done) }()
+	var images error
+	go func() {
+		images = rt.images.Close()
+		rt.work.Wait()
+		close(done)
+	}()
 	var late error
 	select {
 	case <-done:
+		late = images
 	case <-ctx.Done():
 		late = errors.New("some state was still being written")
 	}

@@ -115,6 +115,7 @@ func (o *observerLog) BoxChanged(_ *Box, f Field) { o.fields = append(o.fields, 
 func (o *observerLog) BoxRemoved(*Box, bool)      {}
 func (o *observerLog) Changed()                   {}
 func (o *observerLog) ExecChanged(*Exec)          {}
+func (o *observerLog) ImagesChanged()             {}
 
 // testRuntime is a Runtime without boxes and without a watcher, for what needs
 // no process.

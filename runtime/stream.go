@@ -215,6 +215,9 @@ func (s *Output) Poll(p []byte) (int, <-chan struct{}, error) {
 		o.back = o.back[n:]
 		return n, nil, nil
 	}
+	if o.fd < 0 && (snap.Status == ExecStopped || snap.Status == ExecFailed) {
+		return 0, nil, io.EOF
+	}
 	if o.fd < 0 {
 		return 0, more, nil // not begun; or it is just being removed
 	}

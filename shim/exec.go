@@ -186,8 +186,9 @@ func openFIFO(dir int, name string, how int) (int, *StartError) {
 	return fd, nil
 }
 
-// startExec starts the process of an exec whose order was read. From there on it is
-// execBegan or execNotBegun that is called, by whoever finds out.
+// startExec starts the process of an exec whose order was read, with streams that are
+// closed here afterwards. From there on it is execBegan or execNotBegun that is called,
+// by whoever finds out: execReaped does the rest.
 func (s *supervisor) startExec(e *execProcess, dir int) *StartError {
 	files, failed := s.openStreams(e, dir)
 	defer func() {
@@ -200,6 +201,12 @@ func (s *supervisor) startExec(e *execProcess, dir int) *StartError {
 	if failed != nil {
 		return failed
 	}
+	return s.forkExec(e, files)
+}
+
+// forkExec starts an exec as a child of the shim, in the namespaces that the box's own
+// command has, or the OCI runtime that puts it into those of the container.
+func (s *supervisor) forkExec(e *execProcess, files [3]int) *StartError {
 	child := s.execChild
 	if s.spec.Container != nil {
 		child = s.execRuntime

@@ -294,7 +294,7 @@ has_pids() { (($(box_pids "$1" | wc -l) == $2)); }
 	await "the killed writer to go" 2 gone "${PID[writer]}"
 	# Two of them do not wait for each other, nor does who changes the file.
 	local name blocked_write='import os, sys
-fd = os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC)
+fd = os.open(sys.argv[1], os.O_WRONLY)
 while True: os.write(fd, bytes(1 << 17))'
 	for name in writer2 writer3; do
 		bg "$name" /usr/bin/python3 -c "$blocked_write" "$(E x e2)/stdin"
@@ -409,6 +409,30 @@ for fd in w: no(fd, lambda: os.fchmod(fd, 0o600))
 	ok rmdir "$MNT/boxes/x"
 }
 
+@test "nothing of an exec is left in the daemon or in the shim" {
+	watch_fds
+	up x "$SLEEPER"
+	local name shim n
+	shim=$(pid_of x)
+	n=$(fds_of "$shim")
+	for name in a b c; do
+		exec_new x "$name" <<<cat
+		ok sh -c 'exec echo hello >"$1"' sh "$(E x "$name")/stdin"
+		ended x "$name" 0
+		assert "$(fds_of "$shim")" -gt "$n" "descriptors of the shim for what was not read"
+		ok rmdir "$(E x "$name")"
+		await "it to be forgotten" 5 has_fds "$shim" "$n"
+	done
+	# These go with the box: the count is taken at the end of the test.
+	exec_new x d <<<'echo hello'
+	ended x d 0
+	ok mkdir "$(E x never)"
+	exec_new x e <<<cat
+}
+
+fds_of() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
+has_fds() { (($(fds_of "$1") == $2)); }
+
 @test "who may write exec/ may run commands, with no more than the box has" {
 	up x $'command: [sleep, infinity]\nuser: nobody'
 	ERRNO_TEXT[EACCES]="Permission denied"
@@ -519,6 +543,19 @@ sys.exit(not n)' "$STATE/boxes/$1/exec/$2/$3"
 	assert "$out" = "" stderr
 }
 
+@test "inotify tells of the begin and the end of an exec" {
+	up x "$SLEEPER"
+	ok mkdir "$(E x e1)"
+	T=20 bg watch inotifywait -q -m -e modify --format %f "$(E x e1)/status" "$(E x e1)/exit_code"
+	await "the watch" 5 watches
+	ok "${ECHO[@]}" "$(E x e1)/cmd" 'sleep 0.3'
+	ended x e1 0
+	await "its events" 5 told_of_both
+}
+
+watches() { (($(cat "/proc/${PID[watch]}/fdinfo/"* 2>/dev/null | grep -c '^inotify') == 2)); }
+told_of_both() { (($(wc -l <"$W/watch.out") >= 3)); }
+
 @test "expire.idle counts from the end of an exec" {
 	up x $'command: [sleep, infinity]\nexpire: {idle: 700ms}'
 	exec_new x e1 <<<'sleep 1.5'
@@ -539,4 +576,32 @@ sys.exit(not n)' "$STATE/boxes/$1/exec/$2/$3"
 	is x status running
 	ctl x kill
 	is x status stopped
+}
+
+# readme_function: the shell function of the README, for this mount.
+readme_function() { sed -n '/^boxexec() {/,/"$code"; }$/p' "$BATS_TEST_DIRNAME/../README.md" | sed "s,/run/boxlite,$MNT,"; }
+
+@test "the examples of the README work" {
+	up web "$SLEEPER"
+	printf '%s\n' b a b >"$W/access.log"
+	local script
+	script=$(sed -n '/^## Exec/,/^boxexec/p' "$BATS_TEST_DIRNAME/../README.md" | grep -v '^```\|^boxexec\|^[A-Z#]' | sed "s,web/,$MNT/boxes/web/,g; s,access.log,$W/access.log,")
+	for sh in bash dash; do
+		ok "$sh" -ec "$script"
+		assert "$out" =~ $'^total .*\n0\n      1 a\n      2 b$' "what they print"
+		readme_function >"$W/boxexec"
+		assert "$(wc -l <"$W/boxexec")" -le 7 "lines of boxexec"
+		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web sh -c 'echo "it'"'"'s  $0"; echo oops >&2; exit 7' 'a  "b": #c'
+		assert "$rc/$out/$err" = "7/it's  a  \"b\": #c/oops" "boxexec by $sh"
+		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web no-such-program
+		assert "$rc" -eq 127 "boxexec of what is not there, by $sh"
+		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web cat
+		assert "$rc/$out" = 0/ "boxexec of what reads"
+		ok "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web sh -c 'head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero' | wc -c
+		ok ls "$MNT/boxes/web/exec"
+		assert "$out" = "" "execs that are left"
+	done
+	ctl web kill
+	try bash -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web true
+	assert "$rc" -eq 125 "boxexec in a box that does not run"
 }

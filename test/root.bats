@@ -350,7 +350,37 @@ listed() { (cd "$1" && find . -mindepth 1 ! -type d \( -type l -printf '%P %l\n'
 		ok mkdir "$D/d$n"
 		inside x rmdir "d$n"
 	done
-	# Names and types that the kernel knows, and that are something else now.
+	# Names and types that the kernel may still know, and that are something else now: the
+	# box changes them right before they are used.
+	inside x mkdir fast
+	py 'import os, sys
+shown, box = sys.argv[1] + "/fast/", sys.argv[2] + "/mnt/fast/"
+def text(name):
+    with open(shown + name) as f: return f.read()
+def put(name, text):
+    with open(box + name, "w") as f: f.write(text)
+for i in range(200):
+    os.mkdir(box + "d"); put("d/f", "1")
+    assert text("d/f") == "1"
+    os.rename(box + "d", box + "e"); put("d", "file")
+    assert text("d") == "file"
+    os.unlink(box + "d"); os.symlink("e", box + "d")
+    assert text("d/f") == "1" and os.readlink(shown + "d") == "e"
+    os.unlink(box + "d"); os.rename(box + "e", box + "d")
+    assert os.path.isdir(shown + "d") and not os.path.islink(shown + "d") and text("d/f") == "1"
+    put("d/g", "22"); os.rename(box + "d/g", box + "d/f")
+    assert text("d/f") == "22" and os.stat(shown + "d/f").st_size == 2
+    os.unlink(box + "d/f")
+    assert not os.path.exists(shown + "d/f")
+    with open(shown + "d/f", "x") as f: f.write("333")
+    put("d/f", "4444")
+    with open(shown + "d/f", "a") as f: f.write("5")
+    os.unlink(box + "d/f"); os.rmdir(box + "d")
+    os.mkdir(shown + "d")
+    assert os.listdir(shown) == ["d"]
+    os.rmdir(box + "d")
+    assert os.listdir(shown) == []' "$D" "/proc/$(box_command "$(pid_of x)")/root"
+	# And so does somebody who is in the box.
 	inside x sh -c 'mkdir was; echo 1 >was/f; ln -s /nowhere is'
 	ok cat "$D/was/f"
 	inside x sh -c 'mv was gone; echo file >was'

@@ -139,6 +139,14 @@ func parse(args []string) (options, error) {
 	if err := checkListen(opt.metricsListen); err != nil {
 		return opt, err
 	}
+	if opt.registryConfig != "" {
+		if opt.registryConfig, err = filepath.Abs(opt.registryConfig); err != nil {
+			return opt, fmt.Errorf("--registry-config: %w", err)
+		}
+		if err := image.CheckRegistryConfig(opt.registryConfig); err != nil {
+			return opt, fmt.Errorf("--registry-config: %w", err)
+		}
+	}
 	if opt.mount, err = resolve(opt.mount); err != nil {
 		return opt, fmt.Errorf("--mount: %w", err)
 	}

@@ -22,15 +22,17 @@ Flags:
   --ids FIRST:COUNT    the host's user and group ids that containers get, 65536
                        each (default 1879048192:268369920); nobody else may have
                        them. A box keeps its own until it is removed
-  --registry-config FILE
-                       credentials of registries, and which may do without TLS
-                       (default: none)
   --max-probes N       health probes of all boxes that are under way at once
                        (default 64)
   --metrics-listen ADDR:PORT
                        serve the file metrics at http://ADDR:PORT/metrics, too
                        (default: off). ADDR is an IP address or localhost;
                        whoever can connect to it can read them
+  --registry-config FILE
+                       credentials for registries, as in the auths of a docker
+                       config.json, and insecure-registries, which may be spoken
+                       to without TLS (those on loopback may always); read again
+                       at each pull
   --log-level LEVEL    error, warn, info or debug (default info)
   --log-format FORMAT  text or json (default text); the log goes to stderr
   --version            print the version and exit

@@ -166,6 +166,15 @@ func TestARegistryCannotSendUsInside(t *testing.T) {
 			t.Errorf("%s: %v", to, err)
 		}
 	}
+	// Nor for a token.
+	srv.on(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="http://127.0.0.2:`+other.host[strings.LastIndexByte(other.host, ':')+1:]+`/token"`)
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	})
+	if err := refuse(t, s, ref); !strings.Contains(err.Error(), "private or link-local") {
+		t.Error(err)
+	}
 	if len(hit) > 0 {
 		t.Errorf("%s was asked for", <-hit)
 	}

@@ -27,10 +27,14 @@ func (s *Store) pull(ctx context.Context, ref Ref, p *progress) (*Image, error) 
 	for _, l := range r.layers {
 		ids = append(ids, l.diffID)
 	}
-	unpin := s.pin(ids)
-	defer unpin()
+	defer s.pin(ids)()
 	var img *Image
 	infos, err := s.getLayers(ctx, src, r, p)
+	if err == nil {
+		var unpin func()
+		unpin, err = s.inherit(ctx, src, r.layers, infos, p)
+		defer unpin()
+	}
 	if err == nil {
 		img, err = s.keep(ref, r, infos)
 	}
@@ -124,15 +128,16 @@ func startsWithImage(err error) bool {
 
 // getLayer gets a layer, or waits for it if somebody else gets it already.
 func (s *Store) getLayer(ctx context.Context, src source, l layer, p *progress) (layerInfo, error) {
+	id := l.id()
 	for {
 		s.mu.Lock()
-		info, ready := s.ready[l.diffID]
+		info, ready := s.ready[id]
 		s.mu.Unlock()
 		if ready {
 			p.change(func(p *Progress) { p.Bytes += l.Size })
 			return info, nil
 		}
-		info, shared, err := s.layers.do(ctx, ctx, l.diffID, func(ctx context.Context) (layerInfo, error) {
+		info, shared, err := s.layers.do(ctx, ctx, id, func(ctx context.Context) (layerInfo, error) {
 			return s.unpackLayer(ctx, src, l, p)
 		})
 		switch {
@@ -172,7 +177,7 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, p *progres
 			s.log.WithError(rerr).Warn("a layer that was not finished is left until the next start")
 		}
 	}()
-	u, err := unpack(ctx, f, order{Dir: dir, DiffID: l.diffID, Limits: s.limits})
+	u, err := unpack(ctx, f, order{Dir: dir, DiffID: l.diffID, Limits: s.limits, Dirs: l.dirs})
 	closed = true
 	if eerr := end(); err == nil || eerr != nil && !errors.Is(err, context.Canceled) && !full(err) && errors.Is(err, ErrCorrupt) {
 		// What was cut short while it was read is no news of the layer.
@@ -184,7 +189,7 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, p *progres
 		return info, err
 	}
 	slices.Sort(u.Implied)
-	info = layerInfo{ID: l.diffID, Size: u.Size, Opaque: u.Opaque, Implied: u.Implied}
+	info = layerInfo{ID: l.id(), Size: u.Size, Opaque: u.Opaque, Implied: u.Implied}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := os.Rename(dir+layerRoot, s.path("layers/sha256", info.ID)); err != nil {

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -53,13 +54,15 @@ func newTransport() *http.Transport {
 	}
 }
 
-// guarded lets no request go out in plain text to where that is not allowed, whoever
-// asks: the library, a redirect, or a registry that sends to another for a token. And
-// it lets no answer be long that need not be.
+// guarded lets no request go out in plain text to where that is not allowed, nor to where
+// only this host or its network can reach, if that is not the registry. It does not
+// matter who asks: the library, a redirect, or a registry that sends to another for a
+// token. And it lets no answer be long that need not be.
 type guarded struct {
-	inner  http.RoundTripper
-	config *registryConfig
-	max    int64
+	inner    http.RoundTripper
+	config   *registryConfig
+	registry string // HOST or HOST:PORT
+	max      int64
 }
 
 // plainError says that a request would have gone out in plain text.
@@ -69,11 +72,33 @@ func (e *plainError) Error() string {
 	return fmt.Sprintf("%s does not speak HTTPS (to allow plain HTTP, list it as one of the insecure-registries in the file of --registry-config)", e.host)
 }
 
+// insideError says that a registry has named an address that is none of its business.
+type insideError struct{ from, to string }
+
+func (e *insideError) Error() string {
+	return fmt.Sprintf("%s sends to %s, which is not allowed", e.from, e.to)
+}
+
+func hostname(host string) string { return (&url.URL{Host: host}).Hostname() }
+
+// inside reports whether a host is an address of this host or of a private network.
+func inside(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return host == "localhost"
+	}
+	ip = ip.Unmap()
+	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()
+}
+
 type blobRequest struct{}
 
 func (g *guarded) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" && !g.config.plain(r.URL.Host) {
 		return nil, &plainError{r.URL.Host}
+	}
+	if to := r.URL.Hostname(); to != hostname(g.registry) && inside(to) && !slices.Contains(g.config.Insecure, r.URL.Host) {
+		return nil, &insideError{from: g.registry, to: to}
 	}
 	resp, err := g.inner.RoundTrip(r)
 	if err == nil && (r.Context().Value(blobRequest{}) == nil || resp.StatusCode/100 != 2) {
@@ -110,29 +135,12 @@ func (s *registrySource) connect(ctx context.Context) (*http.Client, error) {
 			return nil, err
 		}
 	}
-	t, err := transport.NewWithContext(ctx, repo.Registry, s.access.auth(registry), &guarded{s.store.transport, s.access, s.store.limits.Manifest}, []string{repo.Scope(transport.PullScope)})
+	t, err := transport.NewWithContext(ctx, repo.Registry, s.access.auth(registry), &guarded{s.store.transport, s.access, registry, s.store.limits.Manifest}, []string{repo.Scope(transport.PullScope)})
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}
-	s.client = &http.Client{Transport: t, CheckRedirect: checkRedirect}
+	s.client = &http.Client{Transport: t}
 	return s.client, nil
-}
-
-// checkRedirect keeps a registry from sending the daemon to what only this host, or its
-// network, can reach.
-func checkRedirect(r *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return errors.New("the registry redirects without end")
-	}
-	from, to := via[0].URL.Hostname(), r.URL.Hostname()
-	if from == to {
-		return nil
-	}
-	ip, err := netip.ParseAddr(to)
-	if inside := err == nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()); inside || to == "localhost" {
-		return fmt.Errorf("%s redirects to %s, which is not allowed", from, to)
-	}
-	return nil
 }
 
 // explain makes a sentence of what went wrong.

@@ -35,6 +35,20 @@ type source interface {
 type layer struct {
 	v1.Descriptor
 	diffID string // in hex
+	// dirs are directories that it has no entry for and that are not as usual below it.
+	dirs []dirAttr
+}
+
+// id names the directory of the layer. Nearly always the layer alone decides it.
+func (l *layer) id() string {
+	if len(l.dirs) == 0 {
+		return l.diffID
+	}
+	h := sha256.New()
+	for _, d := range l.dirs {
+		fmt.Fprintf(h, "%q %o %d:%d\n", d.Path, d.Mode, d.UID, d.GID)
+	}
+	return l.diffID + "-" + hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // resolved is an image that is not here yet.

@@ -66,10 +66,9 @@ type Store struct {
 	serial    atomic.Uint64
 	slots     chan struct{} // bounds the unpackers
 
-	pulls    flights[*Image]
-	progress sync.Map // of pulls, by key: *progress
-	blobs    flights[struct{}]
-	layers   flights[layerInfo]
+	pulls  flights[*Image]
+	blobs  flights[struct{}]
+	layers flights[layerInfo]
 
 	view atomic.Pointer[[]*Image] // sorted by name; what readers get
 
@@ -83,7 +82,8 @@ type Store struct {
 	refs   map[string]*Image // by key of Ref
 	leases map[string]int    // by digest
 	ready  map[string]layerInfo
-	pins   map[string]int // layers that a pull needs
+	pins   map[string]int       // layers that a pull needs
+	told   map[string]*progress // of pulls, by key of Ref
 	closed bool
 }
 
@@ -105,6 +105,7 @@ func Open(dir string, opt Options) (*Store, error) {
 		dir: filepath.Clean(dir), opt: opt, log: opt.Log.WithField("op", "image"), limits: defaultLimits, stall: stallBound, pause: fetchPause,
 		transport: newTransport(), slots: make(chan struct{}, unpackers),
 		images: map[string]*Image{}, refs: map[string]*Image{}, leases: map[string]int{}, ready: map[string]layerInfo{}, pins: map[string]int{},
+		told: map[string]*progress{},
 	}
 	s.ground, s.end = context.WithCancel(context.Background())
 	if err := s.recover(); err != nil {
@@ -258,11 +259,11 @@ func (s *Store) Ensure(ctx context.Context, ref Ref, tell func(Progress)) (img *
 		if img, release, err = s.known(ref); img != nil || err != nil {
 			return img, release, err
 		}
-		p, _ := s.progress.LoadOrStore(ref.key(), &progress{})
-		leave := p.(*progress).join(tell)
+		p := s.progressOf(ref)
+		leave := p.join(tell)
 		img, _, err = s.pulls.do(ctx, s.ground, ref.key(), func(ctx context.Context) (*Image, error) {
-			defer s.progress.CompareAndDelete(ref.key(), p)
-			return s.pull(ctx, ref, p.(*progress))
+			defer s.forget(ref, p)
+			return s.pull(ctx, ref, p)
 		})
 		leave()
 		if err != nil {
@@ -275,6 +276,27 @@ func (s *Store) Ensure(ctx context.Context, ref Ref, tell func(Progress)) (img *
 		if release = s.lease(img.Digest); release != nil {
 			return img, release, nil
 		}
+	}
+}
+
+// progressOf returns the progress of the pull that is under way, or is to be.
+func (s *Store) progressOf(ref Ref) *progress {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.told[ref.key()]
+	if p == nil {
+		p = &progress{}
+		s.told[ref.key()] = p
+	}
+	return p
+}
+
+// forget lets the next pull begin at nothing.
+func (s *Store) forget(ref Ref, p *progress) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.told[ref.key()] == p {
+		delete(s.told, ref.key())
 	}
 }
 

@@ -243,7 +243,11 @@ func TestLayoutsAndArchives(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tag := range []string{"one", "two"} {
-		if err := l.AppendImage(mutate.Annotations(img, map[string]string{"tag": tag}).(v1.Image), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": tag})); err != nil {
+		annotated, ok := mutate.Annotations(img, map[string]string{"tag": tag}).(v1.Image)
+		if !ok {
+			t.Fatal("no image")
+		}
+		if err := l.AppendImage(annotated, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": tag})); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -55,7 +55,7 @@ func unpack(ctx context.Context, layer *os.File, o order) (unpacked, error) {
 		if err == nil {
 			err = jerr
 		}
-		return unpacked{}, fmt.Errorf("the unpacker died (%w): %s", err, bytes.TrimSpace(crash.bytes))
+		return unpacked{}, fmt.Errorf("the unpacker died (%w): %s", err, crash.line())
 	}
 	switch {
 	case u.Error != "" && u.Errno != 0:
@@ -73,6 +73,12 @@ func plain(s string) string { return strings.ReplaceAll(s, layerRoot+"/", "/") }
 
 // tail keeps the first part of what is written: an answer is short.
 type tail struct{ bytes []byte }
+
+// line is the beginning of it, on one line.
+func (t *tail) line() string {
+	lines := strings.FieldsFunc(string(t.bytes[:min(len(t.bytes), 512)]), func(r rune) bool { return r < ' ' })
+	return strings.Join(lines, "; ")
+}
 
 const tailMax = 4 << 20
 

@@ -17,9 +17,9 @@ import (
 	"syscall"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
-	"github.com/containerd/log"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
 
@@ -164,7 +164,7 @@ type unpacker struct {
 }
 
 func (u *unpacker) run(layer io.Reader) error {
-	_ = log.SetLevel("panic") // its warnings are about what is skipped on purpose
+	logrus.SetLevel(logrus.PanicLevel) // its warnings are about what is skipped on purpose
 	if err := os.Mkdir(layerRoot, 0o755); err != nil {
 		return err
 	}
@@ -330,6 +330,7 @@ func (u *unpacker) finish() error {
 		}
 	}
 	if u.root == nil {
+		u.result.Implied = append(u.result.Implied, ".")
 		return nil
 	}
 	if err := os.Lchown(layerRoot, u.root.Uid, u.root.Gid); err != nil {
