@@ -264,16 +264,18 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	spec := c.containerSpec(p, r.firstID)
 	v2 := r.group != nil && r.group.V2
 	switch {
-	case v2:
-		// The runtime makes the group its own, with the filter of devices.
-		s.Cgroups = nil
-	case name == "crun":
+	case !v2 && name == "crun":
 		// crun refuses hosts with both kinds of cgroups, and has nothing to do here: it
 		// is started in the group.
 		sc.Runtime = append(sc.Runtime, "--cgroup-manager=disabled")
+	case name == "crun":
+		// No systemd is asked for the group, whatever crun was built for.
+		sc.Runtime = append(sc.Runtime, "--cgroup-manager=cgroupfs")
+		s.Cgroups = nil
 	default:
-		// runc puts the container into the group of devices, and wants to find it empty.
-		s.Cgroups = slices.DeleteFunc(s.Cgroups, func(file string) bool { return filepath.Dir(file) == r.group.Dirs["devices"] })
+		// runc puts the container into the group, and wants to find it empty. In it, its
+		// own threads and memory would count against the limits.
+		s.Cgroups = nil
 	}
 	if r.group != nil {
 		spec.Linux.CgroupsPath = r.group.path()

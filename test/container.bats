@@ -150,11 +150,18 @@ limits() {
 	assert "$(t cat "$MNT/boxes/$RT-p/stats" | awk '$1 == "pids" {print $2}')" -le 20 pids
 	ctl "$RT-p" kill
 	ok rmdir "$MNT/boxes/$RT-p"
+	# What the runtime needs for itself does not count.
+	in_box "$RT-q" 'echo ran' 'resources: {pids: 10, memory: 8MiB}'
+	line ran
+	ok rmdir "$MNT/boxes/$RT-q"
 }
 @test "limits hold and count, as for every box" { both limits; }
 
 grouped() {
 	local enabled shim command c
+	# The first box of all has the daemon enable them.
+	up "$RT-w" "$SLEEPER"
+	ctl "$RT-w" kill
 	enabled=$(enabled_controllers)
 	up_box "$RT-g" 'sleep 1000 & echo up; wait' 'resources: {cpus: 1.5, memory: 64MiB, pids: 20}' \
 		'health_check: {command: [sleep, "1000"], interval: 100ms, timeout: 1000s}'
@@ -183,7 +190,7 @@ grouped() {
 	ctl "$RT-g" kill
 	await "its cgroups to be gone" 5 no_groups_of_boxes
 	assert "$(enabled_controllers)" = "$enabled" "controllers enabled for children, at the end"
-	ok rmdir "$MNT/boxes/$RT-g"
+	ok rmdir "$MNT/boxes/$RT-g" "$MNT/boxes/$RT-w"
 }
 @test "all that runs in a container is in the box's cgroup, which is the daemon's" { both grouped; }
 
@@ -202,7 +209,7 @@ mount -o remount,rw /sys/fs/cgroup
 mount -t cgroup -o memory x /m || mount -t cgroup2 x /m
 for d in /sys/fs/cgroup /m; do
 	mkdir $d/y && echo "made $d/y"
-	for f in memory.max memory.limit_in_bytes memory.high cgroup.freeze; do
+	for f in memory.max memory.limit_in_bytes memory.high cgroup.freeze cgroup.max.descendants; do
 		test ! -e $d/$f || ! echo 1000000000 >$d/$f || echo "set $d/$f"
 	done
 done
