@@ -233,6 +233,7 @@ func appendSpec(b []byte, s *Spec) []byte {
 			b = appendString(b, f.Name)
 			b = appendString(b, string(f.Data))
 		}
+		b = appendU32(b, c.Owner)
 		b = appendU32(b, c.FirstID)
 		b = appendU32(b, c.IDs)
 		b = appendStrings(b, c.Detach)
@@ -296,7 +297,7 @@ func decodeSpec(b []byte) (*Spec, error) {
 				c.Files[i] = File{Name: d.string(), Data: d.bytes()}
 			}
 		}
-		c.FirstID, c.IDs, c.Detach = d.u32(), d.u32(), d.strings()
+		c.Owner, c.FirstID, c.IDs, c.Detach = d.u32(), d.u32(), d.u32(), d.strings()
 		s.Container = c
 	}
 	if err := d.end(); err != nil {
