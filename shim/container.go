@@ -100,13 +100,8 @@ func setUpContainer(spec *Spec) *StartError {
 			return startError(StepMount, "mount "+m.Source+" on "+m.Target, err)
 		}
 	}
-	for _, f := range c.Files {
-		if err := writeFile(ContainerFile(f.Name), f.Data, int(c.FirstID)); err != nil {
-			return startError(StepMount, "cannot make "+f.Name+" for the container", err)
-		}
-	}
-	if err := sealFiles(); err != nil {
-		return startError(StepMount, "cannot make the files for the container read-only", err)
+	if err := makeFiles(c); err != nil {
+		return err
 	}
 	if err := writeFile(containerDir+"/config.json", c.Config, 0); err != nil {
 		return startError(StepMount, "cannot write config.json", err)
@@ -117,6 +112,28 @@ func setUpContainer(spec *Spec) *StartError {
 	}
 	if err != nil {
 		return startError(StepNamespace, "cannot keep the user namespace", err)
+	}
+	return nil
+}
+
+// makeFiles makes what the container gets from the shim, on a file system that is
+// read-only itself: a container that was given SYS_ADMIN can undo that of a mount.
+func makeFiles(c *Container) *StartError {
+	if len(c.Files) == 0 {
+		return nil
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	err := unix.Mount("tmpfs", filesDir, "tmpfs", flags, "mode=755,size=1m")
+	for _, f := range c.Files {
+		if err == nil {
+			err = writeFile(ContainerFile(f.Name), f.Data, int(c.FirstID))
+		}
+	}
+	if err == nil {
+		err = unix.Mount("", filesDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|flags, "")
+	}
+	if err != nil {
+		return startError(StepMount, "cannot make the files for the container", err)
 	}
 	return nil
 }
@@ -137,15 +154,6 @@ func checkRoot() *StartError {
 	return nil
 }
 
-// sealFiles makes what the container gets of the shim's own tmpfs read-only. Done
-// here it cannot be undone in the container, whatever capabilities that has.
-func sealFiles() error {
-	if err := unix.Mount(filesDir, filesDir, "", unix.MS_BIND, ""); err != nil {
-		return err
-	}
-	return unix.MountSetattr(unix.AT_FDCWD, filesDir, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC})
-}
-
 // openTree returns a detached copy of the mount at a directory, without those below.
 func openTree(path string) (int, error) {
 	return retry(func() (int, error) {
@@ -161,8 +169,7 @@ func mapAll(c *Container, ids int, given []Mount, mounts, layers []int) *StartEr
 		if err := mapIDs(tree, ids, unix.AT_RECURSIVE); err != nil && !errors.Is(err, unix.EINVAL) {
 			return startError(StepMount, "mount "+given[i].Source+" on "+given[i].Target, err)
 		}
-		// Not all runtimes do this to what is below, and what they do can be undone by a
-		// container that was given SYS_ADMIN.
+		// Not all runtimes do this to what is below.
 		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 		if given[i].ReadOnly {
 			attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
