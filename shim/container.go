@@ -76,13 +76,16 @@ func setUpContainer(spec *Spec) *StartError {
 	if err := mapAll(c, ids, spec.Mounts, mounts, layers); err != nil {
 		return err
 	}
-	if err := unix.Mount("tmpfs", privateDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=16m"); err != nil {
+	if err := unix.Mount("tmpfs", privateDir, "tmpfs", unix.MS_NOSUID, "mode=755,size=16m"); err != nil {
 		return startError(StepMount, "cannot cover "+privateDir, err)
 	}
 	for _, dir := range [...]string{containerDir, ContainerRoot, runtimeState, layersDir, changesDir, mountsDir, filesDir} {
 		if err := unix.Mkdir(dir, 0o755); err != nil {
 			return startError(StepMount, what, err)
 		}
+	}
+	if err := replaceNull(); err != nil {
+		return startError(StepMount, "cannot make a /dev/null for the container", err)
 	}
 	if err := mountRoot(layers, changes); err != nil {
 		return startError(StepMount, what, err)
@@ -114,6 +117,25 @@ func setUpContainer(spec *Spec) *StartError {
 		return startError(StepNamespace, "cannot keep the user namespace", err)
 	}
 	return nil
+}
+
+// replaceNull gives the shim, and so the container, a /dev/null of its own for its
+// stdin. crun makes what is stdin the property of the container's user, who could
+// take the host's /dev/null from all others.
+func replaceNull() error {
+	const null = containerDir + "/null"
+	err := unix.Mknod(null, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))
+	if err == nil {
+		err = unix.Chmod(null, 0o666)
+	}
+	if err != nil {
+		return err
+	}
+	fd, err := retry(func() (int, error) { return unix.Open(null, unix.O_RDWR|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Dup3(fd, fdNull, 0), unix.Close(fd))
 }
 
 // makeFiles makes what the container gets from the shim, on a file system that is
