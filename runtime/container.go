@@ -241,9 +241,6 @@ const (
 func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	c := r.cfg
 	name, path, err := ociRuntime(c.Runtime)
-	if err == nil && s.Probe.Kind == shim.ProbeCommand {
-		err = errors.New("health_check.command cannot be run in a container yet: use tcp or http")
-	}
 	if err == nil {
 		err = b.claimIDs(r)
 	}
