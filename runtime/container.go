@@ -439,7 +439,7 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, er
 		p.Cwd = cmd.Workdir
 	}
 	if cmd.TTY {
-		p.Terminal = true
+		p.Terminal, p.ConsoleSize = true, &specs.Box{Height: shim.TTYRows, Width: shim.TTYCols}
 		env["TERM"] = "xterm"
 	}
 	maps.Copy(env, cmd.Env)

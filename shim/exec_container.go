@@ -208,9 +208,6 @@ func (s *supervisor) takeConsole(e *execProcess) *StartError {
 		e.tty.master = fds[0]
 		err = unix.SetNonblock(e.tty.master, true)
 	}
-	if err == nil {
-		err = unix.IoctlSetWinsize(e.tty.master, unix.TIOCSWINSZ, &unix.Winsize{Row: ttyRows, Col: ttyCols})
-	}
 	if err != nil {
 		return startError(StepExecFiles, what, err)
 	}

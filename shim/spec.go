@@ -220,6 +220,9 @@ type ExecSpec struct {
 	Process []byte
 }
 
+// TTYRows and TTYCols are the size of the terminal of an exec.
+const TTYRows, TTYCols = 24, 80
+
 // execSpecVersion is the first byte of an encoded ExecSpec. It goes from one version
 // of the daemon to the shim of another.
 const execSpecVersion = 1
