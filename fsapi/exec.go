@@ -452,7 +452,7 @@ func (i *stdinFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32
 // tells, and before it writes; so it is tried again and again for a moment.
 func (i *stdinFile) regrow() {
 	for _, pause := range [...]time.Duration{20 * time.Microsecond, 50 * time.Microsecond, 200 * time.Microsecond, time.Millisecond, 5 * time.Millisecond} {
-		time.Sleep(pause)
+		time.Sleep(pause)                        //nolint:forbidigo // there is no condition to wait for
 		_ = i.WriteCache(stdinSize-1, []byte{0}) // ENOENT: it has been forgotten
 	}
 }

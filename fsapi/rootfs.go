@@ -92,8 +92,9 @@ func below(dir, name string) string {
 // What the kernel may take for granted: attributes for the time of one call, and that a
 // directory is one for some more. It costs little to be wrong: all is done by path here,
 // anew each time, and where something else is found the answer is ESTALE, upon which the
-// kernel asks for the names of the path and tries again. Of a file it would not ask before it
-// says ENOTDIR, so that is held not at all, nor is what is not there.
+// kernel asks for the names of the path and tries again. It does not ask before it says
+// ENOTDIR of a file, so that is held not at all, nor is what is not there; nor before it says
+// EISDIR to who writes to a directory, which is why that is not held for long.
 const (
 	rootHold    = 2 * time.Millisecond
 	rootDirHold = 10 * time.Millisecond
@@ -135,9 +136,10 @@ var (
 	_ fs.NodeTmpfiler       = (*rootNode)(nil)
 )
 
-// stale gives the errno of what was tried with a file that had been found at a path.
+// stale gives the errno of what was tried with a file that had been found at a path. Of
+// a run that has ended it makes the kernel look for the files of the next one.
 func stale(err error) syscall.Errno {
-	if errors.Is(err, syscall.ENOENT) || errors.Is(err, runtime.ErrEnded) {
+	if errors.Is(err, runtime.ErrEnded) {
 		return syscall.ESTALE
 	}
 	return rootErrno(err)
@@ -158,25 +160,20 @@ func (d *boxDir) lookupRoot(ctx context.Context, out *fuse.EntryOut) (*fs.Inode,
 	if err != nil {
 		return nil, rootErrno(err)
 	}
-	info, err := root.Lstat("")
-	if err != nil {
-		return nil, rootErrno(err)
-	}
 	if c := d.GetChild(rootName); c != nil {
 		if n, ok := c.Operations().(*rootNode); ok && n.tree.root == root {
-			n.enter(info, out)
+			n.enter(out)
 			return c, 0
 		}
 	}
 	t := &rootTree{fs: d.fs, box: d.box, root: root}
 	t.top = &rootNode{tree: t}
-	i := d.NewInode(ctx, t.top, t.id(info))
-	t.top.enter(info, out)
-	go func() {
-		<-root.Done()
+	i := d.NewInode(ctx, t.top, t.id(t.guarded()))
+	t.top.enter(out)
+	root.OnClose(func() {
 		// What the kernel knows of it goes, and so does what is known here.
 		_ = d.NotifyEntry(rootName) // ENOENT: it has been forgotten
-	}()
+	})
 	return i, 0
 }
 
@@ -240,17 +237,20 @@ func (n *rootNode) meet(ctx context.Context, name string, info runtime.RootInfo,
 	return c
 }
 
-// enter shows root/ itself. Its mode is what keeps all others but root out.
-func (n *rootNode) enter(info runtime.RootInfo, out *fuse.EntryOut) {
-	fillRoot(guarded(info), &out.Attr)
-	out.SetEntryTimeout(rootDirHold)
-	out.SetAttrTimeout(rootHold)
+// guarded is what root/ itself shows. Its mode is what keeps all others but root out. The
+// box is not looked at for it: whoever lists a thousand boxes looks these up too.
+func (t *rootTree) guarded() runtime.RootInfo {
+	at := unix.StatxTimestamp{Sec: t.box.Snapshot().Started.Unix()}
+	return runtime.RootInfo{
+		Mode: syscall.S_IFDIR | 0o700, Nlink: 2, Blksize: 4096, Ino: boxIno(t.box, inoPerBox-1),
+		Atime: at, Mtime: at, Ctime: at,
+	}
 }
 
-func guarded(info runtime.RootInfo) runtime.RootInfo {
-	info.Mode = syscall.S_IFDIR | 0o700
-	info.UID, info.GID = 0, 0
-	return info
+func (n *rootNode) enter(out *fuse.EntryOut) {
+	fillRoot(n.tree.guarded(), &out.Attr)
+	out.SetEntryTimeout(rootDirHold)
+	out.SetAttrTimeout(rootHold)
 }
 
 func fillRoot(info runtime.RootInfo, out *fuse.Attr) {
@@ -271,11 +271,8 @@ func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 		return nil, errno
 	}
 	info, err := n.tree.root.Lstat(path)
-	if errors.Is(err, runtime.ErrEnded) {
-		return nil, syscall.ESTALE
-	}
 	if err != nil {
-		return nil, rootErrno(err)
+		return nil, stale(err)
 	}
 	return n.meet(ctx, name, info, out), 0
 }
@@ -292,6 +289,9 @@ func (n *rootNode) stat(f fs.FileHandle) (info runtime.RootInfo, errno syscall.E
 		info, err := h.file.Lstat()
 		return info, rootErrno(err)
 	}
+	if n == n.tree.top {
+		return n.tree.guarded(), 0
+	}
 	path, errno := n.path()
 	if errno != 0 {
 		return info, errno
@@ -302,9 +302,6 @@ func (n *rootNode) stat(f fs.FileHandle) (info runtime.RootInfo, errno syscall.E
 	}
 	if !n.is(info) {
 		return info, syscall.ESTALE
-	}
-	if n == n.tree.top {
-		info = guarded(info)
 	}
 	return info, 0
 }
@@ -383,7 +380,9 @@ func (n *rootNode) Readlink(context.Context) ([]byte, syscall.Errno) {
 	return []byte(shown), errno
 }
 
-// Open opens a regular file. The kernel caches nothing of it: the box changes it too.
+// Open opens a regular file. The kernel caches nothing of it: the box changes it too. Nor
+// does it get the file to read and write by itself (FOPEN_PASSTHROUGH): it would hold that,
+// and the mounts of a box that is gone, for as long as a client likes.
 func (n *rootNode) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	path, errno := n.path()
 	if errno != 0 {

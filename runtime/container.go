@@ -261,6 +261,10 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 		s.Mounts = append(s.Mounts, shim.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
 	}
 	sc := &shim.Container{Runtime: []string{path}, Layers: root.layers, Upper: root.upper, FirstID: r.firstID, IDs: idsOfBox}
+	// runc sets the limits from outside, which takes a capability or to be the owner.
+	if name == "crun" || b.rt.bounding&capabilityMask([]string{"SYS_RESOURCE"}) != 0 {
+		sc.Owner = r.firstID
+	}
 	spec := c.containerSpec(p, r.firstID)
 	v2 := r.group != nil && r.group.V2
 	switch {
@@ -302,6 +306,11 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec)
 	if err != nil {
 		return fmt.Errorf("seccomp profile: %w", err)
+	}
+	if name == "crun" {
+		if r.filter, err = b.rt.filters.give(spec, path); err != nil {
+			return fmt.Errorf("seccomp profile: %w", err)
+		}
 	}
 	if sc.Config, err = json.Marshal(spec); err != nil {
 		return err
@@ -449,7 +458,7 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, er
 
 // lookupRunning resolves a user by the files of the container that runs.
 func (b *Box) lookupRunning(shim reaper.Identity, name string) (who execUser, home string, groups []uint32, err error) {
-	fd, err := openCommand(b.rt.bootID, shim)
+	fd, err := openCommand(b.rt.bootID, shim, idMap{base: b.firstID.Load(), size: idsOfBox})
 	if err != nil {
 		return who, "", nil, err
 	}
@@ -503,7 +512,7 @@ func lookupIn(dirs []string, name string) (who execUser, home string, groups []u
 	if err != nil {
 		return who, "", nil, fmt.Errorf("user %q of the container: %w", name, err)
 	}
-	if u.Uid >= idsOfBox || u.Gid >= idsOfBox {
+	if u.Uid < 0 || u.Uid >= idsOfBox || u.Gid < 0 || u.Gid >= idsOfBox {
 		return who, "", nil, fmt.Errorf("user %q of the container: its ids go from 0 to %d", name, idsOfBox-1)
 	}
 	// The main group is one of them, so that who drops it has lost nothing else
@@ -563,13 +572,17 @@ func layerFile(path, name string) (f *os.File, last bool, err error) {
 			last = true
 		}
 	}
-	// A fifo would be waited for.
+	// A fifo would be waited for, and a device may do anything when it is opened. Another
+	// box that has the same root may change it meanwhile.
 	if fi, err := dir.Stat(name); err != nil || !fi.Mode().IsRegular() {
 		return nil, last, nil
 	}
 	f, err = dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, last, nil
+	}
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, last, f.Close()
 	}
 	return f, last, nil
 }
@@ -602,7 +615,11 @@ func (c *Config) containerSpec(p *specs.Process, firstID uint32) *specs.Spec {
 		},
 	}
 	for _, t := range spaces {
-		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: t})
+		ns := specs.LinuxNamespace{Type: t}
+		if t == specs.UserNamespace {
+			ns.Path = shim.UserNamespace
+		}
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, ns)
 	}
 	return spec
 }

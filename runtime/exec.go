@@ -35,17 +35,6 @@ const (
 	notExecuted = 125
 )
 
-var (
-	// ErrNoExec: there is no exec of that name.
-	ErrNoExec = errors.New("there is no such exec")
-	// ErrExecs: the box has as many execs as it may.
-	ErrExecs = fmt.Errorf("%w: a box has at most %d execs: rmdir those that have ended", syscall.ENOSPC, MaxExecs)
-	// ErrDenied: who asks may not have that.
-	ErrDenied = errors.New("not permitted")
-	// ErrPipe: nobody will read what would be written.
-	ErrPipe = errors.New("nobody reads it any more")
-)
-
 // ExecStatus is the word that an exec's file status gives.
 type ExecStatus string
 
@@ -117,6 +106,7 @@ type execs struct {
 	byName  map[string]*Exec
 	changed time.Time // when one last came or went
 	begins  chan struct{}
+	lost    []string // names of those whose record was found unusable
 
 	watching sync.Mutex // guards watched; held across a question to the shim
 	watched  *run       // whose shim tells of the ends of execs
@@ -232,6 +222,7 @@ func (b *Box) createExec(name string, rec *execRecord) (*Exec, error) {
 	if err := makeFIFOs(root, dir); err != nil {
 		return nil, errors.Join(err, root.RemoveAll(dir))
 	}
+	Fault("exec.made")
 	e := b.newExec(name, rec)
 	if err := e.save(root, rec); err != nil {
 		return nil, errors.Join(err, root.RemoveAll(dir))
@@ -400,6 +391,7 @@ func (e *Exec) remove() error {
 	if err != nil {
 		return err
 	}
+	Fault("exec.discarded")
 	e.publish(func(s *ExecSnapshot) { s.Removed = true })
 	e.closeStreams()
 	b.execs.mu.Lock()
@@ -676,7 +668,7 @@ func (e *Exec) begin(r *run) error {
 func (e *Exec) notAsked(r *run, err error) error {
 	switch {
 	case errors.Is(err, syscall.EBUSY):
-		return fmt.Errorf("%w: the box is paused or stopping", ErrBusy)
+		return fmt.Errorf("%w: the box is paused or stopping, or what had that name before has not ended", ErrBusy)
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		if reply, serr := e.b.askShim(r, shim.Request{Op: shim.OpState}, askBound); serr == nil && reply.State.Alive {
 			return fmt.Errorf("%w: the box was started by an older boxlite, whose shim knows no exec: restart it", ErrStart)
@@ -994,10 +986,11 @@ func (b *Box) readBackExecs() error {
 		rec, err := load(dir, execFile, decodeExecRecord)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("exec %q: %w", name, err))
-			continue
+		} else if rec == nil {
+			errs = append(errs, os.RemoveAll(dir)) // half made, or kept aside before
 		}
-		if rec == nil || !ValidName(name) {
-			errs = append(errs, os.RemoveAll(dir)) // half made
+		if rec == nil {
+			b.execs.lost = append(b.execs.lost, name)
 			continue
 		}
 		e := b.newExec(name, rec)
@@ -1032,6 +1025,13 @@ func (e *Exec) quietly(dir string) {
 
 // adoptExecs finds out what the shim of an adopted run knows of the execs.
 func (b *Box) adoptExecs(r *run) {
+	for _, name := range b.execs.lost {
+		// Nobody could ask for its end any more.
+		e := b.newExec(name, &execRecord{})
+		if _, err := e.ask(context.Background(), shim.Request{Op: shim.OpExecKill, Run: r.id}, askBound); err != nil && !errors.Is(err, syscall.ENOENT) {
+			b.log("recover").WithError(err).Warn("an exec without a record may live")
+		}
+	}
 	all, _ := b.Execs()
 	for _, e := range all {
 		if !e.Snapshot().Status.Active() {

@@ -164,6 +164,7 @@ func TestWhoIsNotRootGetsNoMoreThanTheBoxHas(t *testing.T) {
 		"another":                 {"command: [a]\nuser: nobody", ExecCommand{}, 1000, nil, 65534},
 		"another says the same":   {"command: [a]\nuser: nobody", ExecCommand{User: "nobody"}, 1000, nil, 65534},
 		"another chooses":         {"command: [a]\nuser: nobody", ExecCommand{User: "root"}, 1000, ErrDenied, 0},
+		"another chooses no root": {"command: [a]\nuser: nobody", ExecCommand{User: "daemon"}, 1000, ErrDenied, 0},
 		"another in a root box":   {"command: [a]", ExecCommand{}, 1000, ErrDenied, 0},
 		"another in a uid 0 box":  {"command: [a]\nuser: '0:5'", ExecCommand{}, 1000, ErrDenied, 0},
 		"nobody of that name":     {"command: [a]\nuser: no-such-user", ExecCommand{}, 0, ErrInvalid, 0},
@@ -320,6 +321,12 @@ func TestStdinBlocksAndBreaks(t *testing.T) {
 	must(t, r.Close())
 	if _, _, err := e.PollWrite(chunk); !errors.Is(err, ErrPipe) {
 		t.Errorf("without a reader: %v", err)
+	}
+	r, err = os.OpenFile(filepath.Join(b.dir, shim.ExecDir, "e1", shim.ExecStdin), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	must(t, err)
+	defer r.Close()
+	if n, _, err := e.PollWrite(chunk); n == 0 || err != nil {
+		t.Errorf("with a reader again: %v", err)
 	}
 	e.closeIn()
 	if _, _, err := e.PollWrite(chunk); !errors.Is(err, ErrPipe) {

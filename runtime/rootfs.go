@@ -41,8 +41,8 @@ var ErrEnded = errors.New("the run of the box has ended")
 // rootOfHost offers the files of boxes of engine host too; test builds set it.
 var rootOfHost bool
 
-// rootIDs tells whether the files of the box are offered with this configuration, and
-// which ids they have on the host. Engine host has the host's files, which need no
+// rootIDs tells whether the files of a run with this configuration are offered, and
+// which ids the box has on the host. Engine host has the host's files, which need no
 // second way to them.
 func (b *Box) rootIDs(c *Config) (ids idMap, offered bool) {
 	if c.Engine == EngineContainer {
@@ -111,33 +111,38 @@ func (b *Box) rooted() (*run, idMap, error) {
 }
 
 // OpenRoot returns the way to the files of the run that goes on: the same for all who
-// ask. It is closed when the run has ended. It gives ENOENT for a box whose files
-// are not offered, and ErrNoProcess without a run.
+// ask. It costs nothing before it is used, and is closed when the run has ended. It gives
+// ENOENT for a box whose files are not offered, and ErrNoProcess without a run.
 func (b *Box) OpenRoot() (*Root, error) {
 	r, ids, err := b.rooted()
 	if err != nil {
 		return nil, err
 	}
+	b.files.mu.Lock()
+	defer b.files.mu.Unlock()
+	if b.files.run != r {
+		root := emptyRoot(ids)
+		root.begin = func() error { return b.beginRoot(r, root) }
+		b.files.run, b.files.root = r, root
+	}
+	return b.files.root, nil
+}
+
+// beginRoot finds the files of a run.
+func (b *Box) beginRoot(r *run, root *Root) error {
 	b.mu.Lock()
 	proc := r.proc
 	b.mu.Unlock()
 	if proc == nil {
-		return nil, b.fail("root", ErrNoProcess)
+		return ErrNoProcess
 	}
-	b.files.mu.Lock()
-	defer b.files.mu.Unlock()
-	if b.files.run == r {
-		return b.files.root, nil
-	}
-	pid, err := openCommand(b.rt.bootID, proc.Identity())
+	pid, err := openCommand(b.rt.bootID, proc.Identity(), root.ids)
 	if err != nil {
-		return nil, b.fail("root", err)
+		return err
 	}
-	root, err := newRoot(pid, ids)
-	if err != nil {
-		return nil, b.fail("root", errors.Join(err, unix.Close(pid)))
+	if err := root.attach(pid); err != nil {
+		return errors.Join(err, unix.Close(pid))
 	}
-	b.files.run, b.files.root = r, root
 	go func() {
 		select {
 		case <-proc.Done():
@@ -145,53 +150,94 @@ func (b *Box) OpenRoot() (*Root, error) {
 		}
 		root.Close()
 	}()
-	return root, nil
+	return nil
 }
 
 // openCommand returns /proc/PID of a box's command: of the oldest child of the shim,
-// since what else becomes its child (probes, orphans) comes later.
-func openCommand(bootID string, shim reaper.Identity) (int, error) {
-	dir := "/proc/" + strconv.Itoa(shim.PID)
-	threads, err := os.ReadDir(dir + "/task")
-	if err != nil {
-		return -1, ErrNoProcess
-	}
-	oldest, since := -1, uint64(math.MaxUint64)
-	drop := func(fd int) {
-		if fd >= 0 {
-			closeFD(fd)
+// since what else becomes its child (probes, orphans) comes later. Of a box that has ids
+// of its own it is the oldest that is in a user namespace of its own, child or grandchild:
+// an OCI runtime that is still around has the host's files.
+func openCommand(bootID string, shim reaper.Identity, ids idMap) (int, error) {
+	found, err := oldestChild(shim.PID, func(fd int) bool { return ids == everyID || !ourUsers(fd) })
+	if err == nil && found < 0 && ids != everyID {
+		var parent int
+		if parent, err = oldestChild(shim.PID, func(int) bool { return true }); err == nil && parent >= 0 {
+			found, err = childOf(parent, func(fd int) bool { return !ourUsers(fd) })
+			closeFD(parent)
 		}
 	}
+	if err != nil || found < 0 {
+		return -1, ErrNoProcess
+	}
+	// A pid that was the shim's all the time made it the parent of a process of its own.
+	now, err := reaper.Identify(bootID, shim.PID)
+	if err != nil || now.StartTicks != shim.StartTicks || (shim.Inode != 0 && now.Inode != 0 && now.Inode != shim.Inode) {
+		closeFD(found)
+		return -1, ErrNoProcess
+	}
+	return found, nil
+}
+
+// childOf returns the oldest child that is wanted of the process of /proc/PID dir.
+func childOf(dir int, wanted func(fd int) bool) (int, error) {
+	text, err := readProc(dir, "stat", 1<<10)
+	if err != nil {
+		return -1, err
+	}
+	number, _, _ := strings.Cut(text, " ")
+	pid, err := strconv.Atoi(number)
+	if err != nil {
+		return -1, err
+	}
+	found, err := oldestChild(pid, wanted)
+	if err != nil || found < 0 {
+		return -1, err
+	}
+	if _, _, err := parentOf(dir); err != nil { // its pid may have been another's
+		closeFD(found)
+		return -1, err
+	}
+	return found, nil
+}
+
+// oldestChild returns /proc/PID of the oldest child of pid that is wanted, or -1.
+func oldestChild(pid int, wanted func(fd int) bool) (int, error) {
+	dir := "/proc/" + strconv.Itoa(pid)
+	threads, err := os.ReadDir(dir + "/task")
+	if err != nil {
+		return -1, err
+	}
+	oldest, since := -1, uint64(math.MaxUint64)
 	for _, thread := range threads {
 		// A thread that has ended meanwhile has handed its children on.
 		list, err := os.ReadFile(dir + "/task/" + thread.Name() + "/children")
 		if err != nil {
 			continue
 		}
-		for _, pid := range strings.Fields(string(list)) {
-			fd, err := unix.Open("/proc/"+pid, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		for _, child := range strings.Fields(string(list)) {
+			fd, err := unix.Open("/proc/"+child, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 			if err != nil {
 				continue
 			}
 			parent, started, err := parentOf(fd)
-			if err != nil || parent != shim.PID || started >= since {
-				drop(fd)
+			if err != nil || parent != pid || started >= since || !wanted(fd) {
+				closeFD(fd)
 				continue
 			}
-			drop(oldest)
+			if oldest >= 0 {
+				closeFD(oldest)
+			}
 			oldest, since = fd, started
 		}
 	}
-	if oldest < 0 {
-		return -1, ErrNoProcess
-	}
-	// A pid that was the shim's all the time made it the parent of a process of its own.
-	now, err := reaper.Identify(bootID, shim.PID)
-	if err != nil || now.StartTicks != shim.StartTicks || (shim.Inode != 0 && now.Inode != 0 && now.Inode != shim.Inode) {
-		drop(oldest)
-		return -1, ErrNoProcess
-	}
 	return oldest, nil
+}
+
+// ourUsers reports whether the process of /proc/PID dir is in the daemon's user
+// namespace, or may be.
+func ourUsers(dir int) bool {
+	var ours, its unix.Stat_t
+	return unix.Stat("/proc/self/ns/user", &ours) != nil || unix.Fstatat(dir, "ns/user", &its, 0) != nil || ours.Dev == its.Dev && ours.Ino == its.Ino
 }
 
 // parentOf reads the parent and the start time, in ticks after boot, of a process.
@@ -226,15 +272,16 @@ func readProc(dir int, name string, max int64) (string, error) {
 
 // Root is the way to the files of one run of a box. Paths have no leading slash and
 // no "." or ".."; "" is the root itself. Errors are ErrEnded once the run has ended,
-// and errnos.
+// ErrNoProcess, and errnos.
 type Root struct {
-	ids idMap
+	ids   idMap
+	begin func() error // attaches it; called with mu held
 	// mu is held for reading by whatever uses what follows.
-	mu     sync.RWMutex
-	closed bool
-	proc   int   // /proc/PID of the command
-	top    place // the root
-	done   chan struct{}
+	mu               sync.RWMutex
+	attached, closed bool
+	proc             int   // /proc/PID of the command
+	top              place // the root
+	onClose          []func()
 
 	filesMu sync.Mutex
 	files   map[*openFile]struct{}
@@ -243,19 +290,27 @@ type Root struct {
 	mounts   map[uint64]bool // by unique id: whether a mount may be entered
 }
 
-// newRoot returns the way to the files that the process of /proc/PID proc sees, and owns
-// proc then.
-func newRoot(proc int, ids idMap) (*Root, error) {
+func emptyRoot(ids idMap) *Root {
+	return &Root{ids: ids, files: map[*openFile]struct{}{}, mounts: map[uint64]bool{}}
+}
+
+// attach makes it the way to the files that the process of /proc/PID proc sees, and
+// owns proc then.
+func (r *Root) attach(proc int) error {
 	fd, err := unix.Openat(proc, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		err = ErrNoProcess // it has just ended
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	r := &Root{ids: ids, proc: proc, done: make(chan struct{}), files: map[*openFile]struct{}{}, mounts: map[uint64]bool{}}
-	r.top.fd = fd
+	r.proc, r.top = proc, place{fd: fd}
 	err = statx(fd, &r.top.st)
+	var host unix.Stat_t
+	if err == nil && r.ids != everyID && unix.Stat("/", &host) == nil &&
+		host.Ino == r.top.st.Ino && host.Dev == unix.Mkdev(r.top.st.Dev_major, r.top.st.Dev_minor) {
+		err = ErrNoProcess // it has not left the host's files yet
+	}
 	if err == nil {
 		var typ string
 		if typ, err = r.mountType(r.top.st.Mnt_id); err == nil && !localTypes[typ] && typ != "overlay" {
@@ -263,13 +318,18 @@ func newRoot(proc int, ids idMap) (*Root, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+		return errors.Join(err, unix.Close(fd))
 	}
-	return r, nil
+	r.attached = true
+	return nil
 }
 
-// Done is closed when the run has ended.
-func (r *Root) Done() <-chan struct{} { return r.done }
+// OnClose has fn called when the run has ended, if the files were used by then.
+func (r *Root) OnClose(fn func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.onClose = append(r.onClose, fn)
+}
 
 // Close gives up all descriptors, also of files that are still open: one of them
 // would keep the mounts of a box that is gone.
@@ -280,8 +340,11 @@ func (r *Root) Close() {
 		return
 	}
 	r.closed = true
-	closeFD(r.top.fd)
-	closeFD(r.proc)
+	if r.attached {
+		closeFD(r.top.fd)
+		closeFD(r.proc)
+	}
+	told := r.onClose
 	r.mu.Unlock()
 	r.filesMu.Lock()
 	files := make([]*openFile, 0, len(r.files))
@@ -292,7 +355,9 @@ func (r *Root) Close() {
 	for _, f := range files {
 		f.Close()
 	}
-	close(r.done)
+	for _, fn := range told {
+		fn()
+	}
 }
 
 // closeFD closes a descriptor whose close can lose nothing.
@@ -301,11 +366,27 @@ func closeFD(fd int) { _ = unix.Close(fd) }
 // use runs fn while the descriptors of the root are certainly open.
 func (r *Root) use(fn func() error) error {
 	r.mu.RLock()
+	if !r.attached && !r.closed {
+		r.mu.RUnlock()
+		if err := r.beginOnce(); err != nil {
+			return err
+		}
+		r.mu.RLock()
+	}
 	defer r.mu.RUnlock()
 	if r.closed {
 		return ErrEnded
 	}
 	return fn()
+}
+
+func (r *Root) beginOnce() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.attached || r.closed {
+		return nil
+	}
+	return r.begin()
 }
 
 // localTypes are the file systems whose files are on this machine and answer without
@@ -844,8 +925,8 @@ func (d *RootDir) Sync() error {
 }
 
 // as runs fn with the ids of whoever asks, as the host has them; one whom the box has no
-// id for is its root. So what is made belongs to him, also in a file system that belongs
-// to the box's user namespace and would take no file of root on the host.
+// id for is its root. So what is made belongs to him; and a file system that belongs to the
+// box's user namespace takes no new name from root on the host, whom it does not know.
 func (r *Root) as(uid, gid uint32, fn func() error) error {
 	host := func(id uint32) int {
 		if n, err := r.ids.given(id); err == nil {
@@ -994,7 +1075,7 @@ func (r *Root) Link(old, path string) (info RootInfo, err error) {
 			return unix.EPERM
 		}
 		return r.walkIn(path, func(dir *place, name string) error {
-			if err := unix.Linkat(p.fd, "", dir.fd, name, unix.AT_EMPTY_PATH); err != nil {
+			if err := r.as(0, 0, func() error { return unix.Linkat(p.fd, "", dir.fd, name, unix.AT_EMPTY_PATH) }); err != nil {
 				return err
 			}
 			p := place{fd: p.fd}
@@ -1035,7 +1116,7 @@ func (r *Root) Rename(old, path string, flags uint) error {
 			if err := r.replaceable(to, name); err != nil && !errors.Is(err, unix.ENOENT) {
 				return err
 			}
-			return unix.Renameat2(from.fd, oldName, to.fd, name, flags)
+			return r.as(0, 0, func() error { return unix.Renameat2(from.fd, oldName, to.fd, name, flags) })
 		})
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,8 +24,9 @@ func testRoot(t *testing.T, m idMap) (r *Root, dir, path string) {
 	t.Helper()
 	proc, err := unix.Open("/proc/self", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	must(t, err)
-	r, err = newRoot(proc, m)
-	must(t, err)
+	r = emptyRoot(everyID)
+	must(t, r.attach(proc))
+	r.ids = m
 	t.Cleanup(r.Close)
 	dir = t.TempDir()
 	must(t, os.Chmod(filepath.Dir(dir), 0o755)) // else root in the box gets no further
@@ -331,9 +333,11 @@ func TestTheEndOfARunClosesItsFiles(t *testing.T) {
 	for range 4 {
 		<-begun
 	}
+	told := make(chan struct{})
+	r.OnClose(func() { close(told) })
 	r.Close()
 	users.Wait()
-	<-r.Done()
+	<-told
 	if after := openFDs(t); after != before-2 {
 		t.Errorf("there were %d descriptors with the root's two, and there are %d", before, after)
 	}
@@ -390,7 +394,7 @@ func TestTheCommandIsTheOldestChild(t *testing.T) {
 	must(t, err)
 	self, err := reaper.Identify(boot, os.Getpid())
 	must(t, err)
-	_, err = openCommand(boot, self)
+	_, err = openCommand(boot, self, everyID)
 	fails(t, "without a child", err, ErrNoProcess)
 	var pids []int
 	for range 3 {
@@ -405,7 +409,7 @@ func TestTheCommandIsTheOldestChild(t *testing.T) {
 		for began := time.Now(); time.Since(began) < 11*time.Millisecond; {
 		}
 	}
-	fd, err := openCommand(boot, self)
+	fd, err := openCommand(boot, self, everyID)
 	must(t, err)
 	status, err := readProc(fd, "status", 1<<10)
 	must(t, err)
@@ -415,13 +419,177 @@ func TestTheCommandIsTheOldestChild(t *testing.T) {
 	must(t, unix.Close(fd))
 	other := self
 	other.StartTicks++
-	_, err = openCommand(boot, other)
+	_, err = openCommand(boot, other, everyID)
 	fails(t, "with a pid that is another's now", err, ErrNoProcess)
 	other = self
 	if other.Inode++; self.Inode != 0 {
-		_, err = openCommand(boot, other)
+		_, err = openCommand(boot, other, everyID)
 		fails(t, "with another's inode", err, ErrNoProcess)
 	}
+}
+
+// What an OCI runtime leaves between the shim and the command is not the command.
+func TestTheCommandOfABoxWithIdsOfItsOwn(t *testing.T) {
+	boot, err := reaper.BootID()
+	must(t, err)
+	self, err := reaper.Identify(boot, os.Getpid())
+	must(t, err)
+	start := func(script string) {
+		c := exec.Command("sh", "-c", "echo; "+script)
+		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		ready, err := c.StdoutPipe()
+		must(t, err)
+		must(t, c.Start())
+		t.Cleanup(func() {
+			must(t, unix.Kill(-c.Process.Pid, unix.SIGKILL))
+			_ = c.Wait() // it was killed
+		})
+		_, err = ready.Read(make([]byte, 1))
+		must(t, err)
+	}
+	ids := idMap{base: 300000, size: 65536}
+	start("sleep 60")
+	_, err = openCommand(boot, self, ids)
+	fails(t, "with a child that has the host's ids", err, ErrNoProcess)
+	name := func() string {
+		end := time.Now().Add(5 * time.Second)
+		for {
+			fd, err := openCommand(boot, self, ids)
+			if err == nil {
+				text, err := readProc(fd, "cmdline", 1<<10)
+				must(t, err)
+				fails(t, "the root of a process that has the host's files", emptyRoot(ids).attach(fd), ErrNoProcess)
+				must(t, unix.Close(fd))
+				if strings.HasPrefix(text, "sleep") { // and not the unshare that becomes it
+					return strings.ReplaceAll(text, "\x00", " ")
+				}
+			}
+			if time.Now().After(end) {
+				t.Fatal("the command is not found: ", err)
+			}
+		}
+	}
+	start("exec sleep 61 & wait")
+	start("exec unshare -U sleep 62")
+	if got := name(); got != "sleep 62 " {
+		t.Errorf("the command is %q", got)
+	}
+}
+
+func TestTheCommandBelowItsRuntime(t *testing.T) {
+	boot, err := reaper.BootID()
+	must(t, err)
+	c := exec.Command("sh", "-c", "sh -c 'unshare -U sleep 60; :'; :")
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, c.Start())
+	defer func() {
+		must(t, unix.Kill(-c.Process.Pid, unix.SIGKILL))
+		_ = c.Wait() // it was killed
+	}()
+	shim, err := reaper.Identify(boot, c.Process.Pid)
+	must(t, err)
+	for end := time.Now().Add(5 * time.Second); ; {
+		fd, err := openCommand(boot, shim, idMap{base: 300000, size: 65536})
+		if err == nil {
+			if ourUsers(fd) {
+				t.Error("the command has the host's ids")
+			}
+			must(t, unix.Close(fd))
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the command is not found: ", err)
+		}
+	}
+}
+
+// A box with a user namespace of its own, whose root is an overlay that belongs to that:
+// such a file system takes no file of root on the host.
+func TestFilesOfAUserNamespace(t *testing.T) {
+	boot, err := reaper.BootID()
+	must(t, err)
+	self, err := reaper.Identify(boot, os.Getpid())
+	must(t, err)
+	busybox, err := exec.LookPath("busybox")
+	must(t, err)
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	must(t, os.Chmod(dir, 0o755))
+	ids := idMap{base: 300000, size: 65536}
+	maps := []syscall.SysProcIDMap{{HostID: int(ids.base), Size: int(ids.size)}}
+	c := exec.Command("sh", "-ec", `mount -t tmpfs none "$1"; cd "$1"; mkdir l u w m l/home l/tmp
+		cp "$2" l/busybox; echo lower >l/f; chmod 700 l/home; chown 1000:1000 l/home
+		mount -t overlay -o lowerdir=l,upperdir=u,workdir=w none m
+		mount -t tmpfs none m/tmp; echo; exec chroot m /busybox sleep 60`, "sh", dir, busybox)
+	c.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: maps, GidMappings: maps,
+		Credential: &syscall.Credential{}, GidMappingsEnableSetgroups: true,
+	}
+	c.Stderr = os.Stderr
+	ready, err := c.StdoutPipe()
+	must(t, err)
+	must(t, c.Start())
+	defer func() {
+		must(t, c.Process.Kill())
+		_ = c.Wait() // it was killed
+	}()
+	_, err = ready.Read(make([]byte, 1))
+	must(t, err)
+	var r *Root
+	for end := time.Now().Add(5 * time.Second); r == nil; { // until it has changed its root
+		fd, err := openCommand(boot, self, ids)
+		must(t, err)
+		r = emptyRoot(ids)
+		if err = r.attach(fd); err != nil {
+			fails(t, "the root before chroot", err, ErrNoProcess)
+			must(t, unix.Close(fd))
+			r = nil
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	defer r.Close()
+	for _, path := range []string{"new", "tmp/new", "home/new"} {
+		f, info, err := r.Create(path, unix.O_RDWR, 0o4755, 0, 0)
+		if err != nil {
+			t.Errorf("create %s: %v", path, err)
+			continue
+		}
+		_, err = f.WriteAt([]byte("text"), 0)
+		must(t, err)
+		id, mode, size := uint32(5), uint32(0o600), int64(2)
+		must(t, r.Change(path, RootChange{UID: &id, GID: &id, Size: &size, Mode: &mode}))
+		if now, err := f.Lstat(); err != nil || info.UID != 0 || now.UID != 5 || now.GID != 5 || now.Size != 2 || now.Mode != unix.S_IFREG|0o600 {
+			t.Errorf("%s was of %d, and is %+v, %v", path, info.UID, now, err)
+		}
+		f.Close()
+		_, err = r.Mkdir(path+".d", 0o755, 1000, 1000)
+		must(t, err)
+		_, err = r.Link(path, path+".d/link")
+		must(t, err)
+		must(t, r.Rename(path, path+".d/new", 0))
+		_, err = r.Symlink("new", path+".d/symlink", 0, 0)
+		must(t, err)
+		for _, name := range []string{"link", "new", "symlink"} {
+			must(t, r.Remove(path+".d/"+name, false))
+		}
+		must(t, r.Remove(path+".d", true))
+	}
+	f, err := r.Open("f", unix.O_WRONLY|unix.O_APPEND)
+	must(t, err)
+	_, err = f.WriteAt([]byte("upper"), 0)
+	must(t, err)
+	if info, err := f.Lstat(); err != nil || info.Size != uint64(len("lower\nupper")) {
+		t.Errorf("the file that was copied up is %+v, %v", info, err)
+	}
+	f.Close()
+	// Files that are open keep no mount of it when it is gone.
+	f, err = r.Open("f", unix.O_RDONLY)
+	must(t, err)
+	r.Close()
+	_, err = f.ReadAt(make([]byte, 1), 0)
+	fails(t, "read", err, ErrEnded)
 }
 
 func TestNumbersOfFilesAreNotMixedUp(t *testing.T) {

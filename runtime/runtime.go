@@ -87,6 +87,8 @@ type Runtime struct {
 	// boxes with detach: false learn by it that the daemon is gone.
 	holdR, holdW *os.File
 
+	filters filters
+
 	ids   sync.Mutex // one box at a time gets a range of ids
 	mu    sync.Mutex // guards boxes; no I/O under it
 	boxes map[string]*Box

@@ -323,7 +323,7 @@ func (e *Exec) PollWrite(p []byte) (int, <-chan struct{}, error) {
 		return 0, nil, e.Refuse(fmt.Errorf("stdin: %w: write cmd first", ErrNoProcess))
 	case snap.Status == ExecStarting:
 		return 0, more, nil
-	case snap.Status != ExecRunning || snap.stdinClosed:
+	case snap.Status != ExecRunning:
 		return 0, nil, e.fail(ErrPipe)
 	}
 	i.mu.Lock()

@@ -233,6 +233,7 @@ func appendSpec(b []byte, s *Spec) []byte {
 			b = appendString(b, f.Name)
 			b = appendString(b, string(f.Data))
 		}
+		b = appendU32(b, c.Owner)
 		b = appendU32(b, c.FirstID)
 		b = appendU32(b, c.IDs)
 		b = appendString(b, string(c.Probe))
@@ -297,7 +298,7 @@ func decodeSpec(b []byte) (*Spec, error) {
 				c.Files[i] = File{Name: d.string(), Data: d.bytes()}
 			}
 		}
-		c.FirstID, c.IDs, c.Probe, c.Detach = d.u32(), d.u32(), d.bytes(), d.strings()
+		c.Owner, c.FirstID, c.IDs, c.Probe, c.Detach = d.u32(), d.u32(), d.u32(), d.bytes(), d.strings()
 		s.Container = c
 	}
 	if err := d.end(); err != nil {

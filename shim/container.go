@@ -69,10 +69,15 @@ func setUpContainer(spec *Spec) *StartError {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return startError(StepNamespace, "cannot mount /proc", err)
 	}
-	if err := mapAll(c, spec.Mounts, mounts, layers); err != nil {
+	ids, errno := idMap(c)
+	if errno != 0 {
+		return startError(StepNamespace, "cannot make a user namespace", errno)
+	}
+	defer closeFD(ids)
+	if err := mapAll(c, ids, spec.Mounts, mounts, layers); err != nil {
 		return err
 	}
-	if err := unix.Mount("tmpfs", privateDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=16m"); err != nil {
+	if err := unix.Mount("tmpfs", privateDir, "tmpfs", unix.MS_NOSUID, "mode=755,size=16m"); err != nil {
 		return startError(StepMount, "cannot cover "+privateDir, err)
 	}
 	for _, dir := range [...]string{containerDir, ContainerRoot, runtimeState, layersDir, changesDir, mountsDir, filesDir, callsDir} {
@@ -80,8 +85,14 @@ func setUpContainer(spec *Spec) *StartError {
 			return startError(StepMount, what, err)
 		}
 	}
+	if err := replaceNull(); err != nil {
+		return startError(StepMount, "cannot make a /dev/null for the container", err)
+	}
 	if err := mountRoot(layers, changes); err != nil {
 		return startError(StepMount, what, err)
+	}
+	if err := checkRoot(); err != nil {
+		return err
 	}
 	if changes >= 0 {
 		if err := makeTmp(int(c.FirstID)); err != nil {
@@ -93,13 +104,75 @@ func setUpContainer(spec *Spec) *StartError {
 			return startError(StepMount, "mount "+m.Source+" on "+m.Target, err)
 		}
 	}
-	for _, f := range c.Files {
-		if err := writeFile(ContainerFile(f.Name), f.Data, int(c.FirstID)); err != nil {
-			return startError(StepMount, "cannot make "+f.Name+" for the container", err)
-		}
+	if err := makeFiles(c); err != nil {
+		return err
 	}
 	if err := writeFile(containerDir+"/config.json", c.Config, 0); err != nil {
 		return startError(StepMount, "cannot write config.json", err)
+	}
+	err := writeFile(UserNamespace, nil, 0)
+	if err == nil {
+		err = unix.Mount("/proc/self/fd/"+strconv.Itoa(ids), UserNamespace, "", unix.MS_BIND, "")
+	}
+	if err != nil {
+		return startError(StepNamespace, "cannot keep the user namespace", err)
+	}
+	return nil
+}
+
+// replaceNull gives the shim, and so the container, a /dev/null of its own for its
+// stdin. crun makes what is stdin the property of the container's user, who could
+// take the host's /dev/null from all others.
+func replaceNull() error {
+	const null = containerDir + "/null"
+	err := unix.Mknod(null, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))
+	if err == nil {
+		err = unix.Chmod(null, 0o666)
+	}
+	if err != nil {
+		return err
+	}
+	fd, err := retry(func() (int, error) { return unix.Open(null, unix.O_RDWR|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Dup3(fd, fdNull, 0), unix.Close(fd))
+}
+
+// makeFiles makes what the container gets from the shim, on a file system that is
+// read-only itself: a container that was given SYS_ADMIN can undo that of a mount.
+func makeFiles(c *Container) *StartError {
+	if len(c.Files) == 0 {
+		return nil
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	err := unix.Mount("tmpfs", filesDir, "tmpfs", flags, "mode=755,size=1m")
+	for _, f := range c.Files {
+		if err == nil {
+			err = writeFile(ContainerFile(f.Name), f.Data, int(c.FirstID))
+		}
+	}
+	if err == nil {
+		err = unix.Mount("", filesDir, "", unix.MS_REMOUNT|unix.MS_RDONLY|flags, "")
+	}
+	if err != nil {
+		return startError(StepMount, "cannot make the files for the container", err)
+	}
+	return nil
+}
+
+// checkRoot refuses a root that could lead the runtime astray: runc makes links in
+// /dev before the host is out of its sight, and follows that if it is a link itself.
+func checkRoot() *StartError {
+	for _, name := range [...]string{"/dev", "/proc", "/sys"} {
+		var st unix.Stat_t
+		err := unix.Lstat(ContainerRoot+name, &st)
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return &StartError{Step: StepMount, Errno: unix.ENOTDIR, Detail: "the container's root has no directory " + name}
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return startError(StepMount, "cannot look at "+name+" of the container's root", err)
+		}
 	}
 	return nil
 }
@@ -112,23 +185,20 @@ func openTree(path string) (int, error) {
 }
 
 // mapAll gives detached mounts the ids of the container.
-func mapAll(c *Container, given []Mount, mounts, layers []int) *StartError {
-	ids, errno := idMap(c)
-	if errno != 0 {
-		return startError(StepNamespace, "cannot make a user namespace", errno)
-	}
-	defer closeFD(ids)
+func mapAll(c *Container, ids int, given []Mount, mounts, layers []int) *StartError {
 	for i, tree := range mounts {
 		// A file system that cannot map ids is given as it is: its owners are nobody
 		// in the box.
 		if err := mapIDs(tree, ids, unix.AT_RECURSIVE); err != nil && !errors.Is(err, unix.EINVAL) {
 			return startError(StepMount, "mount "+given[i].Source+" on "+given[i].Target, err)
 		}
-		// Not all runtimes make what is below read-only too.
+		// Not all runtimes do this to what is below.
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 		if given[i].ReadOnly {
-			if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
-				return startError(StepMount, "mount "+given[i].Source+" on "+given[i].Target, err)
-			}
+			attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+		}
+		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+			return startError(StepMount, "mount "+given[i].Source+" on "+given[i].Target, err)
 		}
 	}
 	for i, tree := range layers {
@@ -232,13 +302,21 @@ func writeFile(path string, data []byte, owner int) error {
 	return errors.Join(err, unix.Close(fd))
 }
 
-// idMap returns a user namespace that maps the ids of a container. It takes a process
-// to make one, which does nothing and is killed at once.
+// idMap makes the user namespace of a container. It takes a process to make one, which
+// does nothing and is killed at once.
 func idMap(c *Container) (int, unix.Errno) {
-	pid, errno := forkPaused(uintptr(unix.SIGCHLD) | unix.CLONE_NEWUSER)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if errno := actAs(uintptr(c.Owner)); errno != 0 {
+		return -1, errno
+	}
+	pid, cloneErrno := forkPaused(uintptr(unix.SIGCHLD) | unix.CLONE_NEWUSER)
 	runtimeAfterFork()
-	if errno != 0 {
-		return -1, unix.Errno(errno)
+	if errno := actAs(0); errno != 0 {
+		fatal("setresuid", errno)
+	}
+	if cloneErrno != 0 {
+		return -1, unix.Errno(cloneErrno)
 	}
 	proc := "/proc/" + strconv.Itoa(int(pid))
 	ids := []byte("0 " + strconv.FormatUint(uint64(c.FirstID), 10) + " " + strconv.FormatUint(uint64(c.IDs), 10) + "\n")
@@ -253,6 +331,25 @@ func idMap(c *Container) (int, unix.Errno) {
 	kill(int(pid))
 	_, werr := retry(func() (int, error) { return unix.Wait4(int(pid), nil, 0, nil) })
 	return fd, toErrno(errors.Join(err, werr))
+}
+
+// actAs sets the effective user of the thread, which keeps its capabilities: some
+// hosts allow user namespaces to nobody else.
+func actAs(uid uintptr) unix.Errno {
+	const noFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP
+	const same = ^uintptr(0)
+	bits, _, errno := unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS, 0, 0, 0, 0, 0)
+	if errno == 0 {
+		_, _, errno = unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, bits|noFixup, 0, 0, 0, 0)
+	}
+	if errno != 0 {
+		return errno
+	}
+	_, _, errno = unix.RawSyscall(unix.SYS_SETRESUID, same, uid, same)
+	if _, _, e := unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, bits, 0, 0, 0, 0); errno == 0 {
+		errno = e
+	}
+	return errno
 }
 
 // overwrite writes data, in one piece, to a file that is there.

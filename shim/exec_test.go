@@ -452,6 +452,73 @@ func TestExecInAFrozenBox(t *testing.T) {
 	}
 }
 
+// One that never got to be executed ends with its box.
+func TestExecEndsBeforeItBegins(t *testing.T) {
+	g := newGroup(t)
+	b := g.has(newBox(t, "/bin/sleep", "1000")).mustStart()
+	g.freeze()
+	c := b.prepare("e1", nil, "true")
+	answer := make(chan error, 1)
+	go func() {
+		_, err := c.try(OpExec, 0)
+		answer <- err
+	}()
+	until(t, "it starts", func() bool { return c.ask(OpExecState, 0).State.Phase == ExecStarting })
+	b.ask(Request{Op: OpStop})
+	b.wait()
+	<-answer
+	if r := c.record(); r.Code != 137 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// What a terminal has left when its command ends is not lost, though nobody reads.
+func TestExecTTYKeepsTheRest(t *testing.T) {
+	b := sleeper(t)
+	// More than the pipe takes, and not more than that and the terminal do.
+	c := b.exec("e1", func(x *ExecSpec) { x.TTY = true }, "sh", "-c", "stty raw; seq 100000 109650")
+	if r := c.record(); r.Code != 0 {
+		t.Errorf("%+v", r)
+	}
+	if out := c.rest(c.out); len(out) != 9651*7 || !strings.HasSuffix(out, "\n109650\n") {
+		t.Errorf("%d bytes that end with %q", len(out), out[max(0, len(out)-20):])
+	}
+}
+
+func TestExecOrderIsRefused(t *testing.T) {
+	good := ExecSpec{Argv: []string{"/a"}, Env: []string{"A=b"}, Workdir: "/", Groups: []uint32{1}}
+	whole := good.Append(nil)
+	load := func(b []byte) error {
+		var o execOrder
+		err := o.load(len(b), func(p []byte) (int, error) { return copy(p, b), nil })
+		o.free()
+		return err
+	}
+	if err := load(whole); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n < len(whole); n++ {
+		if load(whole[:n]) == nil {
+			t.Errorf("an order cut to %d of %d bytes was accepted", n, len(whole))
+		}
+	}
+	if load(append(whole[:len(whole):len(whole)], 0)) == nil {
+		t.Error("a byte too many was accepted")
+	}
+	for name, spoil := range map[string]func(x *ExecSpec){
+		"relative dir":     func(x *ExecSpec) { x.Workdir = "a" },
+		"no dir":           func(x *ExecSpec) { x.Workdir = "" },
+		"NUL":              func(x *ExecSpec) { x.Env = []string{"A=\x00b"} },
+		"negative timeout": func(x *ExecSpec) { x.TimeoutNs = -1 },
+	} {
+		x := good
+		spoil(&x)
+		if load(x.Append(nil)) == nil {
+			t.Errorf("%s was accepted", name)
+		}
+	}
+}
+
 func TestExecTTY(t *testing.T) {
 	b := sleeper(t)
 	tty := func(x *ExecSpec) { x.TTY = true }

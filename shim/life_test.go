@@ -737,10 +737,10 @@ func TestWatchLogEnds(t *testing.T) {
 
 func TestDescriptorsOfTheShim(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
-	// null, 2 logs, directory, listener, epoll, eventfd, pipe's two ends; the
+	// null (twice), 2 logs, directory, listener, epoll, eventfd, pipe's two ends; the
 	// report's pipe is closed only after the report.
-	until(t, "9 descriptors", func() bool {
-		return len(must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.h.PID)))) == 9
+	until(t, "10 descriptors", func() bool {
+		return len(must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.h.PID)))) == 10
 	})
 }
 

@@ -219,7 +219,13 @@ func (s *supervisor) start() *StartError {
 			return startError(StepSpec, "the daemon gave no pipe to die with", err)
 		}
 	}
-	s.log = logWriter{dirfd: s.dirfd, pipe: pipe[0], null: fdNull, max: s.spec.LogMax, fd: -1}
+	// Not fdNull: the box shares that file description, and with a flag of its own
+	// (O_APPEND) could make each splice fail.
+	null, err := retry(func() (int, error) { return unix.Open("/dev/null", unix.O_WRONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return startError(StepLog, "cannot open /dev/null", err)
+	}
+	s.log = logWriter{dirfd: s.dirfd, pipe: pipe[0], null: null, max: s.spec.LogMax, fd: -1}
 	s.startedNs = wallclock()
 	spawn := spawn
 	if s.spec.Container != nil {

@@ -261,7 +261,7 @@ func (s *supervisor) takeOutput() {
 		if n == 0 && len(p.out) == MaxProbeOutput {
 			var moved int64
 			moved, err = retry(func() (int64, error) {
-				return unix.Splice(p.fd, nil, fdNull, nil, maxSplice, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+				return unix.Splice(p.fd, nil, s.log.null, nil, maxSplice, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 			})
 			n = int(moved)
 		}

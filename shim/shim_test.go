@@ -388,7 +388,7 @@ func TestProcessState(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	want := map[string]string{"SigBlk": "0000000000000000", "SigIgn": "0000000000000000", "SigCgt": "0000000000000000", "SigPnd": "0000000000000000", "Umask": "0022", "fds of the shim": "10", "fds of the box": "3"}
+	want := map[string]string{"SigBlk": "0000000000000000", "SigIgn": "0000000000000000", "SigCgt": "0000000000000000", "SigPnd": "0000000000000000", "Umask": "0022", "fds of the shim": "11", "fds of the box": "3"}
 	for line := range strings.Lines(string(out)) {
 		key, value, _ := strings.Cut(line, ":")
 		if w, ok := want[key]; ok {

@@ -94,6 +94,10 @@ type Container struct {
 	Files []File
 	// FirstID is the host's id that is 0 in the container, and IDs their number.
 	FirstID, IDs uint32
+	// Owner is the user of the host that owns the container's user namespace: what the
+	// kernel counts of a user (inotify instances, queued signals) it counts of this one
+	// too, and one container must not use up all that the host's root may have.
+	Owner uint32
 	// Probe is the process of a ProbeCommand, as the JSON of the runtime.
 	Probe []byte
 	// Detach lists mount points (of cgroup hierarchies) that the runtime is not to
@@ -111,6 +115,8 @@ type File struct {
 const (
 	// ContainerRoot is the root file system.
 	ContainerRoot = containerDir + "/root"
+	// UserNamespace is the user namespace of the container, with its ids mapped.
+	UserNamespace = containerDir + "/userns"
 	containerDir  = privateDir + "/box"
 	// privateDir is covered in the shim's mount namespace.
 	privateDir = "/run"
@@ -121,6 +127,9 @@ func ContainerMount(i int) string { return mountsDir + "/" + strconv.Itoa(i) }
 
 // ContainerFile is where a file of Container.Files is.
 func ContainerFile(name string) string { return filesDir + "/" + name }
+
+// ContainerFilter is where crun has the compiled seccomp filter of a box's container.
+func ContainerFilter(box string) string { return runtimeState + "/" + box + "/seccomp.bpf" }
 
 // ProbeKind says how a box is probed.
 type ProbeKind uint8

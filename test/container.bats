@@ -313,6 +313,30 @@ host_net() {
 }
 @test "network: host is the host's" { both host_net; }
 
+@test "crun compiles a profile once, and a box never gets another's filter" {
+	RT=crun
+	local probe='unshare -U true && echo namespace made; unshare -m true && echo mounts apart; grep Seccomp: /proc/self/status; echo up; sleep 1000'
+	local n
+	for n in a b; do # b has more capabilities, and so another profile
+		up_box "$n" "$probe" "security: {capabilities: {add: [$([[ $n == a ]] || echo SYS_ADMIN)]}}"
+		logs "$n" up
+		assert "$(grep -c seccomp_bpf_data "/proc/$(pid_of "$n")/root/run/box/config.json")" -eq 0 "filters that $n was given at first"
+		ctl "$n" kill
+	done
+	for n in a b; do
+		ctl "$n" start
+		logs "$n" up 2
+		assert "$(grep -c seccomp_bpf_data "/proc/$(pid_of "$n")/root/run/box/config.json")" -eq 1 "filters that $n was given at last"
+		rd "$n/log"
+		assert "$(grep -cx $'Seccomp:\t2' <<<"$out")" -eq 2 "starts of $n with a filter"
+		ctl "$n" kill
+	done
+	rd a/log
+	no_line '^(namespace|mounts)'
+	rd b/log
+	assert "$(grep -cx 'mounts apart' <<<"$out")" -eq 2 "starts of b with the filter of its capabilities"
+}
+
 devices() {
 	in_box "$RT-e" 'cat /dev/null; head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; mknod /n c 1 3; ls -l /n; ls /dev | xargs; cat /dev/vda' 'security: {capabilities: {add: [MKNOD, SYS_ADMIN]}}'
 	line 4

@@ -117,7 +117,7 @@ C
 	is x exec/e1/status empty
 	local text
 	while IFS='|' read -r text want; do
-		exec_cmd x e1 < <(printf "$text")
+		exec_cmd x e1 < <(printf %b "$text")
 		assert "$err" has "${ERRNO_TEXT[EINVAL]}" "close of $text"
 		rd x/last_error
 		assert "$out" has "$want" "$text"

@@ -65,6 +65,13 @@ untouched() {
 	ok ls "$MNT/boxes/x"
 	assert "$out" has root "files of the box"
 	refused EACCES "${NOBODY[@]}" ls "$R"
+	# Who looks at boxes does not look at their files.
+	hostile y
+	R=$MNT/boxes/x/root
+	local fds
+	fds=$(daemon_fds)
+	ok ls -l "$MNT/boxes/x" "$MNT/boxes/y"
+	await "the daemon to have the descriptors that it had" 5 daemon_fds_at_most "$fds"
 	# Who may drive a box has no business in its files.
 	ok chown nobody "$MNT/boxes/x" "$MNT/boxes/x/ctl"
 	refused EACCES "${NOBODY[@]}" ls "$R"
@@ -318,7 +325,13 @@ listed() { (cd "$1" && find . -mindepth 1 ! -type d \( -type l -printf '%P %l\n'
 	ok rsync -aHS "$SRC/" "$D/rsync/"
 	ok rsync -aHSi --delete "$SRC/" "$D/rsync/"
 	assert "$out" = '' "what a second rsync has to do"
-	local way
+	py 'import os, sys
+f = os.open(sys.argv[1], os.O_RDONLY)
+assert os.lseek(f, 0, os.SEEK_DATA) > 99 << 20 and os.lseek(f, 0, os.SEEK_HOLE) == 0' "$D/cp/sparse"
+	ok stat -f -c %b "$D/cp/sparse"
+	local way blocks=$out
+	inside x stat -f -c %b /mnt
+	assert "$out" = "$blocks" "size of the file system, as the box has it"
 	for way in cp tar rsync; do
 		ok cp -a "$D/$way" "$W/back"
 		ok diff -r --no-dereference "$SRC" "$W/back"
@@ -353,7 +366,7 @@ listed() { (cd "$1" && find . -mindepth 1 ! -type d \( -type l -printf '%P %l\n'
 	# Names and types that the kernel may still know, and that are something else now: the
 	# box changes them right before they are used.
 	inside x mkdir fast
-	py 'import os, sys
+	py 'import os, sys, time
 shown, box = sys.argv[1] + "/fast/", sys.argv[2] + "/mnt/fast/"
 def text(name):
     with open(shown + name) as f: return f.read()
@@ -375,11 +388,24 @@ for i in range(200):
     with open(shown + "d/f", "x") as f: f.write("333")
     put("d/f", "4444")
     with open(shown + "d/f", "a") as f: f.write("5")
+    with open(shown + "d/f", "ab", 0) as f:
+        put("d/f", "4444" * i)
+        f.write(b"5")
+    assert text("d/f") == "4444" * i + "5"
     os.unlink(box + "d/f"); os.rmdir(box + "d")
     os.mkdir(shown + "d")
     assert os.listdir(shown) == ["d"]
     os.rmdir(box + "d")
-    assert os.listdir(shown) == []' "$D" "/proc/$(box_command "$(pid_of x)")/root"
+    assert os.listdir(shown) == []
+# This alone the kernel may not know for some milliseconds.
+os.mkdir(box + "d"); os.listdir(shown + "d"); os.rmdir(box + "d"); put("d", "file")
+end = time.time() + 2
+while True:
+    try:
+        open(shown + "d", "r+").close()
+        break
+    except IsADirectoryError:
+        assert time.time() < end, "a directory is held for long"' "$D" "/proc/$(box_command "$(pid_of x)")/root"
 	# And so does somebody who is in the box.
 	inside x sh -c 'mkdir was; echo 1 >was/f; ln -s /nowhere is'
 	ok cat "$D/was/f"
@@ -438,7 +464,8 @@ assert os.stat(p).st_nlink == 2 and os.stat(p).st_ino == os.stat(p + "1").st_ino
 	ok rmdir "$MNT/boxes/x"
 	: >"$W/over"
 	join stand
-	assert "$err" =~ 'No such device|Stale file handle' "what a reader of the old run is told"
+	assert "$err" has "'standard input': No such device" "what a reader of the old run is told"
+	assert "$err" has "'.': Stale file handle" "what one who stands in a directory of it is told"
 	hostile x 'echo two >f'
 	await "tail to find the file of the next run" 10 grep -qx two "$W/tail.out"
 	kill_tree "${JOB[tail]}" || :

@@ -88,7 +88,7 @@ func tarOf(t testing.TB, entries ...entry) []byte {
 	for _, e := range entries {
 		h := e.Header
 		h.Size = int64(len(e.text))
-		if h.ModTime.IsZero() {
+		if h.ModTime.IsZero() && h.Typeflag != tar.TypeXGlobalHeader {
 			h.ModTime = someTime
 		}
 		if err := w.WriteHeader(&h); err != nil {

@@ -217,6 +217,71 @@ func TestABrokenConnectionIsMadeAgain(t *testing.T) {
 	}
 }
 
+func TestARegistryThatAnswersAnotherRangeIsAskedForAll(t *testing.T) {
+	srv, dir := serve(t), t.TempDir()
+	s := open(t, dir, Options{})
+	layer := layerOf(t, file("a", noise(200_000)))
+	ref := srv.push(t, "a:1", imageOf(t, v1.Config{}, layer))
+	h, err := layer.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob, err := layer.Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "partial", h.Hex), b[:1000], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	srv.on(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Header.Get("Range") == "" {
+			return false
+		}
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", len(b)-1, len(b)))
+		w.WriteHeader(http.StatusPartialContent)
+		_, _ = w.Write(b)
+		return true
+	})
+	ensure(t, s, ref)
+	nothingHalf(t, s)
+}
+
+func TestALayerThatAPullNeedsIsKept(t *testing.T) {
+	srv := serve(t)
+	s := open(t, t.TempDir(), Options{})
+	base, slow := layerOf(t, file("base", "base")), layerOf(t, file("a", "a"))
+	one := ensure(t, s, srv.push(t, "one:1", imageOf(t, v1.Config{}, base)))
+	ref := srv.push(t, "two:1", imageOf(t, v1.Config{}, base, slow))
+	h, err := slow.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, answer := make(chan struct{}), make(chan struct{})
+	srv.on(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, h.Hex) {
+			close(asked)
+			<-answer
+		}
+		return false
+	})
+	got := make(chan *Image, 1)
+	go func() { got <- ensure(t, s, ref) }()
+	<-asked
+	if err := s.Remove(one.Name, nil); err != nil {
+		t.Fatal(err)
+	}
+	close(answer)
+	two := <-got
+	if _, err := os.Stat(two.Layers[0] + "/base"); err != nil {
+		t.Error(err)
+	}
+	nothingHalf(t, s)
+}
+
 func TestARegistryThatStopsSendingIsGivenUp(t *testing.T) {
 	srv := serve(t)
 	s := open(t, t.TempDir(), Options{})
@@ -307,6 +372,7 @@ func TestWhatIsCorruptLeavesNothing(t *testing.T) {
 		err  error
 	}{
 		{"a layer with other bytes", "layer", func(b []byte) []byte { b[len(b)/2] ^= 1; return b }, ErrCorrupt},
+		{"a layer that is compressed in another way", "layer", func(b []byte) []byte { b[4] ^= 1; return b }, ErrCorrupt},
 		{"a layer that is too long", "layer", func(b []byte) []byte { return append(b, 0) }, ErrCorrupt},
 		{"a layer that is too short", "layer", func(b []byte) []byte { return b[:len(b)-1] }, io.ErrUnexpectedEOF},
 		{"another configuration", "config", func(b []byte) []byte { return bytes.Replace(b, []byte("linux"), []byte("linuy"), 1) }, ErrCorrupt},
@@ -475,7 +541,7 @@ func TestPlatforms(t *testing.T) {
 		return mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: os, Architecture: arch, Variant: variant}}}
 	}
 	mine := of(runtime.GOARCH, "mine")
-	index := mutate.AppendManifests(empty.Index, add(of("s390x", "s"), "linux", "s390x", ""), add(of("arm", "a"), "linux", "arm", "v7"),
+	index := mutate.AppendManifests(empty.Index, add(of(runtime.GOARCH, "v"), "linux", runtime.GOARCH, "v99"), add(of("s390x", "s"), "linux", "s390x", ""), add(of("arm", "a"), "linux", "arm", "v7"),
 		add(of(runtime.GOARCH, "w"), "windows", runtime.GOARCH, ""), add(of("unknown", "u"), "unknown", "unknown", ""), add(mine, "linux", runtime.GOARCH, ""))
 	ref := srv.push(t, "multi:1", index)
 	img := ensure(t, s, ref)

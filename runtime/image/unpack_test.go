@@ -151,6 +151,8 @@ func TestLayers(t *testing.T) {
 			want: map[string]string{"d": dirLine + " trusted.overlay.opaque=79", "d/x": `100644 0:0 "x"`, "f": `100644 0:0 "f"`}},
 		{name: "what AUFS kept", entries: []entry{file(".wh..wh.aufs", ""), folder(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", ""), file("a", "")},
 			want: map[string]string{"a": `100644 0:0 ""`}},
+		{name: "a global header is no file", entries: []entry{file("pax_global_header", "x"), {tar.Header{Name: "pax_global_header", Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "c"}}, ""}},
+			want: map[string]string{"pax_global_header": `100644 0:0 "x"`}},
 		{name: "opaque at the root", entries: []entry{file(".wh..wh..opq", ""), file("a", "")}, want: map[string]string{"a": `100644 0:0 ""`}},
 		{name: "a whiteout of nothing", entries: []entry{file("d/.wh.", "")}, err: "invalid whiteout"},
 		{name: "a whiteout of .", entries: []entry{file("d/.wh..", "")}, err: "invalid whiteout"},

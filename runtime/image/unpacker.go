@@ -142,13 +142,24 @@ func confine(o *order) error {
 	if err := unix.Chdir(o.Dir); err != nil {
 		return err
 	}
+	var inside, root unix.Stat_t
+	if err := unix.Stat(".", &inside); err != nil {
+		return err
+	}
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return err
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return err
 	}
-	return unix.Chdir("/")
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	// All that follows relies on it.
+	if err := unix.Stat("/", &root); err != nil || root.Dev != inside.Dev || root.Ino != inside.Ino {
+		return errors.New("the root is not the layer's directory")
+	}
+	return nil
 }
 
 // unpacker unpacks one layer.

@@ -1,0 +1,60 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// deepen makes n directories, each in the one before.
+func deepen(t *testing.T, path string, n int) {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for range n {
+		must(t, err)
+		must(t, unix.Mkdirat(fd, "d", 0o700))
+		next, oerr := unix.Openat(fd, "d", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		must(t, unix.Close(fd))
+		fd, err = next, oerr
+	}
+	must(t, err)
+	must(t, unix.Close(fd))
+}
+
+// A box leaves what it likes. Removing that takes a bounded number of descriptors.
+func TestRemoveAll(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "x")
+	for _, sub := range []string{"a/b/c", "wide", ".1", "full"} {
+		must(t, os.MkdirAll(filepath.Join(dir, sub), 0o700))
+	}
+	for i := range 3000 {
+		must(t, os.WriteFile(filepath.Join(dir, "wide", fmt.Sprint(i)), nil, 0o600))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "full", "f"), nil, 0))
+	kept := filepath.Join(t.TempDir(), "kept")
+	must(t, os.WriteFile(kept, nil, 0o600))
+	must(t, os.Symlink(kept, filepath.Join(dir, "a", "link")))
+	must(t, os.Symlink(filepath.Dir(kept), filepath.Join(dir, "a", "dir")))
+	must(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
+	for _, sub := range []string{".", "a", "a/b", "full"} {
+		deepen(t, filepath.Join(dir, sub), 2000)
+	}
+	var old unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: min(old.Cur, 200), Max: old.Max}))
+	defer func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) }()
+	must(t, removeAll(dir))
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if _, err := os.Lstat(kept); err != nil {
+		t.Error(err)
+	}
+	must(t, removeAll(dir))
+	must(t, removeAll(kept))
+}

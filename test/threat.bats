@@ -1,0 +1,687 @@
+#!/usr/bin/env bats
+#
+# What a hostile box, a hostile root and a hostile user of the host cannot do. The
+# table in the README names these tests. Where it can be, an attack is also made where
+# nothing guards against it, to know that it is one.
+
+load helpers
+load hostile
+
+shopt -s extglob
+
+setup_file() {
+	build threat
+	gcc -O2 -Wall -Wextra -Werror -nostdlib -static-pie -fPIE -ffreestanding -fno-stack-protector \
+		-o "$BATS_FILE_TMPDIR/threat-ld" "$BATS_TEST_DIRNAME/threat-ld.c"
+}
+
+setup() {
+	common_setup
+	THREAT=$W/threat
+	cp "$BATS_FILE_TMPDIR/threat" "$THREAT"
+	make_root "$W/root"
+	start_daemon
+}
+
+# make_root DIR: sets ROOT to a root of busybox and the attacker's program.
+make_root() {
+	ROOT=$1
+	mkdir -p "$ROOT"/{bin,etc,proc,sys,dev,srv}
+	cp "$THREAT" "$ROOT/bin/threat"
+	cp "$(command -v busybox)" "$ROOT/bin/busybox"
+	local name
+	for name in $("$ROOT/bin/busybox" --list); do
+		[[ $name == busybox ]] || ln -s busybox "$ROOT/bin/$name"
+	done
+	printf '%s\n' 'root:x:0:0::/root:/bin/sh' 'web:x:33:34::/srv:/bin/sh' >"$ROOT/etc/passwd"
+	printf '%s\n' 'root:x:0:' 'web:x:34:' >"$ROOT/etc/group"
+}
+
+# attack BOX SCRIPT [CONFIG…]: runs a script in a container to its end; out is its
+# log. attack_on RUNTIME… is the same of another engine, on the host's files.
+attack() {
+	local name=$1 text=$2
+	shift 2
+	run_script "$name" "rootfs: $ROOT" "runtime: $RT" "$@" <<<"$text"
+}
+
+# siege BOX SCRIPT [CONFIG…]: starts one that goes on.
+siege() {
+	local name=$1 text=$2
+	shift 2
+	script "$name" "rootfs: $ROOT" "runtime: $RT" "$@" <<<"$text"
+	ctl "$name" start
+}
+
+# both TEST: with each runtime.
+both() {
+	for RT in crun runc; do
+		echo "# runtime $RT"
+		"$1"
+	done
+}
+
+line() { grep -qxF -- "$1" <<<"$out" || fail "no line $1 in: $out"; }
+no_line() { ! grep -qE -- "$1" <<<"$out" || fail "a line like $1 in: $out"; }
+
+# failed BOX: its start has failed.
+failed() {
+	try "${ECHO[@]}" "$MNT/boxes/$1/ctl" start
+	((rc != 0)) || fail "$1 was started"
+	is "$1" status failed
+}
+
+drop() {
+	local name
+	for name; do
+		ctl "$name" kill
+		ok rmdir "$MNT/boxes/$name"
+	done
+}
+
+# However a test ends: the next must not find what it has done to the host.
+teardown() {
+	chown 0:0 /dev/null
+	chmod 0666 /dev/null
+	common_teardown
+}
+
+# --- out of the box ----------------------------------------------------------
+
+own_runtime() {
+	local runtime sum n=0 command
+	runtime=$(command -v "$RT")
+	sum=$(sha256sum "$runtime" "$SHIM")
+	# The image says that it wants to run what runs it, and brings a loader for that.
+	make_root "$W/$RT-image"
+	mkdir -p "$ROOT/lib64" "$ROOT/lib"
+	cp "$BATS_FILE_TMPDIR/threat-ld" "$ROOT/lib64/ld-linux-x86-64.so.2"
+	cp "$BATS_FILE_TMPDIR/threat-ld" "$ROOT/lib/ld-linux-aarch64.so.1"
+	ln -s /proc/self/exe "$ROOT/bin/itself"
+	for command in /proc/self/exe /bin/itself; do
+		box "$RT-$((++n))" "$(printf '%s\n' "command: [$command]" "rootfs: $ROOT" "runtime: $RT")"
+		ctl "$RT-$n" start
+		rd "$RT-$n/wait/stopped"
+		rd "$RT-$n/log"
+		line loaded
+		no_line overwritten
+		no_line '^(write|reopen|chmod) ok'
+	done
+	attack "$RT-3" 'for p in /proc/[0-9]*; do readlink $p/exe; done; cd /proc; for p in [0-9]*; do threat overwrite /proc/$p/exe; done'
+	no_line 'crun|runc|shim'
+	no_line overwritten
+	assert "$(sha256sum "$runtime" "$SHIM")" = "$sum" "the runtime and the shim"
+	drop "$RT-1" "$RT-2" "$RT-3"
+	ROOT=$W/root
+}
+@test "a box cannot overwrite its runtime or the shim" {
+	# The attack is one where it is let: a copy, in a box of engine host.
+	cp "$(command -v crun)" "$W/victim"
+	box h "command: [$THREAT, overwrite, $W/victim]"
+	ctl h start
+	rd h/wait/stopped
+	rd h/log
+	line overwritten
+	both own_runtime
+}
+
+descriptors() {
+	attack "$RT-1" 'exec threat fds'
+	assert "${out//:\[+([0-9])]/}" = $'fd 0 /dev/null\nfd 1 pipe\nfd 2 pipe' "descriptors"
+	drop "$RT-1"
+	# Working directories that would be the host's, if the runtime had left one open
+	# (CVE-2024-21626).
+	local fd started=0
+	for fd in 3 5 6 7 8 9; do
+		script "$RT-$fd" "rootfs: $ROOT" "runtime: $RT" "workdir: /proc/self/fd/$fd" \
+			<<<"cat $W/secret ../../../../../../../..$W/secret ../../../../../../../../../$W/secret; echo ran"
+		try "${ECHO[@]}" "$MNT/boxes/$RT-$fd/ctl" start
+		if ((rc == 0)); then
+			rd "$RT-$fd/wait/stopped"
+			rd "$RT-$fd/log"
+			line ran
+			no_line precious
+			started=1
+		fi
+		drop "$RT-$fd"
+	done
+}
+@test "a box has descriptors 0 to 2, and no other as its working directory" {
+	echo precious >"$W/secret"
+	both descriptors
+}
+
+calls() {
+	attack "$RT-1" 'exec threat calls'
+	assert "$(grep -c . <<<"$out")" -ge 33 "attempts"
+	no_line ' ok$'
+	no_line '^(mount|umount|unshare-user|clone-user|keyctl|setns) E(INVAL|NOENT|FAULT)'
+	drop "$RT-1"
+}
+@test "a box cannot mount, make namespaces, nor call what no box needs" {
+	# Much of it is let to a root process that nothing guards; its mounts are its own.
+	box h "$(printf '%s\n' "command: [unshare, -m, $THREAT, calls]" "workdir: $W")"
+	ctl h start
+	rd h/wait/stopped
+	rd h/log
+	local name
+	for name in mount bind umount remount fsopen open_tree mount_setattr clone-user clone-mount keyctl add_key perf_event_open mknod packet-socket unshare-user unshare-mount; do
+		line "$name ok"
+	done
+	both calls
+}
+
+admin() {
+	attack "$RT-1" 'mkdir -p /g /m; id -u; 
+mount -o remount,bind,rw /etc/hosts; { echo x >/etc/hosts; } 2>/dev/null && echo filled; umount /etc/hosts; cat /etc/hosts | head -c 9
+mount -o remount,bind,dev,suid /given; dd if=/given/kmsg of=/m/k bs=8192 count=1 2>/dev/null && echo read-kmsg; mknod /node b 254 0 && echo made-node
+for c in memory pids devices freezer cpu cpuset blkio systemd; do
+	o=$c; [ $c = systemd ] && o=none,name=systemd
+	mount -t cgroup -o $o none /g || continue
+	for f in cgroup.procs tasks release_agent notify_on_release devices.allow memory.limit_in_bytes pids.max cpuset.cpus; do
+		[ -e /g/$f ] && { echo $$ >/g/$f; } 2>/dev/null && echo "wrote $c $f"; done
+	mkdir /g/sub 2>/dev/null && echo "made group in $c"
+	umount /g
+done
+mount -t cgroup2 none /g && { { echo $$ >/g/cgroup.procs; } 2>/dev/null && echo "wrote v2"; mkdir /g/sub 2>/dev/null && echo "made group in v2"; umount /g; }
+umount /proc/sys /proc/sysrq-trigger /proc/kcore /proc/keys 2>/dev/null
+{ echo x >/proc/sys/kernel/core_pattern; } 2>/dev/null && echo "wrote core_pattern"; { echo h >/proc/sysrq-trigger; } 2>/dev/null && echo "wrote sysrq"; head -c 1 /proc/kcore >/dev/null 2>&1 && echo "read kcore"
+echo end' 'security: {capabilities: {add: [SYS_ADMIN, MKNOD, DAC_OVERRIDE, CHOWN, SETUID, SYS_CHROOT]}}' "mounts: [{source: $W/given, target: /given}]"
+	line end
+	no_line '^(filled|read|made-node|wrote|made group)'
+	drop "$RT-1"
+}
+@test "a box that was given SYS_ADMIN cannot write into the shim's files, nor the host's cgroups, devices and sysctls" {
+	mkdir "$W/given"
+	dead_nodes "$W/given"
+	both admin
+}
+
+others() {
+	siege "$RT-1" 'echo up; sleep 1000'
+	logs "$RT-1" up
+	siege "$RT-2" 'echo up; sleep 1000'
+	logs "$RT-2" up
+	local shim other
+	shim=$(pid_of "$RT-1")
+	other=$(box_command "$(pid_of "$RT-2")")
+	attack "$RT-3" "kill -9 -1; threat hunt 70000; for p in $shim $other $DAEMON 1; do kill -9 \$p; kill -STOP \$p; done; ls -d /proc/[0-9]* | wc -l; echo end"
+	# Its own shell is all that it has seen.
+	line 'seen 1 traced 1'
+	line end
+	is "$RT-1" status running
+	is "$RT-1" pid "$shim"
+	is "$RT-2" status running
+	assert "$(awk '/^State/ {print $2}' "/proc/$other/status")" = S "state of a process of another box"
+	[[ $(readlink "/proc/$shim/ns/pid") != $(readlink "/proc/$(box_command "$shim")/ns/pid") ]] || fail "the shim is in the box's pid namespace"
+	drop "$RT-1" "$RT-2" "$RT-3"
+}
+@test "a box cannot see, signal or trace the shim, the daemon or another box" {
+	# Without a pid namespace it is seen.
+	local out
+	out=$("$THREAT" hunt 0)
+	ok kill -0 "$DAEMON"
+	both others
+}
+
+sockets() {
+	local shim
+	siege "$RT-1" 'echo up; sleep 1000'
+	logs "$RT-1" up
+	shim=$STATE/boxes/$RT-1/shim.sock
+	[[ -S $shim ]] || fail "no socket at $shim"
+	attack "$RT-2" "threat dial @$NAME; threat dial $shim; threat dial $W/path.sock; find / -xdev -type s; ls /run 2>/dev/null; echo end"
+	line end
+	no_line 'ok|^/[^b]'
+	# With the host's network an abstract socket is in reach: the README says so.
+	attack "$RT-3" "threat dial @$NAME; threat dial $shim" 'network: host'
+	line 'connect ok'
+	assert "$(grep -c ok <<<"$out")" -eq 1 "sockets in reach with the host's network"
+	drop "$RT-1" "$RT-2" "$RT-3"
+}
+@test "a box cannot reach a control socket, nor with network none an abstract socket of the host" {
+	NAME=boxlite-threat-$$
+	bg listener /usr/bin/python3 -c 'import socket, sys, time
+s = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+s[0].bind("\0" + sys.argv[1])
+s[1].bind(sys.argv[2])
+[x.listen() for x in s]
+print("up", flush=True)
+time.sleep(300)' "$NAME" "$W/path.sock"
+	await "the listener" 5 grep -q up "$W/listener.out"
+	ok "$THREAT" dial "@$NAME"
+	line 'connect ok'
+	both sockets
+}
+
+machine() {
+	attack "$RT-1" 'w() { { echo "$2" >"$1"; } 2>/dev/null && echo "wrote $1"; }
+for f in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /proc/sys/kernel/panic /proc/sys/kernel/hostname /proc/sys/vm/drop_caches /proc/sys/net/ipv4/ip_forward /proc/sys/fs/file-max /proc/sys/user/max_inotify_instances /proc/irq/default_smp_affinity /sys/kernel/uevent_helper /sys/power/state /sys/kernel/mm/ksm/run /sys/module/kernel/parameters/panic /sys/block/*/queue/scheduler /sys/class/net/lo/mtu; do w $f 1; done
+for f in /proc/kcore /proc/kmsg /proc/keys /proc/timer_list /proc/kpagecount /dev/mem /dev/kmsg /dev/port /dev/fuse /dev/vda /dev/sda; do [ -z "$(head -c 4 $f 2>/dev/null | tr "\0" x)" ] || echo "read $f"; done
+find /sys /proc/sys -xdev -type f -perm -0002 2>/dev/null | head -3; dmesg; threat limits; echo end'
+	line end
+	no_line '^(wrote|read|/)'
+	no_line '^(nofile|nice|realtime|oom_score_adj|immutable) ok'
+	drop "$RT-1"
+}
+@test "a box cannot write to /proc/sys, /sys or sysrq, read the kernel's memory, or raise its own limits" {
+	# The same are files that root may write.
+	[[ -w /proc/sys/kernel/core_pattern && -w /proc/sys/vm/drop_caches && -w /sys/class/net/lo/mtu && -r /proc/kpagecount ]] || fail "the host's own root may not"
+	both machine
+}
+
+# dead_nodes DIR: makes two device files that the host's root can read: one that the
+# cgroup of a box refuses, and one that it lets through.
+dead_nodes() {
+	mknod -m 0666 "$1/kmsg" c 1 11
+	mknod -m 0666 "$1/zero" c 1 5
+	ok dd if="$1/kmsg" of=/dev/null bs=8192 count=1
+	ok head -c 1 "$1/zero"
+}
+
+nodes() {
+	local over
+	for over in true false; do
+		attack "$RT-$over" 'dd if=/kmsg of=/k bs=8192 count=1 2>/dev/null && echo read-kmsg; head -c 1 /zero >/dev/null && echo read-zero; echo end' "overlay: $over"
+		line end
+		no_line '^read'
+		drop "$RT-$over"
+	done
+}
+@test "device files of a root are dead" {
+	dead_nodes "$ROOT"
+	both nodes
+}
+
+set_uid() {
+	attack "$RT-1" 'suid euid' 'user: web'
+	assert "$out" = 'euid 33' "effective user of a set-uid program"
+	# It is one: of the container's root, who is nobody on the host.
+	attack "$RT-2" 'suid euid' 'user: web' 'security: {no_new_privileges: false}'
+	assert "$out" = 'euid 0' "effective user without no_new_privs"
+	drop "$RT-1" "$RT-2"
+}
+@test "set-uid programs of a root give nothing" {
+	cp "$THREAT" "$ROOT/bin/suid"
+	chmod 4755 "$ROOT/bin/suid"
+	both set_uid
+}
+
+# --- against the shim and the host -------------------------------------------
+
+wells() {
+	siege "$RT-1" 'threat inotify & sleep 1000'
+	logs "$RT-1" instances
+	py 'import ctypes, os
+fd = ctypes.CDLL(None, use_errno=True).inotify_init()
+print(fd >= 0 or os.strerror(ctypes.get_errno()))'
+	assert "$out" = True "an inotify instance of the host's root"
+	drop "$RT-1"
+}
+@test "a box that takes all inotify instances it can get takes none of the host's root's" {
+	# runc needs CAP_SYS_RESOURCE for it, see runtime/container.go.
+	RT=crun wells
+	(($(awk '/^CapEff/ {print $2}' /proc/self/status | sed 's/^/0x/') >> 24 & 1)) || return 0
+	RT=runc wells
+}
+
+own_null() {
+	siege "$RT-1" 'chown 33 /dev/null /proc/self/fd/0; echo up; sleep 1000' 'user: "12:12"'
+	logs "$RT-1" up
+	assert "$(stat -c '%u:%g %a' /dev/null)" = '0:0 666' "the host's /dev/null"
+	local cmd
+	cmd=$(box_command "$(pid_of "$RT-1")")
+	[[ ! /proc/$cmd/fd/0 -ef /dev/null ]] || fail "the stdin of the box is the host's /dev/null"
+	[[ ! /proc/$(pid_of "$RT-1")/fd/0 -ef /dev/null ]] || fail "the stdin of the shim is the host's /dev/null"
+	drop "$RT-1"
+}
+@test "a box does not get the host's /dev/null for its own" { both own_null; }
+
+log_pipe() {
+	siege "$RT-1" 'threat pipes || echo "failed $?"; echo ready; sleep 1000'
+	# What it does to the shared description of /dev/null is not done to the shim's.
+	T=30 logs "$RT-1" ready
+	rd "$RT-1/log"
+	line piped
+	no_line '^failed'
+	local shim spent
+	shim=$(pid_of "$RT-1")
+	spent=$(awk '{print $14 + $15}' "/proc/$shim/stat")
+	is "$RT-1" health healthy
+	await_quietly 1 false || :
+	assert $(($(awk '{print $14 + $15}' "/proc/$shim/stat") - spent)) -le 20 "ticks of the shim in a second"
+	drop "$RT-1"
+}
+@test "what a box does to its end of the log's pipe does nothing to the shim" { both log_pipe; }
+
+full() {
+	siege "$RT-1" 'threat pipes >/dev/null; cat /dev/zero >/fill; yes | head -c 1000000; yes | head -c 1000000 >&2; rm /fill; while :; do echo lived; sleep 0.2; done' 'log: {max_size: 1MiB}'
+	T=30 logs "$RT-1" lived
+	rd "$RT-1/log"
+	grep -q 'bytes of log lost: no space left' <<<"$out" || fail "nothing was lost: the disk was not full"
+	drop "$RT-1"
+}
+@test "a box that fills the disk and spoils its stdin does not stop its log, and can be killed" {
+	stop_daemon
+	rm -rf "$STATE"
+	mkdir "$STATE"
+	mount -t tmpfs -o size=4m,mode=700 tmpfs "$STATE"
+	start_daemon
+	both full
+	stop_daemon
+	umount "$STATE"
+}
+
+flood() {
+	script "$RT-1" "rootfs: $ROOT" "runtime: $RT" 'log: {max_size: 64KiB}' <<<'yes | head -c 20000000; echo end; sleep 1000'
+	ctl "$RT-1" start
+	T=40 logs "$RT-1" end
+	assert "$(cat "$STATE/boxes/$RT-1"/log.* | wc -c)" -le 131072 "bytes of log on disk"
+	drop "$RT-1"
+}
+@test "a box that floods its log fills two files of it" { both flood; }
+
+depths() {
+	attack "$RT-1" 'cd /srv && threat deep 5000 && echo deep'
+	line deep
+	ok rmdir "$MNT/boxes/$RT-1"
+	T=60 await "the trash to be emptied" 60 sh -c '[ -z "$(ls -A "$1")" ]' sh "$STATE/trash"
+}
+@test "a box whose directories are deeper than the daemon has descriptors is removed like another" {
+	stop_daemon
+	LAUNCH=(prlimit --nofile=256:256)
+	start_daemon
+	both depths
+	! grep -q 'too many open files' "$LOG" || fail "the daemon ran out of descriptors"
+}
+
+thousand() {
+	siege "$RT-1" 'n=0; while [ $n -lt 1000 ]; do sleep 1000 & n=$((n + 1)); done; trap "" TERM; (trap "" TERM; echo up; kill -STOP -1); sleep 1000'
+	T=60 logs "$RT-1" up
+	hold "$RT-1"
+	assert "$(ns_pids "$(readlink "/proc/$(box_command "$shim")/ns/pid")" | wc -l)" -ge 1000 processes
+	hold_namespace "$(box_command "$shim")"
+	timed ctl "$RT-1" kill
+	assert "$took" -lt 5000 "milliseconds of the kill"
+	vanished "$shim" || fail "the shim is left"
+	[[ -z $(ns_pids "$ns") ]] || fail "processes are left"
+	ok rmdir "$MNT/boxes/$RT-1"
+}
+@test "a box of 1,000 stopped processes that ignore signals is killed whole" { both thousand; }
+
+probes() {
+	local mode shim rss
+	for mode in silent head body; do
+		siege "$RT-$mode" "exec threat serve 8080 $mode" 'health_check: {http: "http://127.0.0.1:8080/", interval: 50ms, timeout: 300ms, retries: 2, start_period: 0}'
+		logs "$RT-$mode" serves
+	done
+	becomes "$RT-silent" health unhealthy
+	becomes "$RT-head" health unhealthy
+	becomes "$RT-body" health healthy # its status was 200; the body is not waited for
+	for mode in silent head body; do
+		shim=$(pid_of "$RT-$mode")
+		rss=$(awk '/^VmRSS/ {print $2}' "/proc/$shim/status")
+		assert "$rss" -lt 20000 "KiB of the shim of $mode"
+		json "$RT-$mode" probe.output
+		assert "${#out}" -le 1100 "bytes of output of $mode"
+		timed ctl "$RT-$mode" kill
+		assert "$took" -lt 2000 "milliseconds of the kill of $mode"
+		ok rmdir "$MNT/boxes/$RT-$mode"
+	done
+}
+@test "a server that never answers, or never ends its answer, holds up nobody" { both probes; }
+
+probe_inside() {
+	script "$RT-1" "rootfs: $ROOT" "runtime: $RT" 'health_check: {command: [/bin/sh, -c, "touch '"$W"'/canary/$$; id -u"], interval: 50ms}' <<<'mkdir -p '"$W"'/canary; echo up; sleep 1000'
+	try "${ECHO[@]}" "$MNT/boxes/$RT-1/ctl" start
+	if ((rc == 0)); then
+		becomes "$RT-1" health healthy
+	fi
+	drop "$RT-1"
+	[[ -z $(ls -A "$W/canary") ]] || fail "a health command ran on the host"
+}
+@test "a health command of a box does not run on the host" {
+	mkdir -m 0777 "$W/canary"
+	both probe_inside
+}
+
+# --- hostile roots -----------------------------------------------------------
+
+# hostile_root WORDS CONFIG…: makes a root, does WORDS in it, runs a box of it. The
+# start may fail; the host must be as it was, and its files not shown.
+hostile_root() {
+	local words=$1 before after
+	shift
+	rm -rf "$W/hostile"
+	make_root "$W/hostile"
+	(cd "$ROOT" && eval "$words") || fail "$words"
+	before=$(cd "$W" && find canary world | sort && sha256sum canary/*)
+	script "$RT-r" "rootfs: $ROOT" "runtime: $RT" "$@" <<<'cat /etc/file /mnt/file /proc/file /sys/file /dev/file 2>/dev/null; echo "ran $(id -u)"; sleep 1000'
+	T=20 try "${ECHO[@]}" "$MNT/boxes/$RT-r/ctl" start
+	if ((rc == 0)); then
+		logs "$RT-r" ran
+	fi
+	rd "$RT-r/log"
+	no_line precious
+	T=5 ctl "$RT-r" kill
+	ok rmdir "$MNT/boxes/$RT-r"
+	after=$(cd "$W" && find canary world | sort && sha256sum canary/*)
+	assert "$after" = "$before" "the host after: $words"
+}
+
+roots() {
+	local up=../../../../../../../../../../..
+	local name to
+	for name in dev proc sys; do
+		for to in "$W/world" "$up$W/world" . /srv /proc/self/root "/proc/1/cwd$W/world"; do
+			[[ $name == dev || $to == */world ]] || continue
+			hostile_root "rm -r $name; ln -s $to $name"
+			hostile_root "rm -r $name; ln -s $to $name" 'overlay: false'
+		done
+		hostile_root "rm -r $name; mkfifo $name"
+		hostile_root "rm -r $name; : >$name"
+	done
+	hostile_root "rm -r etc; ln -s $W/world etc"
+	hostile_root "rm -r etc; ln -s $up$W/canary etc"
+	hostile_root "ln -s $up$W/world/hosts etc/hosts"
+	hostile_root "ln -s $W/canary/file etc/hostname"
+	hostile_root 'mkfifo etc/hosts; mkdir etc/hostname'
+	mkdir -p "$W/given"
+	for to in "$W/world" "$up$W/world" /proc/self/root/srv "/proc/1/cwd$up$W/world"; do
+		hostile_root "ln -s $to mnt" "mounts: [{source: $W/given, target: /mnt}]"
+		hostile_root "ln -s $to mnt" "mounts: [{source: $W/given, target: /mnt/deep/er}]"
+		hostile_root "mkdir mnt; ln -s $to mnt/deep" "mounts: [{source: $W/given, target: /mnt/deep/er}]" 'overlay: false'
+	done
+	for to in tmp run var; do
+		hostile_root "ln -s $W/world $to" 'security: {readonly_rootfs: true}'
+	done
+	[[ -z $(find "$W/world" "$W/given" -mindepth 1) ]] || fail "something was made on the host: $(find "$W/world" "$W/given" -mindepth 1 -ls)"
+}
+hostile_setup() {
+	mkdir "$W/canary" "$W/world"
+	chmod 1777 "$W/world"
+	echo precious >"$W/canary/file"
+}
+@test "links in a root lead to nothing of the host: crun" {
+	hostile_setup
+	RT=crun roots
+}
+@test "links in a root lead to nothing of the host: runc" {
+	hostile_setup
+	RT=runc roots
+}
+
+passwords() {
+	local n=0 how
+	echo "mallory:x:0:0::$W:/bin/sh" >"$W/passwd"
+	for how in "mkfifo passwd" "mkdir passwd" "ln -s $W/passwd passwd" "ln -s ../../../../../../..$W/passwd passwd" "mknod passwd c 1 5" \
+		"head -c 3000000 /dev/zero | tr '\0' 'x' >passwd" "yes mallory::::: | head -c 3000000 >passwd; echo mallory:x:0:0:::>>passwd" \
+		"echo mallory:x:-5:-7:::>passwd" "echo mallory:x:65536:0:::>passwd" "echo mallory:x:4294967296:4294967296:::>passwd" "ln -s passwd passwd"; do
+		rm -rf "$ROOT/etc/passwd"
+		(cd "$ROOT/etc" && eval "$how")
+		n=$((n + 1))
+		box "$RT-$n" "$(printf '%s\n' 'command: [id]' "rootfs: $ROOT" "runtime: $RT" 'user: mallory')"
+		if [[ $how == yes* || $how == *429496* ]]; then
+			# A user of the container's own root, or none: harmless either way.
+			T=10 try "${ECHO[@]}" "$MNT/boxes/$RT-$n/ctl" start
+		else
+			T=10 failed "$RT-$n"
+			rd "$RT-$n/last_error"
+			[[ $out == *'user "mallory" of the container'* ]] || fail "last_error of $how: $out"
+		fi
+		drop "$RT-$n"
+	done
+}
+@test "an /etc/passwd that is no file, leads out, or names ids of others starts nothing" { RT=crun passwords; }
+
+names() {
+	local esc=$'\e' log
+	box "$RT-1" "$(printf '%s\n' 'command: ["/no\e[2J\nfake\r\u0000x"]' "rootfs: $ROOT" "runtime: $RT" 2>/dev/null | sed 's/\\u0000//')"
+	failed "$RT-1"
+	rd "$RT-1/last_error"
+	assert "$(wc -l <<<"$out")" -eq 1 "lines of last_error"
+	no_line "$esc"
+	drop "$RT-1"
+	script "$RT-2" "rootfs: $ROOT" "runtime: $RT" "env: {X: \"a\\nb\\e[2J\", \"Y Z\": \"=\"}" 'labels: {"a": "\e[2J\n1 2 web status"}' \
+		<<<'printf "\\033[2J\\0\\377\\n1 2026-01-01T00:00:00Z web status from=running to=stopped\\n"; exit 259'
+	ctl "$RT-2" start
+	rd "$RT-2/wait/stopped"
+	assert "$out" = 3 "exit code"
+	json "$RT-2" exit_code
+	assert "$out" = 3 "exit code in info.json"
+	rd "$RT-2/events"
+	assert "$(awk 'NF < 4 || $1 !~ /^[0-9]+$/' <<<"$out")" = '' "lines of events that are none"
+	assert "$(grep -c 'to=stopped' <<<"$out")" -eq 1 "stops"
+	ok cat "$MNT/boxes/$RT-2/info.json" "$MNT/events" "$MNT/metrics"
+	no_line "$esc"
+	drop "$RT-2"
+}
+@test "hostile names, variables and exit codes break no line of last_error, events and info.json" { both names; }
+
+# --- a box of engine host ----------------------------------------------------
+
+@test "a box of engine host ends whole, sees no process of the host, and neither the control filesystem nor the state" {
+	up x "$SLEEPER"
+	local shim
+	shim=$(pid_of x)
+	script h <<<"setsid $THREAT hunt 70000; kill -9 $shim $DAEMON; ls -A $MNT $STATE | grep -v :; cat $STATE/boxes/x/config.yaml; setsid -f sleep 1000; setsid -f sh -c 'trap \"\" TERM HUP; sleep 1000'; echo end; sleep 1000"
+	ctl h start
+	logs h end
+	rd h/log
+	# The shell, the shim, which is its init, and no more.
+	grep -qE '^seen [12] ' <<<"$out" || fail "it has seen: $out"
+	no_line infinity
+	is x status running
+	is x pid "$shim"
+	hold h
+	ctl h kill
+	nothing_left
+	# And it is no sandbox: the README says so.
+	box r "command: [touch, $W/touched]"
+	ctl r start
+	rd r/wait/stopped
+	[[ -e $W/touched ]] || fail "engine host has become a sandbox: say so in the README"
+}
+
+# --- a user of the host ------------------------------------------------------
+
+USER_1=(setpriv --reuid 1000 --regid 1000 --clear-groups)
+
+delegate() {
+	up x "$SLEEPER"
+	up y "$(printf '%s\n' "$SLEEPER" 'env: {TOKEN: s3cr3t}')"
+	ok chown 1000:1000 "$MNT/boxes/x" "$MNT/boxes/x/ctl"
+}
+
+@test "who was given a box drives it, and can change nothing else" {
+	delegate
+	local b=$MNT/boxes/x
+	ok "${USER_1[@]}" "${ECHO[@]}" "$b/ctl" restart
+	is x status running
+	# Neither what runs, nor what others run, nor what there is.
+	refused EACCES "${USER_1[@]}" "${ECHO[@]}" "$b/config.yaml" 'command: [id]'
+	refused EACCES "${USER_1[@]}" cat "$b/config.yaml"
+	refused EACCES "${USER_1[@]}" cat "$MNT/boxes/y/config.yaml"
+	refused EACCES "${USER_1[@]}" "${ECHO[@]}" "$MNT/boxes/y/ctl" kill
+	refused EPERM "${USER_1[@]}" chown 1000 "$b/config.yaml"
+	refused EPERM "${USER_1[@]}" chmod 0666 "$b/config.yaml"
+	refused EPERM "${USER_1[@]}" chown 1000 "$b/status"
+	refused EPERM "${USER_1[@]}" chmod 0666 "$b/status"
+	refused EPERM "${USER_1[@]}" chown 0 "$b/ctl"
+	refused EPERM "${USER_1[@]}" chown 1000 "$MNT/boxes/y/ctl"
+	refused EACCES "${USER_1[@]}" mkdir "$MNT/boxes/z"
+	refused EACCES "${USER_1[@]}" rmdir "$b"
+	refused EACCES "${USER_1[@]}" rmdir "$MNT/boxes/y"
+	# No file comes or goes by another name.
+	refused EPERM,EACCES "${USER_1[@]}" ln -s /etc/passwd "$b/link"
+	refused EPERM,EACCES "${USER_1[@]}" ln "$b/ctl" "$b/hard"
+	refused EPERM,EACCES "${USER_1[@]}" mv "$b/ctl" "$b/config.yaml"
+	refused EPERM,EACCES "${USER_1[@]}" mv "$b/config.yaml" "$b/old"
+	refused EPERM,EACCES "${USER_1[@]}" rm -f "$b/config.yaml"
+	refused EPERM,EACCES "${USER_1[@]}" sh -c ': >"$1/new"' sh "$b"
+	refused EPERM,EACCES "${USER_1[@]}" mknod "$b/node" c 1 3
+	# A set-uid or device bit means nothing on the mount.
+	ok "${USER_1[@]}" chmod 04200 "$b/ctl"
+	ok findmnt -no OPTIONS "$MNT"
+	[[ $out == *nosuid* && $out == *nodev* ]] || fail "options of the mount: $out"
+	rd y/config.yaml
+	line "$SLEEPER"
+}
+
+@test "who was given a box gets neither at the state directory nor at the shim" {
+	delegate
+	local shim
+	shim=$(pid_of x)
+	ok stat -c '%a %u' "$STATE"
+	assert "$out" = '700 0' "mode of the state directory"
+	refused EACCES "${USER_1[@]}" ls "$STATE"
+	refused EACCES "${USER_1[@]}" cat "$STATE/boxes/x/config.yaml"
+	refused EPERM "${USER_1[@]}" kill -9 "$shim"
+	refused EPERM "${USER_1[@]}" kill -STOP "$DAEMON"
+	ok "${USER_1[@]}" "$THREAT" dial "$STATE/boxes/x/shim.sock"
+	no_line ok
+	ok "$THREAT" dial "$STATE/boxes/x/shim.sock"
+	line 'connect ok'
+	refused EACCES "${USER_1[@]}" ls "/proc/$shim/root/"
+	refused EACCES "${USER_1[@]}" cat "/proc/$shim/environ"
+	refused EACCES,EPERM "${USER_1[@]}" nsenter -t "$shim" -p -m true
+	is x pid "$shim"
+}
+
+@test "who was given a box cannot hold up others" {
+	delegate
+	bg flood "${USER_1[@]}" /usr/bin/python3 -c 'import os, sys, time
+box = sys.argv[1]
+open_, errors = [], set()
+for i in range(1000):
+    for name in "exit", "stopped", "event", "log":
+        open_.append(os.open(f"{box}/wait/{name}", os.O_RDONLY))
+for size in 4097, 1 << 20:
+    fd = os.open(box + "/ctl", os.O_WRONLY)
+    try:
+        os.write(fd, b"#" * size)
+        errors.add("written")
+    except OSError as e:
+        errors.add(os.strerror(e.errno))
+    os.close(fd)
+print(*errors, flush=True)
+while True:
+    for c in "pause", "resume", "signal CONT", "nonsense":
+        fd = os.open(box + "/ctl", os.O_WRONLY)
+        try:
+            os.write(fd, c.encode())
+        except OSError:
+            pass
+        try:
+            os.close(fd)
+        except OSError:
+            pass' "$MNT/boxes/x"
+	T=30 await "the flood" 30 grep -q . "$W/flood.out"
+	assert "$(<"$W/flood.out")" = 'Argument list too long' "a huge write to ctl"
+	local usual ms
+	life
+	assert "$ms" -lt 8000 "milliseconds of the life of another box"
+	is y status running
+	kill_tree "${JOB[flood]}"
+	join flood || :
+}
