@@ -149,6 +149,14 @@ func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
 	if err != nil {
 		group = pid
 	}
+	if ended && e.phase == ExecStarting {
+		// An answer that names a process which is reaped is sent to nobody: that it has
+		// ended is the answer.
+		e.phase, e.group = ExecRunning, group
+		s.execEnded(e, status)
+		s.answerBegin(e)
+		return
+	}
 	s.execBegan(e, pid)
 	e.group = group
 	if ended {
