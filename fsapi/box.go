@@ -134,12 +134,14 @@ var (
 )
 
 func (d *boxDir) entries() []entry {
-	out := make([]entry, 0, len(boxFiles)+1)
+	out := make([]entry, 0, len(boxFiles)+2)
 	for i, f := range boxFiles {
 		bf := boxFile{fs: d.fs, box: d.box, name: f.name, mode: f.mode}
 		out = append(out, entry{f.name, boxIno(d.box, 2+i), fuse.S_IFREG, func() node { return f.make(bf) }})
 	}
-	return append(out, entry{"wait", boxIno(d.box, 1), fuse.S_IFDIR, d.wait})
+	return append(out,
+		entry{"wait", boxIno(d.box, 1), fuse.S_IFDIR, d.wait},
+		entry{"exec", boxIno(d.box, inoPerBox-1), fuse.S_IFDIR, func() node { return &execsDir{dir: dir{fs: d.fs}, box: d.box} }})
 }
 
 func (d *boxDir) wait() node {
@@ -154,7 +156,7 @@ func (d *boxDir) wait() node {
 }
 
 func (d *boxDir) stat() (attr, syscall.Errno) {
-	return ownedBy(d.box, "", attr{mode: 0o755, nlink: 3, mtime: d.box.Snapshot().Created, timeout: long})
+	return ownedBy(d.box, "", attr{mode: 0o755, nlink: 4, mtime: d.box.Snapshot().Created, timeout: long})
 }
 
 // Getattr shows the directory as it is.
@@ -177,12 +179,19 @@ func (d *boxDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*
 	if d.fs.notifier.calls(ctx) {
 		d.fs.notifier.borrow(d.EmbeddedInode(), name)
 	}
+	if name == rootName {
+		return d.lookupRoot(ctx, out)
+	}
 	return find(ctx, d.EmbeddedInode(), d.entries(), name, out)
 }
 
 // Readdir lists the box's files.
 func (d *boxDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
-	return list(d.entries()), 0
+	entries := d.entries()
+	if d.box.HasRoot() {
+		entries = append(entries, entry{name: rootName, ino: boxIno(d.box, inoPerBox-1), kind: fuse.S_IFDIR})
+	}
+	return list(entries), 0
 }
 
 // word makes a file of one value of the box's snapshot.

@@ -72,7 +72,7 @@ func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
 		return &textHandle{fs: c.fs, box: c.box, inode: c.EmbeddedInode(), text: s.Text}, readFlags, 0
 	}
-	h := &configHandle{box: c.box, append: flags&syscall.O_APPEND != 0, owner: tgid(caller(ctx).PID)}
+	h := &configHandle{fs: c.fs, doc: configDraft{c.box}, append: flags&syscall.O_APPEND != 0, owner: tgid(caller(ctx).PID)}
 	if flags&syscall.O_TRUNC == 0 {
 		h.buf = append(h.buf, s.Text...)
 	} else {
@@ -81,10 +81,39 @@ func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 	return h, fuse.FOPEN_DIRECT_IO, 0
 }
 
-// configHandle is a configuration being written. What is written stays in the
-// handle, so that writers do not see each other, until it is committed whole.
+// draft is what a file is written for that is committed when its writer closes it.
+type draft interface {
+	gone() bool
+	// mayWrite says why nothing can be committed at all, if that is so.
+	mayWrite() error
+	// checkPrefix says what of a beginning can't be mended by what follows.
+	checkPrefix(text []byte) error
+	// check says what commit would say.
+	check(text []byte) error
+	// refuse notes why a text is refused that is not committed, and returns that.
+	refuse(err error) error
+	// commit returns the work that the close has to wait for, or nil.
+	commit(text []byte) (*runtime.Completion, error)
+}
+
+// configDraft is the configuration of a box.
+type configDraft struct{ *runtime.Box }
+
+func (d configDraft) gone() bool                    { return d.Snapshot().Removed }
+func (d configDraft) mayWrite() error               { return nil }
+func (d configDraft) checkPrefix(text []byte) error { return runtime.CheckConfigPrefix(d.Name(), text) }
+func (d configDraft) check(text []byte) error       { return d.CheckConfig(text) }
+func (d configDraft) refuse(err error) error        { return d.RefuseConfig(err) }
+
+func (d configDraft) commit(text []byte) (*runtime.Completion, error) {
+	return nil, d.Configure(text)
+}
+
+// configHandle is a configuration, or a command, being written. What is written stays
+// in the handle, so that writers do not see each other, until it is committed whole.
 type configHandle struct {
-	box    *runtime.Box
+	fs     *FS
+	doc    draft
 	append bool
 	owner  int // process that opened it, 0 if unknown
 
@@ -113,7 +142,7 @@ var (
 func (h *configHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.box.Snapshot().Removed {
+	if h.doc.gone() {
 		return nil, syscall.ENODEV
 	}
 	n := 0
@@ -129,11 +158,14 @@ func (h *configHandle) Write(ctx context.Context, data []byte, off int64) (uint3
 	who := tgid(caller(ctx).PID)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.box.Snapshot().Removed {
+	if h.doc.gone() {
 		return 0, syscall.ENODEV
 	}
 	if h.refused != 0 {
 		return 0, h.refused
+	}
+	if err := h.doc.mayWrite(); err != nil {
+		return 0, toErrno(err)
 	}
 	if h.append {
 		// The kernel takes the position from a size that it may have cached.
@@ -154,7 +186,7 @@ func (h *configHandle) Write(ctx context.Context, data []byte, off int64) (uint3
 	h.dirty, h.emptied = true, false
 	runtime.Fault("config.part")
 	if next && bytes.IndexByte(data, '\n') >= 0 {
-		if err := runtime.CheckConfigPrefix(h.box.Name(), h.buf); err != nil {
+		if err := h.doc.checkPrefix(h.buf); err != nil {
 			return 0, h.refuse(err)
 		}
 	}
@@ -164,7 +196,7 @@ func (h *configHandle) Write(ctx context.Context, data []byte, off int64) (uint3
 // refuse poisons the handle: without it the flush would commit what was written
 // up to the fault.
 func (h *configHandle) refuse(err error) syscall.Errno {
-	h.refused, h.emptied = toErrno(h.box.RefuseConfig(err)), false
+	h.refused, h.emptied = toErrno(h.doc.refuse(err)), false
 	return h.refused
 }
 
@@ -193,6 +225,26 @@ func (h *configHandle) truncate(size uint64) syscall.Errno {
 // verdict, too, but more may follow, so nothing is committed yet: dash opens the
 // file itself for `cat a > config.yaml`, cat writes it, and dash closes it next.
 func (h *configHandle) Flush(ctx context.Context) syscall.Errno {
+	work, errno := h.flush(ctx)
+	return h.await(ctx, work, errno)
+}
+
+// await waits for the work of a commit, with no lock held.
+func (h *configHandle) await(ctx context.Context, work *runtime.Completion, errno syscall.Errno) syscall.Errno {
+	if work == nil {
+		return errno
+	}
+	select {
+	case <-work.Done():
+		return toErrno(work.Wait(ctx))
+	case <-ctx.Done():
+		return syscall.EINTR
+	case <-h.fs.closing:
+		return syscall.ESHUTDOWN
+	}
+}
+
+func (h *configHandle) flush(ctx context.Context) (*runtime.Completion, syscall.Errno) {
 	tid := caller(ctx).PID
 	who := tgid(tid)
 	h.mu.Lock()
@@ -200,22 +252,23 @@ func (h *configHandle) Flush(ctx context.Context) syscall.Errno {
 	wrote := h.writers[who]
 	if (who == h.owner || wrote) && h.dirty && dying(tid) {
 		h.abandoned = true
-		return 0
+		return nil, 0
 	}
 	if who == h.owner {
 		return h.commit()
 	}
 	if wrote && len(h.writers) == 1 && h.dirty && h.refused == 0 {
-		return toErrno(h.box.CheckConfig(h.buf))
+		return nil, toErrno(h.doc.check(h.buf))
 	}
-	return 0
+	return nil, 0
 }
 
 // Fsync commits for whoever asks: an editor that wants to know before it closes.
-func (h *configHandle) Fsync(context.Context, uint32) syscall.Errno {
+func (h *configHandle) Fsync(ctx context.Context, _ uint32) syscall.Errno {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.commit()
+	work, errno := h.commit()
+	h.mu.Unlock()
+	return h.await(ctx, work, errno)
 }
 
 // Release commits what no flush has: a file that was passed on to another process
@@ -226,23 +279,25 @@ func (h *configHandle) Release(context.Context) syscall.Errno {
 	if h.emptied {
 		// An empty configuration is none. It can't be told earlier from the
 		// close of a shell's spare descriptor, before the text is written.
-		return toErrno(h.box.RefuseConfig(fmt.Errorf("%w: nothing was written; the configuration stays as it was", runtime.ErrInvalid)))
+		return toErrno(h.doc.refuse(fmt.Errorf("%w: nothing was written; the configuration stays as it was", runtime.ErrInvalid)))
 	}
-	return h.commit()
+	_, errno := h.commit()
+	return errno
 }
 
 // commit is called with mu held.
-func (h *configHandle) commit() syscall.Errno {
+func (h *configHandle) commit() (*runtime.Completion, syscall.Errno) {
 	switch {
 	case h.refused != 0:
-		return h.refused
+		return nil, h.refused
 	case !h.dirty:
-		return 0
+		return nil, 0
 	case h.abandoned:
 		h.dirty = false
-		return toErrno(h.box.RefuseConfig(fmt.Errorf("%w: its writer was killed before it had closed the file; nothing was changed", runtime.ErrInvalid)))
+		return nil, toErrno(h.doc.refuse(fmt.Errorf("%w: its writer was killed before it had closed the file; nothing was changed", runtime.ErrInvalid)))
 	}
 	runtime.Fault("config.closed")
 	h.dirty, h.committed = false, true
-	return toErrno(h.box.Configure(append([]byte(nil), h.buf...)))
+	work, err := h.doc.commit(append([]byte(nil), h.buf...))
+	return work, toErrno(err)
 }

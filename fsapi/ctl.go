@@ -53,7 +53,7 @@ func (c *ctlFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, 
 	if c.removed() != 0 {
 		return nil, 0, syscall.ENOENT
 	}
-	return &ctlHandle{fs: c.fs, box: c.box}, fuse.FOPEN_DIRECT_IO, 0
+	return &ctlHandle{fs: c.fs, target: boxTarget{c.box}}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // order is a command and who gave it.
@@ -66,11 +66,27 @@ type order struct {
 // maxQueue is how many commands may wait behind one.
 const maxQueue = 1024
 
+// target is what commands are given to.
+type target interface {
+	gone() bool
+	// verbs are the commands it knows, for a message.
+	verbs() string
+	parse(words []string) (runtime.Command, error)
+	Do(by runtime.By, c runtime.Command) (*runtime.Completion, error)
+	RefuseCommand(err error) error
+}
+
+type boxTarget struct{ *runtime.Box }
+
+func (t boxTarget) gone() bool                                    { return t.Snapshot().Removed }
+func (t boxTarget) verbs() string                                 { return verbList }
+func (t boxTarget) parse(words []string) (runtime.Command, error) { return parseCommand(words) }
+
 // ctlHandle carries out the commands that are written through one open, in
 // order.
 type ctlHandle struct {
-	fs  *FS
-	box *runtime.Box
+	fs     *FS
+	target target
 
 	mu    sync.Mutex
 	queue []order
@@ -86,16 +102,16 @@ var (
 // Write accepts commands or refuses them, at once. A write with a fault in any
 // line does nothing at all.
 func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
-	if h.box.Snapshot().Removed {
+	if h.target.gone() {
 		return 0, syscall.ENODEV
 	}
 	if len(data) > maxCommands {
-		_ = h.box.RefuseCommand(fmt.Errorf("a write of %d bytes: commands are at most %d", len(data), maxCommands))
+		_ = h.target.RefuseCommand(fmt.Errorf("a write of %d bytes: commands are at most %d", len(data), maxCommands))
 		return 0, syscall.E2BIG
 	}
-	commands, err := parseCommands(string(data))
+	commands, err := parseCommands(h.target, string(data))
 	if err != nil {
-		return 0, toErrno(h.box.RefuseCommand(err))
+		return 0, toErrno(h.target.RefuseCommand(err))
 	}
 	by := caller(ctx)
 	if p := tgid(by.PID); p != 0 {
@@ -116,7 +132,7 @@ func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, sy
 			return h.enqueue(orders, len(data))
 		}
 	}
-	first, err := h.box.Do(by, orders[0].command)
+	first, err := h.target.Do(by, orders[0].command)
 	if err != nil {
 		return 0, toErrno(err)
 	}
@@ -132,7 +148,7 @@ func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, sy
 // mu is held.
 func (h *ctlHandle) enqueue(orders []order, n int) (uint32, syscall.Errno) {
 	if orders[0].command.Verb == runtime.VerbKill {
-		done, err := h.box.Do(orders[0].by, orders[0].command)
+		done, err := h.target.Do(orders[0].by, orders[0].command)
 		if err != nil {
 			return 0, toErrno(err)
 		}
@@ -140,7 +156,7 @@ func (h *ctlHandle) enqueue(orders []order, n int) (uint32, syscall.Errno) {
 		h.queue = nil
 	}
 	if len(h.queue)+len(orders) > maxQueue {
-		_ = h.box.RefuseCommand(fmt.Errorf("%d commands wait already", len(h.queue)))
+		_ = h.target.RefuseCommand(fmt.Errorf("%d commands wait already", len(h.queue)))
 		return 0, syscall.E2BIG
 	}
 	h.queue = append(h.queue, orders...)
@@ -157,7 +173,7 @@ func (h *ctlHandle) carryOut(work *runtime.Completion) {
 			return
 		}
 		if work = next.begun; work == nil {
-			work, err = h.box.Do(next.by, next.command)
+			work, err = h.target.Do(next.by, next.command)
 		}
 		if err == nil {
 			err = work.Wait(context.Background())
@@ -208,7 +224,7 @@ func (h *ctlHandle) Flush(ctx context.Context) syscall.Errno {
 
 // parseCommands reads one command a line. Blank lines are skipped, but there has
 // to be a command.
-func parseCommands(text string) ([]runtime.Command, error) {
+func parseCommands(to target, text string) ([]runtime.Command, error) {
 	var out []runtime.Command
 	n := 0
 	for line := range strings.Lines(text) {
@@ -217,14 +233,14 @@ func parseCommands(text string) ([]runtime.Command, error) {
 		if len(words) == 0 {
 			continue
 		}
-		c, err := parseCommand(words)
+		c, err := to.parse(words)
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
 		out = append(out, c)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%w: no command (%s)", runtime.ErrInvalid, verbList)
+		return nil, fmt.Errorf("%w: no command (%s)", runtime.ErrInvalid, to.verbs())
 	}
 	return out, nil
 }

@@ -25,7 +25,7 @@ func TestCommandLines(t *testing.T) {
 		{"", nil}, {"\n\n", nil}, {"starten", nil}, {"start now", nil}, {"stop 5", nil}, {"stop -5s", nil}, {"stop 1s 2s", nil},
 		{"signal", nil}, {"signal NOPE", nil}, {"start\nbogus\n", nil}, {"START", nil}, {"start\x00", nil},
 	} {
-		got, err := parseCommands(c.text)
+		got, err := parseCommands(boxTarget{}, c.text)
 		if c.want == nil {
 			if err == nil || toErrno(err) != syscall.EINVAL {
 				t.Errorf("%q: got %v, %v, want EINVAL", c.text, got, err)
@@ -50,7 +50,7 @@ func FuzzCommands(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		got, err := parseCommands(text)
+		got, err := parseCommands(boxTarget{}, text)
 		if err != nil {
 			if !errors.Is(err, runtime.ErrInvalid) || len(got) != 0 {
 				t.Fatalf("%q: %v, %v", text, got, err)

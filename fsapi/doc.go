@@ -11,5 +11,6 @@
 //
 // Names and their attributes are cached by the kernel for long and dropped
 // explicitly on each change (see FS.BoxChanged), contents never are: every open
-// takes a snapshot.
+// takes a snapshot. The files of a box, below its root/, are the exception: the box changes
+// them without a word, so they are asked for each time (see rootDirHold).
 package fsapi

@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
 // errnos maps what the core says to what a client gets. The order counts where
@@ -23,10 +24,17 @@ var errnos = []struct {
 	{runtime.ErrInvalid, syscall.EINVAL},
 	{runtime.ErrExist, syscall.EEXIST},
 	{runtime.ErrRemoved, syscall.ENODEV},
+	{runtime.ErrEnded, syscall.ENODEV},
 	{runtime.ErrBusy, syscall.EBUSY},
 	{runtime.ErrNotConfigured, syscall.ENODATA},
 	{runtime.ErrNoProcess, syscall.ESRCH},
+	{runtime.ErrNoExec, syscall.ENOENT},
+	{runtime.ErrDenied, syscall.EPERM},
+	{runtime.ErrPipe, syscall.EPIPE},
 	{runtime.ErrClosed, syscall.ESHUTDOWN},
+	{image.ErrClosed, syscall.ESHUTDOWN},
+	{image.ErrInUse, syscall.EBUSY},
+	{image.ErrNotFound, syscall.ENOENT},
 	{context.Canceled, syscall.EINTR},
 	// What the disk says is worth passing on as it is.
 	{syscall.ENOSPC, syscall.ENOSPC},

@@ -27,6 +27,7 @@ type FS struct {
 	began   time.Time
 	root    *rootDir
 	boxes   *boxesDir
+	images  *imagesDir
 	metrics *metrics
 	// closing wakes every waiting reader when the daemon shuts down.
 	closing chan struct{}
@@ -37,6 +38,8 @@ type FS struct {
 	missed  []func() // under earlyMu: what is to be told once serving
 
 	notifier *notifier
+	// rootGen tells apart what is shown of the files of boxes, see rootNode.
+	rootGen atomic.Uint64
 }
 
 // New returns the filesystem, which is not yet mounted. version is what the file
@@ -50,6 +53,7 @@ func New(version string, log *logrus.Entry, reg *prometheus.Registry) *FS {
 	})
 	f.root = &rootDir{dir: dir{fs: f}}
 	f.boxes = &boxesDir{dir: dir{fs: f}, changed: f.began}
+	f.images = &imagesDir{dir: dir{fs: f}, changed: f.began, serials: map[imageID]uint64{}}
 	f.notifier = newNotifier(f)
 	return f
 }
@@ -75,6 +79,7 @@ const (
 	inoWaitEvent
 	inoMetrics
 	inoGhosts
+	inoImagesDir
 
 	inoPerBox = 64 // more than a box has files
 )

@@ -68,7 +68,7 @@ func (n *notifier) dig(b *runtime.Box, files []*fs.Inode, asked bool) *grave {
 		return nil
 	}
 	if m := n.dirty[b]; m != nil {
-		m.fields = 0 // no path leads there any more
+		m.fields, m.paths = 0, nil // no path leads there any more
 	}
 	n.ghosts = append(n.ghosts, files...)
 	var g *grave

@@ -46,20 +46,25 @@ const urgent = runtime.FieldStatus | runtime.FieldHealth
 const (
 	rootEvents runtime.Field = 1 << iota
 	rootLastError
+	rootImages
 )
 
 // marks are what is to be touched of one box, or of the daemon's own files.
 type marks struct {
 	box    *runtime.Box // nil for the daemon's own
 	fields runtime.Field
+	paths  []string // files of the box's execs
 	since  time.Time
 }
 
 // path returns the file of a field.
 func (m *marks) path(f runtime.Field) string {
 	if m.box == nil {
-		if f == rootEvents {
+		switch f {
+		case rootEvents:
 			return "events"
+		case rootImages:
+			return "images"
 		}
 		return "last_error"
 	}
@@ -166,17 +171,41 @@ func (n *notifier) mark(b *runtime.Box, fields runtime.Field) {
 	if n.closed {
 		return
 	}
+	m := n.marksOf(b)
+	if m.fields&fields != 0 {
+		n.merged.Add(1)
+	}
+	m.fields |= fields
+	n.wake()
+}
+
+// markPaths makes files of a box's execs dirty.
+func (n *notifier) markPaths(b *runtime.Box, paths []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed || len(paths) == 0 {
+		return
+	}
+	m := n.marksOf(b)
+	for _, p := range paths {
+		if slices.Contains(m.paths, p) {
+			n.merged.Add(1)
+		} else {
+			m.paths = append(m.paths, p)
+		}
+	}
+	n.wake()
+}
+
+// marksOf returns the marks of a box. mu is held.
+func (n *notifier) marksOf(b *runtime.Box) *marks {
 	m := n.dirty[b]
 	if m == nil {
 		m = &marks{box: b, since: time.Now()}
 		n.dirty[b] = m
 		n.order = append(n.order, m)
 	}
-	if m.fields&fields != 0 {
-		n.merged.Add(1)
-	}
-	m.fields |= fields
-	n.wake()
+	return m
 }
 
 // markRoot makes the daemon's own files dirty that the kernel has.
@@ -285,9 +314,15 @@ func (n *notifier) take(settled bool) (*batch, bool) {
 	// A share is kept for the others: the urgent may never end.
 	n.takeMarks(b, urgent, batchMax*3/4)
 	n.takeMarks(b, ^runtime.Field(0), batchMax)
+	for _, m := range n.order {
+		for len(m.paths) > 0 && !b.full() {
+			b.ask(askTouch, m.paths[0])
+			m.paths = m.paths[1:]
+		}
+	}
 	left := n.order[:0]
 	for _, m := range n.order {
-		if m.fields != 0 {
+		if m.fields != 0 || len(m.paths) > 0 {
 			left = append(left, m)
 		} else {
 			delete(n.dirty, m.box)

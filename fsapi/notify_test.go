@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
 // asNotifier is the name under which the test binary is its own notifier.
@@ -31,6 +32,9 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		return
+	}
+	if os.Args[0] == image.UnpackerName {
+		os.Exit(image.RunUnpacker())
 	}
 	os.Exit(m.Run())
 }

@@ -184,3 +184,23 @@ func (c *counted) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, o
 	defer c.seldom("mknod", time.Now())
 	return c.RawFileSystem.Mknod(cancel, in, name, out)
 }
+
+func (c *counted) Readlink(cancel <-chan struct{}, header *fuse.InHeader) ([]byte, fuse.Status) {
+	defer c.seldom("readlink", time.Now())
+	return c.RawFileSystem.Readlink(cancel, header)
+}
+
+func (c *counted) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	defer c.seldom("fallocate", time.Now())
+	return c.RawFileSystem.Fallocate(cancel, in)
+}
+
+func (c *counted) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	defer c.seldom("fsyncdir", time.Now())
+	return c.RawFileSystem.FsyncDir(cancel, in)
+}
+
+func (c *counted) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	defer c.seldom("copy_file_range", time.Now())
+	return c.RawFileSystem.CopyFileRange(cancel, in)
+}

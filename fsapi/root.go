@@ -87,11 +87,12 @@ func (d *rootDir) entries() []entry {
 			}}
 		}},
 		{"boxes", inoBoxes, fuse.S_IFDIR, func() node { return f.boxes }},
+		{"images", inoImagesDir, fuse.S_IFDIR, func() node { return f.images }},
 	}
 }
 
 func (d *rootDir) stat() (attr, syscall.Errno) {
-	return attr{mode: 0o755, nlink: 4, mtime: d.fs.began, timeout: long}, 0
+	return attr{mode: 0o755, nlink: 5, mtime: d.fs.began, timeout: long}, 0
 }
 
 // OnAdd makes boxes/ known before the first request: boxes change, and remove

@@ -303,6 +303,13 @@ func (p *Process) Identity() Identity { return p.id }
 // PID returns the process id.
 func (p *Process) PID() int { return p.id.PID }
 
+// Reaped reports whether a child has been reaped: its pid may be another's then.
+func (p *Process) Reaped() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reaped || p.fd < 0
+}
+
 // Kill sends SIGKILL to this process and never to another that got its pid. One
 // that has ended is no error.
 func (p *Process) Kill() error {

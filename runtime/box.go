@@ -45,10 +45,14 @@ type Box struct {
 	activeUnsaved, activeRests atomic.Bool
 	activeTimer                timer
 
+	files rootSlot
+
 	// holders are those who still read in the directory after a removal.
 	holders sync.WaitGroup
 
 	booted bool // under mu: the machine was booted since the run that another daemon began last
+
+	execs execs
 
 	look sync.Mutex // one look at an unknown box at a time; see reconsider
 
@@ -421,6 +425,7 @@ func (b *Box) remove(asked bool) error {
 	gone.Removed = true
 	b.publish(&gone, time.Now())
 	b.mu.Unlock()
+	b.dropExecs()
 	// The name is free for another box only when nobody can meet this one under
 	// it any more, and when its end has been told.
 	if b.rt.opt.Observer != nil {
@@ -482,6 +487,9 @@ func (c *Completion) complete(err error) {
 	c.err = err
 	close(c.done)
 }
+
+// Done is closed when the work is done: Wait then returns at once.
+func (c *Completion) Done() <-chan struct{} { return c.done }
 
 // Wait returns how the command ended, or ctx's error if that comes first; the
 // work then goes on.

@@ -27,6 +27,8 @@ const (
 	VerbPause   Verb = "pause"
 	VerbResume  Verb = "resume"
 	VerbSignal  Verb = "signal"
+	// VerbCloseStdin is for execs only.
+	VerbCloseStdin Verb = "close_stdin"
 )
 
 // Command is one command to a box.

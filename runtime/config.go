@@ -165,7 +165,8 @@ type Restart struct {
 type Expire struct {
 	// After is counted from the start of the run.
 	After time.Duration
-	// Idle is counted from the last command to the box, or touch of its directory.
+	// Idle is counted from the last command to the box, end of an exec, or touch of its
+	// directory. While an exec runs it is not counted.
 	Idle time.Duration
 }
 

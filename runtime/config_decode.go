@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
 // configSpot is one value of the tree and where it is.
@@ -135,7 +137,9 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		{"workdir", func(s configSpot) { d.word(s, "an absolute path, like /srv", setConfigPath(&c.Workdir)) }},
 		{"user", func(s configSpot) { d.word(s, `a user, like nobody or "1000:1000"`, setConfigUser(&c.User)) }},
 		{"engine", func(s configSpot) { d.word(s, "an engine, like host or container", setConfigEngine(&c.Engine)) }},
-		{"image", func(s configSpot) { d.text(s, "an image, like docker://docker.io/library/alpine:3", &c.Image) }},
+		{"image", func(s configSpot) {
+			d.word(s, "an image, like docker://docker.io/library/alpine:3", setConfigImage(&c.Image))
+		}},
 		{"rootfs", func(s configSpot) { d.word(s, "an absolute path, like /srv/rootfs", setConfigPath(&c.Rootfs)) }},
 		{"overlay", func(s configSpot) { d.flag(s, &c.Overlay) }},
 		{"entrypoint", d.entrypoint},
@@ -708,6 +712,17 @@ func setConfigEngine(to *string) func(string) error {
 			return fmt.Errorf("%q is not supported yet (engines here: host, container)", text)
 		}
 		return setConfigChoice(to, EngineHost, EngineContainer)(text)
+	}
+}
+
+// setConfigImage takes a reference of an image.
+func setConfigImage(to *string) func(string) error {
+	return func(text string) error {
+		if _, err := image.ParseRef(text); err != nil {
+			return err
+		}
+		*to = text
+		return nil
 	}
 }
 

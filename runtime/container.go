@@ -23,6 +23,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -54,14 +56,7 @@ func ociRuntime(name string) (found, path string, err error) {
 type containerRoot struct {
 	layers []string     // absolute, the uppermost first
 	upper  string       // absolute, holds "upper" and "work"; empty: the only layer is changed itself
-	image  *imageConfig // nil for a directory
-}
-
-// imageConfig is what an image says of how it wants to be run.
-type imageConfig struct {
-	entrypoint, cmd, env []string
-	user, workdir        string
-	stopSignal           string
+	image  *image.Image // nil for a directory
 }
 
 // changesDir is where, in a box's directory, its changes to an image or directory
@@ -72,7 +67,7 @@ const changesDir = "changes"
 // made of.
 func (b *Box) root(ctx context.Context, r *run) (*containerRoot, error) {
 	if r.cfg.Image != "" {
-		return nil, errors.New("images are not here yet")
+		return b.imageRoot(ctx, r)
 	}
 	dir, err := filepath.EvalSymlinks(r.cfg.Rootfs)
 	if err != nil {
@@ -94,6 +89,72 @@ func (b *Box) root(ctx context.Context, r *run) (*containerRoot, error) {
 		root.upper, err = b.changes(r, "rootfs-"+hex.EncodeToString(sum[:8]), dir)
 	}
 	return root, err
+}
+
+// imageRoot pulls the run's image if it is not here, and returns what it makes. The box
+// uses the image from now on, until its container is made from another.
+func (b *Box) imageRoot(ctx context.Context, r *run) (*containerRoot, error) {
+	ref, err := image.ParseRef(r.cfg.Image)
+	if err != nil {
+		return nil, fmt.Errorf("image: %w", err)
+	}
+	told := -1
+	say := func(p image.Progress) {
+		detail := fmt.Sprintf("image: %s: %d of %d layers, %d of %d bytes", p.Step, p.Done, p.Layers, p.Bytes, p.Total)
+		b.explain(r, detail, func(t *tx) {
+			if p.Done != told {
+				told = p.Done
+				t.event("image", fmt.Sprintf("step=%s layers=%d/%d bytes=%d/%d", p.Step, p.Done, p.Layers, p.Bytes, p.Total))
+			}
+		})
+	}
+	img, release, err := b.rt.images.Ensure(ctx, ref, say)
+	b.explain(r, "", nil)
+	if err != nil {
+		return nil, fmt.Errorf("image: %w", err)
+	}
+	defer release()
+	if err := b.useImage(img.Digest); err != nil {
+		return nil, err
+	}
+	root := &containerRoot{image: img}
+	for _, dir := range slices.Backward(img.Layers) {
+		root.layers = append(root.layers, dir)
+	}
+	if len(root.layers) == 0 {
+		return nil, fmt.Errorf("image: %s has no layers", ref)
+	}
+	_, hex, _ := strings.Cut(img.Digest, ":")
+	root.upper, err = b.changes(r, "image-"+hex[:min(16, len(hex))], root.layers[0])
+	return root, err
+}
+
+// explain says what a run that is being started waits for. note may add to it.
+func (b *Box) explain(r *run, detail string, note func(*tx)) {
+	if err := b.update("start", func(t *tx) error {
+		if b.run == r && (t.Status == StatusStarting || detail == "") {
+			t.Detail = detail
+			if note != nil {
+				note(t)
+			}
+		}
+		return nil
+	}); err != nil {
+		b.log("start").WithError(err).Debug("progress not told")
+	}
+}
+
+// useImage notes, on disk, that the box uses an image: it cannot be removed then.
+func (b *Box) useImage(digest string) error {
+	b.save.Lock()
+	defer b.save.Unlock()
+	b.mu.Lock()
+	known := b.record.Image == digest
+	b.mu.Unlock()
+	if known {
+		return nil
+	}
+	return b.saveNow(whole, func(s *stateRecord) { s.Image = digest })
 }
 
 // changes returns the directory that takes the box's changes of what key names, and
@@ -131,28 +192,39 @@ func (b *Box) changes(r *run, key, like string) (string, error) {
 
 // claimIDs gives the box a range of ids of its own, for as long as it lives.
 func (b *Box) claimIDs(r *run) error {
-	b.rt.ids.Lock()
-	defer b.rt.ids.Unlock()
-	if id := b.firstID.Load(); id != 0 {
-		r.firstID = id
+	id, fresh := b.rt.freeIDs(b)
+	if id == 0 {
+		return fmt.Errorf("no ids are left for another container: %d from %d are in use (boxlited --ids gives it more)", b.rt.opt.IDs, b.rt.opt.FirstID)
+	}
+	r.firstID = id
+	if !fresh {
 		return nil
 	}
+	b.save.Lock()
+	defer b.save.Unlock()
+	// Before anything on disk is owned by them.
+	return b.saveNow(whole, func(s *stateRecord) { s.FirstID = id })
+}
+
+// freeIDs returns the first of the box's ids, 0 if none are left. fresh says that it
+// had none before.
+func (rt *Runtime) freeIDs(b *Box) (id uint32, fresh bool) {
+	rt.ids.Lock()
+	defer rt.ids.Unlock()
+	if id := b.firstID.Load(); id != 0 {
+		return id, false
+	}
 	taken := map[uint32]bool{}
-	for _, o := range b.rt.Boxes() {
+	for _, o := range rt.Boxes() {
 		taken[o.firstID.Load()] = true
 	}
-	for id := b.rt.opt.FirstID; id-b.rt.opt.FirstID+idsOfBox <= b.rt.opt.IDs; id += idsOfBox {
-		if taken[id] {
-			continue
+	for n := uint32(0); n+idsOfBox <= rt.opt.IDs; n += idsOfBox {
+		if id := rt.opt.FirstID + n; !taken[id] {
+			b.firstID.Store(id)
+			return id, true
 		}
-		b.firstID.Store(id)
-		r.firstID = id
-		b.save.Lock()
-		defer b.save.Unlock()
-		// Before anything on disk is owned by them.
-		return b.saveNow(whole, func(s *stateRecord) { s.FirstID = id })
 	}
-	return fmt.Errorf("no ids are left for another container: %d from %d are in use (--ids of boxlited gives it more)", b.rt.opt.IDs, b.rt.opt.FirstID)
+	return 0, false
 }
 
 // What a container has of user and group ids.
@@ -169,9 +241,6 @@ const (
 func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	c := r.cfg
 	name, path, err := ociRuntime(c.Runtime)
-	if err == nil && s.Probe.Kind == shim.ProbeCommand {
-		err = errors.New("health_check.command cannot be run in a container yet: use tcp or http")
-	}
 	if err == nil {
 		err = b.claimIDs(r)
 	}
@@ -199,16 +268,18 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	spec := c.containerSpec(p, r.firstID)
 	v2 := r.group != nil && r.group.V2
 	switch {
-	case v2:
-		// The runtime makes the group its own, with the filter of devices.
-		s.Cgroups = nil
-	case name == "crun":
+	case !v2 && name == "crun":
 		// crun refuses hosts with both kinds of cgroups, and has nothing to do here: it
 		// is started in the group.
 		sc.Runtime = append(sc.Runtime, "--cgroup-manager=disabled")
+	case name == "crun":
+		// No systemd is asked for the group, whatever crun was built for.
+		sc.Runtime = append(sc.Runtime, "--cgroup-manager=cgroupfs")
+		s.Cgroups = nil
 	default:
-		// runc puts the container into the group of devices, and wants to find it empty.
-		s.Cgroups = slices.DeleteFunc(s.Cgroups, func(file string) bool { return filepath.Dir(file) == r.group.Dirs["devices"] })
+		// runc puts the container into the group, and wants to find it empty. In it, its
+		// own threads and memory would count against the limits.
+		s.Cgroups = nil
 	}
 	if r.group != nil {
 		spec.Linux.CgroupsPath = r.group.path()
@@ -222,9 +293,24 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	if root.upper != "" {
 		sc.Files = c.containerFiles(spec)
 	}
+	if s.Probe.Kind == shim.ProbeCommand {
+		probe := *p
+		probe.Args = s.Probe.Argv
+		if sc.Probe, err = json.Marshal(probe); err != nil {
+			return err
+		}
+	}
+	if err := b.keepProcess(p); err != nil {
+		return err
+	}
 	spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec)
 	if err != nil {
 		return fmt.Errorf("seccomp profile: %w", err)
+	}
+	if name == "crun" {
+		if r.filter, err = b.rt.filters.give(spec, path); err != nil {
+			return fmt.Errorf("seccomp profile: %w", err)
+		}
 	}
 	if sc.Config, err = json.Marshal(spec); err != nil {
 		return err
@@ -241,23 +327,23 @@ type execUser struct{ UID, GID uint32 }
 func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, execUser, error) {
 	img := root.image
 	if img == nil {
-		img = &imageConfig{}
+		img = &image.Image{}
 	}
-	args := slices.Clone(img.entrypoint)
+	args := slices.Clone(img.Entrypoint)
 	if c.Entrypoint != nil {
 		args = slices.Clone(c.Entrypoint)
 	}
 	if len(c.Command) > 0 {
 		args = append(args, c.Command...)
 	} else if c.Entrypoint == nil {
-		args = append(args, img.cmd...)
+		args = append(args, img.Cmd...)
 	}
 	if len(args) == 0 {
 		return nil, execUser{}, errors.New("the image does not say what it runs: add command to the configuration")
 	}
 	name := c.User
 	if name == "" {
-		name = img.user
+		name = img.User
 	}
 	files := append([]string{}, root.layers...)
 	if root.upper != "" {
@@ -268,7 +354,7 @@ func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, 
 		return nil, execUser{}, err
 	}
 	env := map[string]string{"PATH": defaultPath, "HOME": home}
-	for _, kv := range img.env {
+	for _, kv := range img.Env {
 		if k, v, ok := strings.Cut(kv, "="); ok {
 			env[k] = v
 		}
@@ -279,7 +365,7 @@ func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, 
 		NoNewPrivileges: c.Security.NoNewPrivileges,
 		Capabilities:    c.Security.Capabilities.container(bounding, u.UID == 0),
 	}
-	for _, dir := range []string{img.workdir, c.Workdir} {
+	for _, dir := range []string{img.WorkingDir, c.Workdir} {
 		if filepath.IsAbs(dir) {
 			p.Cwd = filepath.Clean(dir)
 		}
@@ -291,6 +377,93 @@ func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, 
 		p.Rlimits = append(p.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: c.Rlimits[name].Soft, Hard: c.Rlimits[name].Hard})
 	}
 	return p, u, nil
+}
+
+// processFile is, in a box's directory, the process of its last container: what an
+// exec has in common with it, also for the next daemon.
+const processFile = "process.json"
+
+func (b *Box) keepProcess(p *specs.Process) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	dir, err := b.pin()
+	if err != nil {
+		return err
+	}
+	return errors.Join(replaceFile(dir, processFile, text, loose), dir.Close())
+}
+
+// containedExec is execSpec for a container.
+func (b *Box) containedExec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, error) {
+	c := r.cfg
+	if by.UID != 0 && cmd.User != "" && cmd.User != c.User {
+		return nil, fmt.Errorf("%w: only root chooses the user: leave the key out", ErrDenied)
+	}
+	dir, err := b.pin()
+	if err != nil {
+		return nil, err
+	}
+	text, err := dir.ReadFile(processFile)
+	err = errors.Join(err, dir.Close())
+	p := &specs.Process{}
+	if err == nil {
+		err = json.Unmarshal(text, p)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the process of the container is not known: %w", err)
+	}
+	p.Args = cmd.Command
+	env := map[string]string{}
+	for _, kv := range p.Env {
+		k, v, _ := strings.Cut(kv, "=")
+		env[k] = v
+	}
+	if cmd.User != "" {
+		b.mu.Lock()
+		proc := r.proc
+		b.mu.Unlock()
+		if proc == nil {
+			return nil, ErrNoProcess
+		}
+		who, home, groups, err := b.lookupRunning(proc.Identity(), cmd.User)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		p.User = specs.User{UID: who.UID, GID: who.GID, AdditionalGids: groups}
+		p.Capabilities = c.Security.Capabilities.container(b.rt.bounding, who.UID == 0)
+		env["HOME"] = home
+	}
+	if cmd.Workdir != "" {
+		p.Cwd = cmd.Workdir
+	}
+	if cmd.TTY {
+		p.Terminal = true
+		env["TERM"] = "xterm"
+	}
+	maps.Copy(env, cmd.Env)
+	p.Env = nil
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		p.Env = append(p.Env, k+"="+env[k])
+	}
+	first := b.firstID.Load()
+	x := &shim.ExecSpec{
+		Argv: p.Args, Env: p.Env, Workdir: p.Cwd, UID: first + p.User.UID, GID: first + p.User.GID,
+		TimeoutNs: cmd.Timeout.Nanoseconds(), TTY: cmd.TTY,
+	}
+	x.Process, err = json.Marshal(p)
+	return x, err
+}
+
+// lookupRunning resolves a user by the files of the container that runs.
+func (b *Box) lookupRunning(shim reaper.Identity, name string) (who execUser, home string, groups []uint32, err error) {
+	fd, err := openCommand(b.rt.bootID, shim, idMap{base: b.firstID.Load(), size: idsOfBox})
+	if err != nil {
+		return who, "", nil, err
+	}
+	defer closeFD(fd)
+	return lookupIn([]string{fmt.Sprintf("/proc/self/fd/%d/root", fd)}, name)
 }
 
 // containerCaps are the capabilities of a container that asks for none: the least

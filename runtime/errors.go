@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // The kinds of refusal and failure. Compare with errors.Is.
@@ -31,6 +32,14 @@ var (
 	ErrHost = errors.New("this host cannot run boxes")
 	// ErrInvalid: an argument is out of its range.
 	ErrInvalid = errors.New("invalid argument")
+	// ErrNoExec: there is no exec of that name.
+	ErrNoExec = errors.New("there is no such exec")
+	// ErrExecs: the box has as many execs as it may.
+	ErrExecs = fmt.Errorf("%w: a box has at most %d execs: rmdir those that have ended", syscall.ENOSPC, MaxExecs)
+	// ErrDenied: who asks may not have that.
+	ErrDenied = errors.New("not permitted")
+	// ErrPipe: nobody will read what would be written.
+	ErrPipe = errors.New("nobody reads it any more")
 )
 
 // Error says which box an operation failed on, and why.

@@ -18,7 +18,7 @@ type Event struct {
 	Seq    uint64
 	Time   time.Time
 	Box    string // "-" for the daemon itself
-	Name   string // daemon created configured command status health reaped removed
+	Name   string // daemon created configured command status health exec reaped removed
 	Detail string // key=value words
 }
 

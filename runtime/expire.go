@@ -10,7 +10,8 @@ import (
 // activePause is the least time from one writing down of signs of life to the next.
 const activePause = time.Second
 
-// keepAlive notes that somebody wants the box: a command does, and so does Touch.
+// keepAlive notes that somebody wants the box: a command does, and so do an exec, from
+// its begin to its end, and Touch.
 func (b *Box) keepAlive() {
 	b.active.Store(time.Now().UnixNano())
 	s := b.Snapshot()
@@ -72,6 +73,9 @@ func (b *Box) expires(r *run) (at time.Time, key string) {
 // lastActive is when somebody last showed that the box is wanted. A restart by its
 // policy is no such sign. began stands for it where none is known.
 func (b *Box) lastActive(began time.Time) time.Time {
+	if running, _ := b.execsActive(); running > 0 {
+		return time.Now()
+	}
 	if at := b.active.Load(); at > 0 {
 		return time.Unix(0, at)
 	}

@@ -227,6 +227,7 @@ type group struct {
 
 	tree *groupTree
 	m    cgroups.Manager
+	leaf bool // on v2: no groups are made in it
 }
 
 // of returns the group that a run of the box will have, or nil.
@@ -240,7 +241,7 @@ func (t *groupTree) of(box string, container bool) *group {
 	if len(dirs) == 0 {
 		return nil
 	}
-	return &group{V2: t.v2, Dirs: dirs, tree: t}
+	return &group{V2: t.v2, Dirs: dirs, tree: t, leaf: container}
 }
 
 // plausible reports whether a group that was read from a record may be a box's: its
@@ -293,6 +294,11 @@ func (t *groupTree) make(g *group) error {
 			t.owner[dir] = g
 		}
 		err = g.m.Apply(-1)
+	}
+	if err == nil && g.V2 && g.leaf {
+		// crun gives the group to the container's root, who could fill the host with
+		// groups if it may mount. What the file says stays the host's.
+		err = cgroups.WriteFile(uniq(g.Dirs)[0], "cgroup.max.descendants", "0")
 	}
 	if dir := g.Dirs[devicesController]; err == nil && dir != "" {
 		err = cgroups.WriteFile(dir, "devices.deny", "a")

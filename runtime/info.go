@@ -11,6 +11,7 @@ import (
 type Info struct {
 	Name          string      `json:"name"`
 	Status        Status      `json:"status"`
+	Detail        *string     `json:"detail"` // what a start waits for
 	Health        Health      `json:"health"`
 	PID           int         `json:"pid"`
 	ExitCode      int         `json:"exit_code"`
@@ -25,6 +26,7 @@ type Info struct {
 	ConfigPending bool        `json:"config_pending"`
 	FirstID       *uint32     `json:"first_id"` // of the host, of the box's containers
 	Probe         *ProbeInfo  `json:"probe"`
+	Execs         ExecsInfo   `json:"execs"`
 	Config        *ConfigInfo `json:"config"`
 }
 
@@ -106,6 +108,12 @@ type ProbeInfo struct {
 	Output     string    `json:"output"`
 }
 
+// ExecsInfo counts the execs of a box.
+type ExecsInfo struct {
+	Running int `json:"running"`
+	Total   int `json:"total"`
+}
+
 // MountInfo is one mount of a ConfigInfo.
 type MountInfo struct {
 	Source   string `json:"source"`
@@ -116,10 +124,11 @@ type MountInfo struct {
 // Info returns what the snapshot knows of the box.
 func (b *Box) Info(s *Snapshot) Info {
 	i := Info{
-		Name: b.name, Status: s.Status, Health: s.Health, PID: s.PID, ExitCode: s.ExitCode, LastError: s.LastError,
+		Name: b.name, Status: s.Status, Detail: unlessZero(s.Detail), Health: s.Health, PID: s.PID, ExitCode: s.ExitCode, LastError: s.LastError,
 		Runs: s.Runs, Created: s.Created.UTC(), Started: stamp(s.Started), Ended: stamp(s.Ended), OOMKills: s.OOMKills, ConfigPending: s.Pending,
 		Restarts: s.Restarts, RestartAt: stamp(s.RestartAt), FirstID: unlessZero(b.firstID.Load()),
 	}
+	i.Execs.Running, i.Execs.Total = b.execsActive()
 	if s.run != nil {
 		if p := s.run.probe.Load(); p != nil {
 			i.Probe = &ProbeInfo{

@@ -153,6 +153,7 @@ func (b *Box) readBack() (complaints []error) {
 	}
 	note(err)
 	b.publish(s, rec.lastChange())
+	note(b.readBackExecs())
 	return complaints
 }
 
@@ -318,6 +319,7 @@ func (b *Box) settle(f *finding) {
 	case !f.known:
 		return
 	case r == nil:
+		b.endExecs()
 		b.mu.Lock()
 		remove := b.record.Remove
 		b.mu.Unlock()
@@ -340,6 +342,11 @@ func (b *Box) settle(f *finding) {
 		b.log("recover").WithError(err).Error("adopted, but not under watch")
 	}
 	Fault("recover.watched")
+	if f.reply != nil {
+		b.adoptExecs(r)
+	} else {
+		go b.adoptExecs(r)
+	}
 	b.finish(r)
 	switch {
 	case f.silent:

@@ -42,6 +42,7 @@ type run struct {
 	group *group // nil on a host without cgroups
 	// firstID is the host's id that is 0 in the container of the run; 0 for none.
 	firstID uint32
+	filter  *filterKey // of a seccomp filter that is to be learnt
 	// prepare ends with the run's preparations, and giveUp ends them.
 	prepare context.Context
 	giveUp  context.CancelFunc
@@ -122,6 +123,7 @@ func (b *Box) launch(r *run) {
 	}
 	if err == nil && h != nil {
 		Fault("start.executed")
+		b.learnFilter(r)
 		err := b.update("start", func(t *tx) error {
 			if t.Status == StatusStarting {
 				t.Status = StatusRunning
@@ -553,6 +555,7 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 	}
 	Fault("end.recorded")
 	b.neglect(r)
+	b.endExecs()
 	done := stateRecord{ExitCode: v.code, Started: s.Started, Ended: e.At, CPUUsec: v.cpu.Microseconds(), OOMKills: used.OOMKills}
 	b.mu.Lock()
 	cause := r.cause(v, rec, e, used)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
 // Observer is told what changed, so that a facade can drop what its clients
@@ -28,8 +29,12 @@ type Observer interface {
 	// through Remove, false when the box removed itself. That may take 100 ms: its
 	// name is not free before, and no request waits for it.
 	BoxRemoved(b *Box, asked bool)
+	// ExecChanged says that an exec has begun or ended.
+	ExecChanged(e *Exec)
 	// Changed says that the daemon's own files (events, last_error) changed.
 	Changed()
+	// ImagesChanged says that an image came or went.
+	ImagesChanged()
 }
 
 // Options say where a Runtime lives.
@@ -46,6 +51,8 @@ type Options struct {
 	// FirstID is the first of the host's user and group ids that containers have, and
 	// IDs their number; 0 is DefaultFirstID and DefaultIDs.
 	FirstID, IDs uint32
+	// RegistryConfig is the path of the file with credentials of registries, or empty.
+	RegistryConfig string
 	// MaxProbes is how many health probes are under way at once, of all boxes; 0 is
 	// DefaultMaxProbes.
 	MaxProbes int
@@ -68,15 +75,19 @@ type Runtime struct {
 	bounding uint64
 	watcher  *reaper.Watcher
 	groups   *groupTree
+	images   *image.Store
 	oom      *oomWatch
 	net      *reaper.Net // nil where there can be none
 	timers   *timers
 	prober   *prober
+	poller   *poller
 	// ready: boxes may be started that nobody asks for now.
 	ready atomic.Bool
 	// holdR is the read end of a pipe whose write end only this process has:
 	// boxes with detach: false learn by it that the daemon is gone.
 	holdR, holdW *os.File
+
+	filters filters
 
 	ids   sync.Mutex // one box at a time gets a range of ids
 	mu    sync.Mutex // guards boxes; no I/O under it
@@ -132,6 +143,9 @@ func Open(opt Options) (*Runtime, error) {
 	if rt.store, err = openStore(opt.State); err != nil {
 		return nil, err
 	}
+	if err = rt.openImages(); err != nil {
+		return nil, errors.Join(err, rt.store.lock.Close())
+	}
 	if rt.holdR, rt.holdW, err = os.Pipe(); err != nil {
 		return nil, errors.Join(err, rt.store.lock.Close())
 	}
@@ -148,6 +162,9 @@ func Open(opt Options) (*Runtime, error) {
 		if rt.timers, err = newTimers(); err == nil {
 			rt.prober, err = newProber(rt, opt.MaxProbes)
 		}
+		if err == nil {
+			rt.poller, err = newPoller()
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, rt.watcher.Close(), rt.store.lock.Close())
@@ -158,7 +175,7 @@ func Open(opt Options) (*Runtime, error) {
 	rt.emit(nil, "daemon", fmt.Sprintf("pid=%d", os.Getpid()))
 	if err := rt.recover(); err != nil {
 		rt.closeNet()
-		return nil, errors.Join(err, rt.prober.close(), rt.watcher.Close(), rt.store.lock.Close())
+		return nil, errors.Join(err, rt.prober.close(), rt.poller.close(), rt.watcher.Close(), rt.store.lock.Close())
 	}
 	if err := rt.groups.sweep(rt.usesGroup); err != nil {
 		rt.log.WithField("op", "recover").WithError(err).Warn("cgroups of earlier boxes are left")
@@ -190,16 +207,22 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	rt.closed = true
 	rt.workMu.Unlock()
 	done := make(chan struct{})
-	go func() { rt.work.Wait(); close(done) }()
+	var images error
+	go func() {
+		images = rt.images.Close()
+		rt.work.Wait()
+		close(done)
+	}()
 	var late error
 	select {
 	case <-done:
+		late = images
 	case <-ctx.Done():
 		late = errors.New("some state was still being written")
 	}
 	rt.closeNet() // before the watcher lets go of shims that live on
 	rt.groups.close()
-	return errors.Join(late, rt.prober.close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
+	return errors.Join(late, rt.images.Close(), rt.prober.close(), rt.poller.close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
 }
 
 // usesGroup reports whether a box of that name may have processes in its group.

@@ -16,6 +16,8 @@ type removal struct {
 
 func (*removal) BoxChanged(*Box, Field) {}
 func (*removal) Changed()               {}
+func (*removal) ExecChanged(*Exec)      {}
+func (*removal) ImagesChanged()         {}
 
 func (o *removal) BoxRemoved(b *Box, _ bool) {
 	o.told++

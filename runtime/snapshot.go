@@ -28,6 +28,8 @@ type Snapshot struct {
 	PID       int // host pid of the shim, -1 when there is none
 	ExitCode  int // of the last run; -1 when none, or nobody witnessed it
 	LastError string
+	// Detail is what a start waits for, or empty.
+	Detail string
 	// Config is what the next start will use, and Text its bytes as written.
 	// Config is nil while there is none.
 	Config *Config
@@ -86,7 +88,7 @@ func (s *Snapshot) diff(o *Snapshot) Field {
 	set(s.ExitCode != o.ExitCode, FieldExitCode)
 	set(s.LastError != o.LastError, FieldLastError)
 	set(string(s.Text) != string(o.Text) || s.Config != o.Config, FieldConfig)
-	set(s.Pending != o.Pending || s.Restarting != o.Restarting || s.Removed != o.Removed || s.Runs != o.Runs || s.Restarts != o.Restarts || !s.RestartAt.Equal(o.RestartAt) || s.OOMKills != o.OOMKills || s.run != o.run || !s.Started.Equal(o.Started), FieldInfo)
+	set(s.Pending != o.Pending || s.Restarting != o.Restarting || s.Detail != o.Detail || s.Removed != o.Removed || s.Runs != o.Runs || s.Restarts != o.Restarts || !s.RestartAt.Equal(o.RestartAt) || s.OOMKills != o.OOMKills || s.run != o.run || !s.Started.Equal(o.Started), FieldInfo)
 	return f
 }
 

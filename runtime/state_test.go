@@ -114,6 +114,8 @@ type observerLog struct{ fields []Field }
 func (o *observerLog) BoxChanged(_ *Box, f Field) { o.fields = append(o.fields, f) }
 func (o *observerLog) BoxRemoved(*Box, bool)      {}
 func (o *observerLog) Changed()                   {}
+func (o *observerLog) ExecChanged(*Exec)          {}
+func (o *observerLog) ImagesChanged()             {}
 
 // testRuntime is a Runtime without boxes and without a watcher, for what needs
 // no process.

@@ -92,6 +92,16 @@ func (s *store) discard(name string, serial uint64) (string, error) {
 	return to, err
 }
 
+// discardExec is discard for an exec of a box.
+func (s *store) discardExec(box, exec string, serial uint64) (string, error) {
+	to := filepath.Join(s.dir, "trash", box+"."+exec+"."+strconv.FormatUint(serial, 10)+"."+strconv.FormatInt(time.Now().UnixNano(), 36))
+	err := os.Rename(filepath.Join(s.boxDir(box), shim.ExecDir, exec), to)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return to, err
+}
+
 // emptyTrash deletes what earlier removals left.
 func (s *store) emptyTrash() error {
 	trash := filepath.Join(s.dir, "trash")

@@ -41,15 +41,29 @@ func ask(ctx context.Context, dir *os.File, req Request) (*os.File, Reply, error
 }
 
 func exchange(ctx context.Context, conn *os.File, req Request) (Reply, error) {
+	packet, oob, err := converse(ctx, conn, req)
+	if err != nil {
+		return Reply{}, err
+	}
+	reply, err := decodeReply(packet)
+	if err != nil {
+		return Reply{}, err
+	}
+	reply.Peer, err = sender(oob)
+	return reply, err
+}
+
+// converse sends a request and waits for the answer, which comes with credentials.
+func converse(ctx context.Context, conn *os.File, req Request) (packet, cred []byte, err error) {
 	defer deadlineOn(ctx, conn)()
 	if _, err := conn.Write(appendRequest(nil, req)); err != nil {
-		return Reply{}, err
+		return nil, nil, err
 	}
 	buf := make([]byte, maxMessage)
 	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return Reply{}, err
+		return nil, nil, err
 	}
 	var n, oobn int
 	var rerr error
@@ -63,19 +77,39 @@ func exchange(ctx context.Context, conn *os.File, req Request) (Reply, error) {
 		}
 		return !errors.Is(rerr, unix.EAGAIN) && !errors.Is(rerr, unix.EINTR)
 	}); err != nil {
-		return Reply{}, err
+		return nil, nil, err
 	}
 	if rerr != nil {
-		return Reply{}, rerr
+		return nil, nil, rerr
 	}
 	if n == 0 {
-		return Reply{}, io.ErrUnexpectedEOF
+		return nil, nil, io.ErrUnexpectedEOF
 	}
-	reply, err := decodeReply(buf[:n])
+	return buf[:n], oob[:oobn], nil
+}
+
+// AskExec sends a request on an exec, one of OpExec to OpExecForget, and waits for
+// the answer; that to OpExec comes when the command was executed or could not be,
+// and the exec goes on whether or not anybody waits for it. Its errors are those of
+// Ask. A shim that knows no execs, being of an older version, gives
+// io.ErrUnexpectedEOF.
+func AskExec(ctx context.Context, dir *os.File, req Request) (ExecReply, error) {
+	conn, err := dial(ctx, dir)
 	if err != nil {
-		return Reply{}, err
+		return ExecReply{}, err
 	}
-	reply.Peer, err = sender(oob[:oobn])
+	defer conn.Close()
+	packet, cred, err := converse(ctx, conn, req)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return ExecReply{}, err
+	}
+	reply, err := decodeExecReply(packet)
+	if err == nil && (reply.State.Phase == ExecRunning || reply.State.Phase == ExecStarting) {
+		reply.PID, err = sender(cred)
+	}
 	return reply, err
 }
 
@@ -150,7 +184,7 @@ func Tether(ctx context.Context, dir *os.File) (int, error) {
 	return fd, err
 }
 
-// LogWatch tells of changes of a box's log.
+// LogWatch tells of changes of a box's log, or of the ends of its execs.
 type LogWatch struct {
 	conn *os.File
 }
@@ -159,7 +193,17 @@ type LogWatch struct {
 // written after WatchLog has returned makes Next return; what was written
 // before has to be looked for. Its errors are those of Ask.
 func WatchLog(ctx context.Context, dir *os.File) (*LogWatch, error) {
-	conn, reply, err := ask(ctx, dir, Request{Op: OpWatchLog})
+	return watch(ctx, dir, Request{Op: OpWatchLog})
+}
+
+// WatchExecs begins to watch the execs of a run. Of one that ended before WatchExecs
+// has returned, the record has to be looked for. Its errors are those of AskExec.
+func WatchExecs(ctx context.Context, dir *os.File, run string) (*LogWatch, error) {
+	return watch(ctx, dir, Request{Op: OpWatchExecs, Run: run})
+}
+
+func watch(ctx context.Context, dir *os.File, req Request) (*LogWatch, error) {
+	conn, reply, err := ask(ctx, dir, req)
 	if err != nil {
 		return nil, err
 	}

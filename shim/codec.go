@@ -236,6 +236,7 @@ func appendSpec(b []byte, s *Spec) []byte {
 		b = appendU32(b, c.Owner)
 		b = appendU32(b, c.FirstID)
 		b = appendU32(b, c.IDs)
+		b = appendString(b, string(c.Probe))
 		b = appendStrings(b, c.Detach)
 	}
 	return b
@@ -297,7 +298,7 @@ func decodeSpec(b []byte) (*Spec, error) {
 				c.Files[i] = File{Name: d.string(), Data: d.bytes()}
 			}
 		}
-		c.Owner, c.FirstID, c.IDs, c.Detach = d.u32(), d.u32(), d.u32(), d.strings()
+		c.Owner, c.FirstID, c.IDs, c.Probe, c.Detach = d.u32(), d.u32(), d.u32(), d.bytes(), d.strings()
 		s.Container = c
 	}
 	if err := d.end(); err != nil {

@@ -21,6 +21,7 @@ const (
 	changesDir   = containerDir + "/changes"
 	mountsDir    = containerDir + "/mounts"
 	filesDir     = containerDir + "/files"
+	callsDir     = containerDir + "/calls"
 )
 
 // setUpContainer makes what an OCI runtime needs, on a tmpfs that only the shim's
@@ -79,7 +80,7 @@ func setUpContainer(spec *Spec) *StartError {
 	if err := unix.Mount("tmpfs", privateDir, "tmpfs", unix.MS_NOSUID, "mode=755,size=16m"); err != nil {
 		return startError(StepMount, "cannot cover "+privateDir, err)
 	}
-	for _, dir := range [...]string{containerDir, ContainerRoot, runtimeState, layersDir, changesDir, mountsDir, filesDir} {
+	for _, dir := range [...]string{containerDir, ContainerRoot, runtimeState, layersDir, changesDir, mountsDir, filesDir, callsDir} {
 		if err := unix.Mkdir(dir, 0o755); err != nil {
 			return startError(StepMount, what, err)
 		}
@@ -381,13 +382,11 @@ func spawnContainer(s *supervisor, logFD int) (int, *StartError) {
 // callRuntime runs the OCI runtime with its output to out, and waits for its end.
 func (s *supervisor) callRuntime(out int, args ...string) *StartError {
 	c := s.spec.Container
-	argv := append(append([]string{}, c.Runtime...), "--root", runtimeState, "--log", runtimeLog)
-	argv = append(argv, args...)
-	child, failed := s.newRuntime(argv)
+	child, failed := s.newRuntime(c.argv(runtimeLog, args...))
 	if failed != nil {
 		return failed
 	}
-	child.logFD = uintptr(out)
+	child.files = [3]uintptr{fdNull, uintptr(out), uintptr(out)}
 	pid, errno := forkExec(child)
 	runtimeAfterFork()
 	if errno != 0 {
@@ -403,7 +402,7 @@ func (s *supervisor) callRuntime(out int, args ...string) *StartError {
 	case status.Exited() && status.ExitStatus() == 0:
 		return nil
 	}
-	return &StartError{Step: StepRuntime, Detail: c.Runtime[0] + runtimeComplaint(status)}
+	return &StartError{Step: StepRuntime, Detail: c.Runtime[0] + runtimeComplaint(status, runtimeLog)}
 }
 
 // newRuntime prepares a child that is the OCI runtime: root on the host, in the
@@ -425,11 +424,11 @@ func (s *supervisor) newRuntime(argv []string) (*child, *StartError) {
 }
 
 // runtimeComplaint says why a runtime failed: the last of what it has logged.
-func runtimeComplaint(status unix.WaitStatus) string {
+func runtimeComplaint(status unix.WaitStatus, log string) string {
 	if status.Signaled() {
 		return " was killed by signal " + strconv.Itoa(int(status.Signal()))
 	}
-	fd, err := retry(func() (int, error) { return unix.Open(runtimeLog, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	fd, err := retry(func() (int, error) { return unix.Open(log, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err == nil {
 		defer closeFD(fd)
 		buf := make([]byte, 2048)

@@ -232,12 +232,6 @@ func (s *supervisor) start() *StartError {
 		spawn = spawnContainer
 	}
 	pid, failed := spawn(s, pipe[1])
-	if s.spec.Probe.Kind != ProbeCommand {
-		for _, fd := range s.join {
-			closeFD(int(fd))
-		}
-		s.join = nil
-	}
 	if failed != nil {
 		s.startedNs = 0
 		return failed

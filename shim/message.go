@@ -29,9 +29,30 @@ const (
 	OpWatchLog
 	// OpLine turns the connection into the shim's line. Use OpenLine.
 	OpLine
+	// OpExec starts Exec. Use BeginExec. What follows is for requests on it: those
+	// are answered with ENOENT where the shim knows no such exec, and are dropped by a
+	// shim of a version that has no execs.
+	OpExec
+	// OpExecState asks for the ExecState.
+	OpExecState
+	// OpExecSignal sends Signal to the command: ESRCH when that has ended.
+	OpExecSignal
+	// OpExecKill kills what is left of the exec's process group.
+	OpExecKill
+	// OpExecEOF closes the command's stdin: it meets EOF when it has read the rest.
+	OpExecEOF
+	// OpExecForget drops an exec that has ended, with what was not read of it: EBUSY
+	// when it has not ended.
+	OpExecForget
+	// OpWatchExecs turns the connection into one that gets a packet after each end of
+	// an exec, until the shim ends. Use WatchExecs.
+	OpWatchExecs
 
 	opEnd
 )
+
+// onExec reports whether a Request has Exec.
+func (o Op) onExec() bool { return o >= OpExec && o <= OpExecForget }
 
 // Request is what the daemon asks a shim.
 type Request struct {
@@ -41,6 +62,8 @@ type Request struct {
 	Run    string
 	Signal syscall.Signal
 	Grace  time.Duration
+	// Exec is the name of the exec that is meant.
+	Exec string
 }
 
 // State is what a shim knows of its box.
@@ -86,13 +109,20 @@ func appendRequest(b []byte, r Request) []byte {
 	b = append(b, wireVersion, byte(r.Op))
 	b = appendString(b, r.Run)
 	b = appendU32(b, uint32(r.Signal))
-	return appendI64(b, int64(r.Grace))
+	b = appendI64(b, int64(r.Grace))
+	if r.Op.onExec() {
+		b = appendString(b, r.Exec)
+	}
+	return b
 }
 
 func decodeRequest(b []byte) (Request, error) {
 	d := decoder{buf: b}
 	version := d.u8()
 	r := Request{Op: Op(d.u8()), Run: d.string(), Signal: d.signal(), Grace: time.Duration(d.i64())}
+	if r.Op.onExec() {
+		r.Exec = d.string()
+	}
 	if version != wireVersion || r.Op == 0 || r.Op >= opEnd || r.Grace < 0 {
 		d.bad = true
 	}
@@ -117,5 +147,85 @@ func decodeReply(b []byte) (Reply, error) {
 	}
 	r := Reply{Errno: syscall.Errno(d.u32())}
 	r.State = State{Run: d.string(), Stopping: d.bool(), Paused: d.bool(), Alive: d.bool(), PID: d.natural(), StartedNs: d.i64()}
+	return r, d.end()
+}
+
+// ExecPhase is how far an exec has come.
+type ExecPhase uint8
+
+const (
+	// ExecStarting: its command has not been executed yet.
+	ExecStarting ExecPhase = 1 + iota
+	// ExecRunning: it was, and has not ended.
+	ExecRunning
+	// ExecEnded: it has ended, which is on record.
+	ExecEnded
+	// ExecFailed: it could not be executed, which is on record.
+	ExecFailed
+)
+
+// ExecState is what a shim knows of an exec.
+type ExecState struct {
+	Phase ExecPhase
+	// StdinClosed says that the command meets EOF.
+	StdinClosed bool
+	// Code is the exit code: 128+N when signal N killed the command, 124 when that was
+	// the timeout; 127 when the command was not found, 126 when it could not be
+	// executed, and 125 when a step before that failed.
+	Code int
+	// Signal is the signal that killed the command, or 0.
+	Signal int
+	// TimedOut says that the timeout killed it.
+	TimedOut bool
+	// StartedNs and EndedNs are times in nanoseconds since 1970; EndedNs is 0 before.
+	StartedNs, EndedNs int64
+	// Failed is the sentence why the command could not be executed, else empty.
+	Failed string
+}
+
+// ExecReply is a shim's answer to a request on an exec. Errno is why it did not do
+// what was asked, or 0. State is as it was after the request.
+type ExecReply struct {
+	Errno syscall.Errno
+	State ExecState
+	// PID is that of the command as the asker sees it, by the kernel's word, or -1
+	// when it does not run.
+	PID int
+
+	pid int // as the shim sees it
+}
+
+// timedOutCode is the exit code of an exec that took too long, as timeout(1) has it.
+const timedOutCode = 124
+
+// maxFailed bounds ExecState.Failed, in bytes. It may name a PATH.
+const maxFailed = 512
+
+func appendExecReply(b []byte, r *ExecReply) []byte {
+	b = append(b, wireVersion)
+	b = appendU32(b, uint32(r.Errno))
+	b = append(b, byte(r.State.Phase))
+	b = appendBool(b, r.State.StdinClosed)
+	b = appendU32(b, uint32(r.State.Code))
+	b = appendU32(b, uint32(r.State.Signal))
+	b = appendBool(b, r.State.TimedOut)
+	b = appendI64(b, r.State.StartedNs)
+	b = appendI64(b, r.State.EndedNs)
+	return appendString(b, r.State.Failed)
+}
+
+func decodeExecReply(b []byte) (ExecReply, error) {
+	d := decoder{buf: b}
+	if d.u8() != wireVersion {
+		d.bad = true
+	}
+	r := ExecReply{Errno: syscall.Errno(d.u32()), PID: -1}
+	r.State = ExecState{
+		Phase: ExecPhase(d.u8()), StdinClosed: d.bool(), Code: d.natural(), Signal: int(d.signal()), TimedOut: d.bool(),
+		StartedNs: d.i64(), EndedNs: d.i64(), Failed: d.string(),
+	}
+	if r.State.Phase > ExecFailed || r.State.Phase == 0 && r.Errno == 0 && r.State != (ExecState{}) {
+		d.bad = true
+	}
 	return r, d.end()
 }

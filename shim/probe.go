@@ -5,8 +5,6 @@ package shim
 import (
 	"errors"
 	"math"
-	"strings"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -47,13 +45,15 @@ type probe struct {
 	out      []byte // what is kept of the output
 	fd       int    // the pipe of a command's output, or the socket; 0, which is /dev/null, for none
 
-	child  *child
-	files  []string     // what the child tries to execute
-	pid    int          // the process of a command; 0 for none
-	report int          // the pipe that tells why it was not executed; 0 for none
-	late   [maxLate]int // processes of others that were killed and have not been reaped
-	why    trouble      // of the last that could not be executed
-	whyNot ProbeResult  // the same in words
+	child   *child
+	files   []string     // what the child tries to execute
+	pid     int          // the process of a command; 0 for none
+	group   int          // its process group
+	starter int          // the OCI runtime that is to start it; 0 for none
+	report  int          // the pipe that tells why it was not executed; 0 for none
+	late    [maxLate]int // processes of others that were killed and have not been reaped
+	why     trouble      // of the last that could not be executed
+	whyNot  ProbeResult  // the same in words
 
 	addrs   []unix.Sockaddr
 	try     int   // which of addrs it is
@@ -136,10 +136,13 @@ func (s *supervisor) concludeProbe() {
 // endProbe forgets the probe, if one runs, and kills what it started.
 func (s *supervisor) endProbe() {
 	p := &s.probe
+	if p.starter != 0 {
+		s.dropStarter()
+	}
 	if p.pid != 0 {
 		// It may be too young to have a group of its own.
 		kill(p.pid)
-		kill(-p.pid)
+		kill(-p.group)
 		p.late[p.place(0)] = p.pid
 		p.pid = 0
 	}
@@ -199,6 +202,10 @@ func (s *supervisor) probeLate() {
 // startProgram starts the command of a probe.
 func (s *supervisor) startProgram() {
 	p := &s.probe
+	if s.spec.Container != nil {
+		s.startContained()
+		return
+	}
 	if p.child == nil {
 		argv := s.spec.Probe.Argv
 		p.files = candidates(s.spec, argv[0])
@@ -236,13 +243,13 @@ func (s *supervisor) fork(c *child) unix.Errno {
 	if err := s.watch(out[0]); err != nil {
 		return toErrno(err)
 	}
-	c.logFD, c.report = uintptr(out[1]), uintptr(report[1])
+	c.files, c.report = [3]uintptr{fdNull, uintptr(out[1]), uintptr(out[1])}, uintptr(report[1])
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
 	if errno != 0 {
 		return unix.Errno(errno)
 	}
-	p.pid = int(pid)
+	p.pid, p.group = int(pid), int(pid)
 	return 0
 }
 
@@ -288,13 +295,21 @@ func (s *supervisor) reaped(pid int, status unix.WaitStatus) {
 		p.late[i] = 0
 		return
 	}
-	if pid != p.pid {
-		return
+	switch pid {
+	case p.starter:
+		s.probeStarted(status)
+	case p.pid:
+		s.probeEnded(status)
 	}
+}
+
+// probeEnded is told how the command of a probe ended.
+func (s *supervisor) probeEnded(status unix.WaitStatus) {
+	p := &s.probe
 	p.pid = 0
 	// What it has left behind. The number cannot be another's as long as the group
 	// has a member, and takes a while to come round.
-	kill(-pid)
+	kill(-p.group)
 	r := ProbeResult{Code: status.ExitStatus()}
 	if status.Signaled() {
 		r.Code = 128 + int(status.Signal())
@@ -322,26 +337,8 @@ func (p *probe) notExecuted(spec *Spec) bool {
 		return true
 	}
 	p.why = t
-	name := spec.Probe.Argv[0]
-	if errno := syscall.Errno(t.errno); t.step == childExec && (errno == unix.ENOENT || errno == unix.ENOTDIR) {
-		e := &StartError{Step: StepLookup, Errno: errno, Detail: `command "` + name + `" not found`}
-		if !strings.Contains(name, "/") {
-			e.Detail += " in PATH " + searchPath(spec)
-		}
-		p.whyNot = ProbeResult{Code: 127, Reason: e.Error()}
-		return true
-	}
-	c := *p.child // the one that failed was a copy
-	c.trouble = t
-	file := name
-	if t.step == childExec {
-		file = p.files[t.index]
-	}
-	e := c.failure(spec, file)
-	p.whyNot = ProbeResult{Code: failedCode, Reason: e.Error()}
-	if e.Step == StepExec {
-		p.whyNot.Code = 126
-	}
+	code, e := p.child.notExecuted(t, spec, spec.Probe.Argv[0], p.files)
+	p.whyNot = ProbeResult{Code: code, Reason: e.Error()}
 	return true
 }
 

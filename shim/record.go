@@ -19,10 +19,12 @@ const (
 	StoppedByStop       = "stop"        // a Stop over the control socket
 	StoppedByTerm       = "term"        // a SIGTERM sent to the shim
 	StoppedByDaemonDied = "daemon-died" // Spec.DieWithDaemon
+	StoppedByTimeout    = "timeout"     // ExecSpec.TimeoutNs; of an exec only
 )
 
 // ExitRecord is how a run ended. The shim writes it, as JSON, to [RecordName]
-// before it exits; it is the only source of a box's exit code.
+// before it exits; it is the only source of a box's exit code. That of an exec is in
+// the exec's directory, and is written when its command has ended.
 type ExitRecord struct {
 	// Run is Spec.Run.
 	Run string `json:"run"`

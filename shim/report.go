@@ -27,6 +27,7 @@ const (
 	StepHostname     = "hostname"
 	StepNetwork      = "network"
 	StepLog          = "log"
+	StepExecFiles    = "streams"
 	StepLookup       = "lookup"
 	StepFork         = "fork"
 	StepRlimit       = "rlimit"

@@ -30,6 +30,7 @@ type server struct {
 type conn struct {
 	fd       int
 	kept     bool  // it has sent its request and stays: a watcher, or the line
+	watches  Op    // what a watcher watches
 	deadline int64 // monotonic time by which the request must have come
 }
 
@@ -133,6 +134,14 @@ func (v *server) answer(s *supervisor, i int, now int64) bool {
 	if err != nil {
 		return false
 	}
+	if req.Op.onExec() {
+		v.conns[i].kept = true // it may be answered later, or be already
+		reply, ready := s.handleExec(req, fd, now)
+		if ready {
+			sendExecReply(fd, &reply)
+		}
+		return !ready
+	}
 	reply := s.handle(req, now)
 	if req.Op == OpLine {
 		return v.open(s, i, reply.Errno)
@@ -140,7 +149,8 @@ func (v *server) answer(s *supervisor, i int, now int64) bool {
 	if !send(fd, appendReply(v.packet[:0], &reply)) {
 		return false
 	}
-	v.conns[i].kept = req.Op == OpWatchLog
+	v.conns[i].kept = req.Op == OpWatchLog || req.Op == OpWatchExecs
+	v.conns[i].watches = req.Op
 	return v.conns[i].kept
 }
 
@@ -264,8 +274,15 @@ func (v *server) logChanged(s *supervisor) {
 		v.line.log = false
 		v.tell(s, &LineAnswer{Op: LineLog, Seq: v.line.logSeq})
 	}
+	v.changed(s, OpWatchLog)
+}
+
+// execsChanged tells those who watch the execs.
+func (v *server) execsChanged(s *supervisor) { v.changed(s, OpWatchExecs) }
+
+func (v *server) changed(s *supervisor, what Op) {
 	for i := v.n - 1; i >= 0; i-- {
-		if !v.conns[i].kept || v.conns[i].fd == v.line.fd {
+		if !v.conns[i].kept || v.conns[i].watches != what {
 			continue
 		}
 		v.packet[0] = wireVersion
@@ -307,6 +324,7 @@ func (v *server) drop(s *supervisor, i int) {
 	closeFD(fd)
 	v.n--
 	v.conns[i] = v.conns[v.n]
+	s.execs.hungUp(fd)
 	if fd == v.line.fd {
 		v.line = line{}
 		s.endProbe()

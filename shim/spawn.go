@@ -66,9 +66,10 @@ type child struct {
 	paths      []*byte // the files to execute, of which the first that is there is taken
 	argv, envv **byte
 	dir        *byte
-	logFD      uintptr
-	join       []uintptr // files to write itself into
-	oomFile    *byte     // nil: the score stays
+	files      [3]uintptr // what becomes stdin, stdout and stderr
+	ctty       bool       // stdin is a terminal, and to be that of the session
+	join       []uintptr  // files to write itself into
+	oomFile    *byte      // nil: the score stays
 	oomScore   []byte
 	uid, gid   uintptr
 	groups     *uint32
@@ -109,7 +110,7 @@ func spawn(s *supervisor, logFD int) (int, *StartError) {
 	if failed != nil {
 		return 0, failed
 	}
-	c.logFD = uintptr(logFD)
+	c.files = [3]uintptr{fdNull, uintptr(logFD), uintptr(logFD)}
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
 	if errno != 0 {
@@ -230,7 +231,7 @@ func (c *child) failure(spec *Spec, path string) *StartError {
 	case childSession:
 		e.Step, e.Detail = StepFork, "cannot make a session"
 	case childFiles:
-		e.Step, e.Detail = StepLog, "cannot connect the command to its log"
+		e.Step, e.Detail = StepLog, "cannot connect the command to its log or streams"
 	case childRlimit:
 		r := c.rlimits[c.index]
 		e.Step, e.Detail = StepRlimit, "cannot set rlimit "+rlimitName(r.Resource)+
@@ -265,6 +266,29 @@ func (c *child) failure(spec *Spec, path string) *StartError {
 		}
 	}
 	return e
+}
+
+// notExecuted says why a child apart, which was told to execute name, found in one of
+// files, has not done so, with the exit code that a shell would give.
+func (c *child) notExecuted(t trouble, spec *Spec, name string, files []string) (int, *StartError) {
+	if errno := syscall.Errno(t.errno); t.step == childExec && (errno == unix.ENOENT || errno == unix.ENOTDIR) {
+		e := &StartError{Step: StepLookup, Errno: errno, Detail: `command "` + name + `" not found`}
+		if !strings.Contains(name, "/") {
+			e.Detail += " in PATH " + searchPath(spec)
+		}
+		return 127, e
+	}
+	failed := *c // the one that failed was a copy
+	failed.trouble = t
+	file := name
+	if t.step == childExec {
+		file = files[t.index]
+	}
+	e := failed.failure(spec, file)
+	if e.Step == StepExec {
+		return 126, e
+	}
+	return failedCode, e
 }
 
 // rlimitName is the name that setrlimit(2) has for a resource, as in config.
@@ -379,8 +403,17 @@ func forkExec(c *child) (pid, errno uintptr) {
 	}
 
 	c.step = childFiles
-	for i = 1; i <= 2; i++ {
-		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, c.logFD, i, 0); e != 0 {
+	for i = 0; i <= 2; i++ {
+		if c.files[i] == i {
+			continue // as /dev/null is; dup3 would refuse it
+		}
+		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, c.files[i], i, 0); e != 0 {
+			c.errno = uintptr(e)
+			goto failed
+		}
+	}
+	if c.ctty {
+		if _, _, e := syscall.RawSyscall(unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0); e != 0 {
 			c.errno = uintptr(e)
 			goto failed
 		}

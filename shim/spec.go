@@ -98,6 +98,8 @@ type Container struct {
 	// kernel counts of a user (inotify instances, queued signals) it counts of this one
 	// too, and one container must not use up all that the host's root may have.
 	Owner uint32
+	// Probe is the process of a ProbeCommand, as the JSON of the runtime.
+	Probe []byte
 	// Detach lists mount points (of cgroup hierarchies) that the runtime is not to
 	// see.
 	Detach []string
@@ -125,6 +127,9 @@ func ContainerMount(i int) string { return mountsDir + "/" + strconv.Itoa(i) }
 
 // ContainerFile is where a file of Container.Files is.
 func ContainerFile(name string) string { return filesDir + "/" + name }
+
+// ContainerFilter is where crun has the compiled seccomp filter of a box's container.
+func ContainerFilter(box string) string { return runtimeState + "/" + box + "/seccomp.bpf" }
 
 // ProbeKind says how a box is probed.
 type ProbeKind uint8
@@ -172,4 +177,78 @@ type Mount struct {
 type Rlimit struct {
 	Resource   int
 	Soft, Hard uint64
+}
+
+// ExecDir is the directory in that of a box that has the directories of its execs, by
+// their names. In each of these are:
+const (
+	ExecDir = "exec"
+	// ExecSpecName is an encoded ExecSpec.
+	ExecSpecName = "spec"
+	// ExecStdin, ExecStdout and ExecStderr are FIFOs. What they have stays in them
+	// while the shim has not forgotten the exec.
+	ExecStdin  = "stdin"
+	ExecStdout = "stdout"
+	ExecStderr = "stderr"
+)
+
+// MaxExecs is how many execs a box may have at once.
+const MaxExecs = 256
+
+// ExecSpec is what a shim needs to run a command in its box. All that it does not say
+// is as with the box's own command: namespaces, cgroups, limits, no_new_privs.
+type ExecSpec struct {
+	// Argv is the command and its arguments. Argv[0] is looked up in the PATH of Env
+	// when it has no slash, as the user.
+	Argv []string
+	// Env is the whole environment, as KEY=VALUE.
+	Env []string
+	// Workdir is the absolute directory that the command starts in.
+	Workdir string
+	// UID, GID and Groups are the credentials.
+	UID, GID uint32
+	Groups   []uint32
+	// Capabilities and CapAmbient are as in Spec.
+	Capabilities, CapAmbient uint64
+	// TimeoutNs is how long the command may run, in nanoseconds, before all that is
+	// left of its process group is killed; 0 is for ever.
+	TimeoutNs int64
+	// TTY gives the command a terminal of 80x24 as stdin, stdout and stderr.
+	TTY bool
+	// Process is, in a container, what the OCI runtime is to start, as its JSON. Of
+	// the rest only TimeoutNs, TTY, and UID and GID count, which are the host's.
+	Process []byte
+}
+
+// execSpecVersion is the first byte of an encoded ExecSpec. It goes from one version
+// of the daemon to the shim of another.
+const execSpecVersion = 1
+
+// Append appends the spec as the shim reads it: lists and strings as everywhere, but
+// that each string has a NUL at its end, so that it can be used where it lies.
+func (x *ExecSpec) Append(b []byte) []byte {
+	str := func(s string) {
+		b = appendU32(b, uint32(len(s)+1))
+		b = append(append(b, s...), 0)
+	}
+	list := func(l []string) {
+		b = appendU32(b, uint32(len(l)))
+		for _, s := range l {
+			str(s)
+		}
+	}
+	b = append(b, execSpecVersion)
+	list(candidates(&Spec{Env: x.Env}, x.Argv[0]))
+	list(x.Argv)
+	list(x.Env)
+	str(x.Workdir)
+	b = appendU32(appendU32(b, x.UID), x.GID)
+	b = appendU32(b, uint32(len(x.Groups)))
+	for _, g := range x.Groups {
+		b = appendU32(b, g)
+	}
+	b = appendU64(appendU64(b, x.Capabilities), x.CapAmbient)
+	b = appendI64(b, x.TimeoutNs)
+	b = appendBool(b, x.TTY)
+	return appendString(b, string(x.Process))
 }

@@ -12,17 +12,19 @@ import (
 // supervisor is a running shim. Everything happens in turn on one thread, in
 // run; nothing it calls waits for anybody.
 type supervisor struct {
-	spec  *Spec
-	dirfd int
-	epfd  int
-	sigfd int // see signalEvents
-	log   logWriter
-	srv   server
-	probe probe
+	spec   *Spec
+	dirfd  int
+	epfd   int
+	sigfd  int // see signalEvents
+	log    logWriter
+	srv    server
+	probe  probe
+	strays strays
+	execs  execs
 
 	oomScore string // the command's oom_score_adj; empty: as the shim's
 
-	join    []uintptr // the files of spec.Cgroups, as long as processes are started
+	join    []uintptr // the files of spec.Cgroups
 	freezer int       // the file of spec.Freezer, or -1
 
 	pid       int  // of the command
@@ -79,7 +81,9 @@ func (s *supervisor) run() {
 			case fdHold:
 				s.daemonDied()
 			default:
-				s.srv.serve(s, fd, now)
+				if !s.execEvent(fd) {
+					s.srv.serve(s, fd, now)
+				}
 			}
 		}
 		s.timers(now)
@@ -98,7 +102,7 @@ func (s *supervisor) timeout(now int64) int {
 	if s.probe.running {
 		next = min(next, s.probe.deadline)
 	}
-	next = min(next, s.srv.nextDeadline())
+	next = min(next, s.srv.nextDeadline(), s.execs.nextDeadline())
 	if next == math.MaxInt64 {
 		return -1
 	}
@@ -115,6 +119,9 @@ func (s *supervisor) timers(now int64) {
 	if s.probe.running && now >= s.probe.deadline {
 		s.probeLate()
 	}
+	if s.execs.timed > 0 {
+		s.execsLate(now)
+	}
 	s.srv.expire(s, now)
 }
 
@@ -130,7 +137,9 @@ func (s *supervisor) reap() bool {
 		if pid == s.pid && s.alive {
 			s.alive, s.status = false, status
 		}
+		s.strays.add(pid, status)
 		s.reaped(pid, status)
+		s.execReaped(pid, status)
 	}
 	return true
 }
@@ -242,6 +251,7 @@ func (s *supervisor) finish() int {
 		r.Code = s.status.ExitStatus()
 	}
 	writeRecord(s.dirfd, &r)
+	s.endExecs()
 	return r.Code
 }
 
@@ -259,12 +269,12 @@ func childrenCPU() int64 {
 // done but to say so: the daemon then goes by the shim's own exit status, which
 // carries the same code.
 func writeRecord(dirfd int, r *ExitRecord) {
-	if err := tryWriteRecord(dirfd, r.AppendJSON(nil)); err != nil {
+	if err := tryWriteRecord(dirfd, r.AppendJSON(nil), true); err != nil {
 		say("cannot write the exit record: " + err.Error())
 	}
 }
 
-func tryWriteRecord(dirfd int, b []byte) error {
+func tryWriteRecord(dirfd int, b []byte, sync bool) error {
 	fd, err := retry(func() (int, error) {
 		return unix.Openat(dirfd, recordTemp, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	})
@@ -280,7 +290,7 @@ func tryWriteRecord(dirfd int, b []byte) error {
 	if err == nil {
 		err = unix.Ftruncate(fd, size)
 	}
-	if err == nil {
+	if err == nil && sync {
 		err = unix.Fsync(fd)
 	}
 	if cerr := unix.Close(fd); err == nil {

@@ -4,51 +4,12 @@
 # the host in sight. Each test that starts one does so with crun and with runc.
 
 load helpers
+load containers
 
 setup() {
 	common_setup
 	make_rootfs
 	start_daemon
-}
-
-# make_rootfs: $ROOT, a root of busybox alone.
-make_rootfs() {
-	ROOT=$W/root
-	mkdir -p "$ROOT"/{bin,etc,proc,sys,dev,srv}
-	cp "$(command -v busybox)" "$ROOT/bin/busybox"
-	"$ROOT/bin/busybox" --install -s "$ROOT/bin"
-	find "$ROOT/bin" -type l -exec ln -sf busybox {} \;
-	printf '%s\n' 'root:x:0:0::/root:/bin/sh' 'web:x:33:34::/srv:/bin/sh' >"$ROOT/etc/passwd"
-	printf '%s\n' 'root:x:0:' 'web:x:34:' 'extra:x:35:web' >"$ROOT/etc/group"
-	chmod 0755 "$ROOT"
-}
-
-# in_box BOX SCRIPT [CONFIG…]: runs a script in a container to its end; out is its log.
-in_box() {
-	local name=$1 text=$2
-	shift 2
-	run_script "$name" "rootfs: $ROOT" "runtime: $RT" "$@" <<<"$text"
-}
-
-# up_box BOX SCRIPT [CONFIG…]: starts one that goes on.
-up_box() {
-	local name=$1 text=$2
-	shift 2
-	script "$name" "rootfs: $ROOT" "runtime: $RT" "$@" <<<"$text"
-	ctl "$name" start
-}
-
-# line TEXT: out has that line.
-line() { grep -qxF -- "$1" <<<"$out" || fail "no line $1 in: $out"; }
-
-no_line() { ! grep -qE -- "$1" <<<"$out" || fail "a line like $1 in: $out"; }
-
-# both TEST: with each runtime.
-both() {
-	for RT in crun runc; do
-		echo "# runtime $RT"
-		"$1"
-	done
 }
 
 @test "features names the OCI runtimes" {
@@ -136,7 +97,7 @@ apart() {
 shot() {
 	local runtime_state before shim
 	runtime_state=$(ls -A /run/crun /run/runc 2>/dev/null || :)
-	before=$(wc -l </proc/self/mountinfo)
+	before=$(mounts_of_box)
 	up_box "$RT-k" 'sleep 1000 & (sleep 1000 &) ; mkdir -p /sys/fs/cgroup/x 2>/dev/null; echo up; wait'
 	logs "$RT-k" up
 	shim=$(pid_of "$RT-k")
@@ -148,11 +109,13 @@ shot() {
 	await "all of the box to be gone" 5 namespaces_empty "$W/ns"
 	[[ ! -e /proc/$shim ]] || fail "the shim is still there"
 	await "its cgroups to be gone" 5 no_groups_of_boxes
-	assert "$(wc -l </proc/self/mountinfo)" -eq "$before" mounts
+	assert "$(mounts_of_box)" = "$before" mounts
 	assert "$(ls -A /run/crun /run/runc 2>/dev/null || :)" = "$runtime_state" "state of the runtimes"
 	ok rmdir "$MNT/boxes/$RT-k"
 	assert "$(find "$STATE/boxes" -mindepth 1 | wc -l)" -eq 0 "files of boxes"
 }
+# mounts_of_box: the mounts that this test's boxes have, or could have by mistake.
+mounts_of_box() { grep -e "$W" -e ' /run/box' /proc/self/mountinfo || :; }
 @test "kill -9 of the shim takes the container, its mounts, cgroups and the runtime's state" { both shot; }
 
 @test "a stop of a command that does nothing about the signal needs no grace" {
@@ -187,8 +150,75 @@ limits() {
 	assert "$(t cat "$MNT/boxes/$RT-p/stats" | awk '$1 == "pids" {print $2}')" -le 20 pids
 	ctl "$RT-p" kill
 	ok rmdir "$MNT/boxes/$RT-p"
+	# What the runtime needs for itself does not count.
+	in_box "$RT-q" 'echo ran' 'resources: {pids: 10, memory: 8MiB}'
+	line ran
+	ok rmdir "$MNT/boxes/$RT-q"
 }
 @test "limits hold and count, as for every box" { both limits; }
+
+grouped() {
+	local enabled shim command c
+	# The first box of all has the daemon enable them.
+	up "$RT-w" "$SLEEPER"
+	ctl "$RT-w" kill
+	enabled=$(enabled_controllers)
+	up_box "$RT-g" 'sleep 1000 & echo up; wait' 'resources: {cpus: 1.5, memory: 64MiB, pids: 20}' \
+		'health_check: {command: [sleep, "1000"], interval: 100ms, timeout: 1000s}'
+	logs "$RT-g" up
+	ok mkdir "$MNT/boxes/$RT-g/exec/e"
+	ok "${ECHO[@]}" "$MNT/boxes/$RT-g/exec/e/cmd" 'sleep 1000'
+	becomes "$RT-g" exec/e/status running
+	shim=$(pid_of "$RT-g")
+	command=$(box_command "$shim")
+	await "the probe to run" 10 has_processes "$command" 4
+	for c in cpu memory pids freezer; do
+		assert "$(cgroup_of "$shim" $c)" = "$(cgroup_of "$DAEMON" $c)" "the shim's group of $c"
+		assert "$(for pid in $(box_pids "$command"); do cgroup_of "$pid" $c; done | sort -u)" =~ ^[^$'\n']*"/boxlite/"[^/]*"/box-$RT-g$" "the groups of $c of the container's processes"
+	done
+	assert "$(cpu_limit "$RT-g") $(memory_limit "$RT-g") $(pids_limit "$RT-g")" = "150000 $((64 << 20)) 20" "limits"
+	assert "$(stat_of "$RT-g" pids)" -eq 4 "pids in stats"
+	assert "$(groups_left | grep -c "/box-$RT-g/")" -eq 0 "groups in the box's own"
+	assert "$(find /sys/fs/cgroup -type d -name "*$RT-g*" ! -path "*/boxlite/*")" = "" "groups of the runtime's own"
+	assert "$(enabled_controllers)" = "$enabled" "controllers enabled for children"
+	configure "$RT-g" <<<"$(t cat "$MNT/boxes/$RT-g/config.yaml" | sed 's/^resources:.*/resources: {pids: 30}/')"
+	assert "$(cpu_limit "$RT-g") $(memory_limit "$RT-g") $(pids_limit "$RT-g")" = "max max 30" "limits that were changed"
+	ctl "$RT-g" pause
+	for pid in $(box_pids "$command"); do
+		frozen "$pid" || fail "process $pid of a paused box is not frozen"
+	done
+	ctl "$RT-g" kill
+	await "its cgroups to be gone" 5 no_groups_of_boxes
+	assert "$(enabled_controllers)" = "$enabled" "controllers enabled for children, at the end"
+	ok rmdir "$MNT/boxes/$RT-g" "$MNT/boxes/$RT-w"
+}
+@test "all that runs in a container is in the box's cgroup, which is the daemon's" { both grouped; }
+
+has_processes() { (($(box_pids "$1" | wc -l) == $2)); }
+
+# enabled_controllers: on v2, what the children of each group have that is the host's
+# or the daemon's. Others change it where the boxes of this one use v1.
+enabled_controllers() {
+	[[ -e /sys/fs/cgroup/cgroup.controllers ]] || return 0
+	find /sys/fs/cgroup/cgroup.subtree_control /sys/fs/cgroup/boxlite -name cgroup.subtree_control ! -path '*/box-*' | sort | xargs grep -H ''
+}
+
+own_group() {
+	in_box "$RT-o" 'mkdir /m
+mount -o remount,rw /sys/fs/cgroup
+mount -t cgroup -o memory x /m || mount -t cgroup2 x /m
+for d in /sys/fs/cgroup /m; do
+	mkdir $d/y && echo "made $d/y"
+	for f in memory.max memory.limit_in_bytes memory.high cgroup.freeze cgroup.max.descendants; do
+		test ! -e $d/$f || ! echo 1000000000 >$d/$f || echo "set $d/$f"
+	done
+done
+cat /m/memory.max /m/memory.limit_in_bytes' 'resources: {memory: 64MiB}' 'security: {capabilities: {add: [SYS_ADMIN, DAC_OVERRIDE]}}'
+	line $((64 << 20))
+	no_line '^(made|set) '
+	ok rmdir "$MNT/boxes/$RT-o"
+}
+@test "a container that may mount sees its own cgroup, and changes nothing about it" { both own_group; }
 
 frozen_box() {
 	up_box "$RT-f" 'while :; do echo tick; sleep 0.02; done'
@@ -282,6 +312,30 @@ host_net() {
 	ok rmdir "$MNT/boxes/$RT-n"
 }
 @test "network: host is the host's" { both host_net; }
+
+@test "crun compiles a profile once, and a box never gets another's filter" {
+	RT=crun
+	local probe='unshare -U true && echo namespace made; unshare -m true && echo mounts apart; grep Seccomp: /proc/self/status; echo up; sleep 1000'
+	local n
+	for n in a b; do # b has more capabilities, and so another profile
+		up_box "$n" "$probe" "security: {capabilities: {add: [$([[ $n == a ]] || echo SYS_ADMIN)]}}"
+		logs "$n" up
+		assert "$(grep -c seccomp_bpf_data "/proc/$(pid_of "$n")/root/run/box/config.json")" -eq 0 "filters that $n was given at first"
+		ctl "$n" kill
+	done
+	for n in a b; do
+		ctl "$n" start
+		logs "$n" up 2
+		assert "$(grep -c seccomp_bpf_data "/proc/$(pid_of "$n")/root/run/box/config.json")" -eq 1 "filters that $n was given at last"
+		rd "$n/log"
+		assert "$(grep -cx $'Seccomp:\t2' <<<"$out")" -eq 2 "starts of $n with a filter"
+		ctl "$n" kill
+	done
+	rd a/log
+	no_line '^(namespace|mounts)'
+	rd b/log
+	assert "$(grep -cx 'mounts apart' <<<"$out")" -eq 2 "starts of b with the filter of its capabilities"
+}
 
 devices() {
 	in_box "$RT-e" 'cat /dev/null; head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; mknod /n c 1 3; ls -l /n; ls /dev | xargs; cat /dev/vda' 'security: {capabilities: {add: [MKNOD, SYS_ADMIN]}}'

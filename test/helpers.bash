@@ -436,6 +436,38 @@ steady_fds() {
 	(($(daemon_fds) == n))
 }
 
+# --- images ------------------------------------------------------------------
+
+# start_registry [FLAG…]: a registry on loopback, at $REG. It prints a line a request
+# into $W/registry.out; join or the end of the test ends it.
+start_registry() {
+	cp -l "$BOXLITE_BIN/registry" "$W/bin/" 2>/dev/null || cp "$BOXLITE_BIN/registry" "$W/bin/"
+	bg registry "$W/bin/registry" serve -listen 127.0.0.1:0 "$@"
+	await "the registry's address" 5 grep -q ':' "$W/registry.out"
+	REG=$(head -n 1 "$W/registry.out")
+}
+
+# push TARGET SOURCE… [FLAG…]: makes an image of directories and tars (a layer each),
+# writes it to $REG/NAME:TAG, oci:/DIR:TAG or docker-archive:/FILE, and sets DIGEST. The
+# flags are those of test/registry: --entrypoint, --cmd, --env, --user, --workdir, …
+push() {
+	T=60 ok "$BOXLITE_BIN/registry" push "$@"
+	DIGEST=$out
+}
+
+# busybox_root DIR: a root file system of busybox-static with all its names.
+busybox_root() {
+	mkdir -p "$1"/{bin,etc,proc,sys,dev,tmp,root}
+	chmod 1777 "$1/tmp"
+	cp "$(type -P busybox)" "$1/bin/busybox"
+	local name
+	for name in $("$1/bin/busybox" --list); do
+		[[ -e $1/bin/$name ]] || ln -s busybox "$1/bin/$name"
+	done
+	echo 'root:x:0:0:root:/root:/bin/sh' >"$1/etc/passwd"
+	echo 'root:x:0:' >"$1/etc/group"
+}
+
 # --- processes ---------------------------------------------------------------
 
 # gone PID: no such process, or nothing of it but what its parent has to reap.
@@ -508,6 +540,26 @@ cgroup_of() {
 		echo "$root/$2$(sed -n "s/^[0-9]*:\([^:]*,\)\{0,1\}$2\(,[^:]*\)\{0,1\}://p" "/proc/$1/cgroup")"
 	fi
 }
+
+# limit BOX CONTROLLER V1-FILE V2-FILE: the value of a limit in the kernel, as the
+# cgroup of the box's command has it.
+limit() {
+	local dir
+	dir=$(cgroup_of "$(box_command "$(pid_of "$1")")" "$2")
+	if [[ -e $dir/cgroup.controllers ]]; then
+		cat "$dir/$4"
+	else
+		cat "$dir/$3"
+	fi
+}
+
+cpu_limit() { limit "$1" cpu cpu.cfs_quota_us cpu.max | sed 's/ .*//; s/^-1$/max/'; }
+memory_limit() { limit "$1" memory memory.limit_in_bytes memory.max | sed 's/^9223372036854771712$/max/'; }
+pids_limit() { limit "$1" pids pids.max pids.max; }
+
+# stat_of BOX KEY
+stat_of() { t cat "$MNT/boxes/$1/stats" | awk -v k="$2" '$1 == k {print $2}'; }
+stat_is() { [[ $(stat_of "$1" "$2") == "$3" ]]; }
 
 # frozen PID: the cgroup of the process is frozen.
 frozen() {

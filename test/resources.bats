@@ -7,26 +7,6 @@ load helpers
 
 setup() { common_setup; }
 
-# limit BOX CONTROLLER V1-FILE V2-FILE: the value of a limit in the kernel, as the
-# cgroup of the box's command has it.
-limit() {
-	local dir
-	dir=$(cgroup_of "$(box_command "$(pid_of "$1")")" "$2")
-	if [[ -e $dir/cgroup.controllers ]]; then
-		cat "$dir/$4"
-	else
-		cat "$dir/$3"
-	fi
-}
-
-cpu_limit() { limit "$1" cpu cpu.cfs_quota_us cpu.max | sed 's/ .*//; s/^-1$/max/'; }
-memory_limit() { limit "$1" memory memory.limit_in_bytes memory.max | sed 's/^9223372036854771712$/max/'; }
-pids_limit() { limit "$1" pids pids.max pids.max; }
-
-# stat_of BOX KEY
-stat_of() { t cat "$MNT/boxes/$1/stats" | awk -v k="$2" '$1 == k {print $2}'; }
-stat_is() { [[ $(stat_of "$1" "$2") == "$3" ]]; }
-
 # hog BOX MEBIBYTES CONFIG: a box whose command takes so much memory, says so, and
 # waits.
 hog() {

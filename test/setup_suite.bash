@@ -29,10 +29,10 @@ setup_suite() {
 	if [[ -z ${BOXLITE_BIN:-} ]]; then
 		export BOXLITE_BIN=$BATS_RUN_TMPDIR/bin
 		(cd "$BATS_TEST_DIRNAME/.." &&
-			CGO_ENABLED=0 go build -ldflags "-X main.commit=bats" -o "$BOXLITE_BIN/" ./cmd/...) >&2
+			CGO_ENABLED=0 go build -ldflags "-X main.commit=bats" -o "$BOXLITE_BIN/" ./cmd/... ./test/registry) >&2
 	fi
 	local bin
-	for bin in boxlited boxlite-shim; do
+	for bin in boxlited boxlite-shim registry; do
 		[[ -x $BOXLITE_BIN/$bin ]] || {
 			echo "$BOXLITE_BIN has no $bin" >&2
 			return 1

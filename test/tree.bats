@@ -13,6 +13,7 @@ setup() {
 ROOT_FILES='boxes/
 events
 features
+images/
 last_error
 metrics
 version
@@ -22,6 +23,7 @@ wait/event'
 BOX_FILES='config.yaml 640
 ctl 200
 events 444
+exec 755
 exit_code 444
 health 444
 info.json 444
@@ -41,10 +43,11 @@ wait/stopped 444'
 @test "the root has exactly the files of the contract" {
 	ok sh -c 'cd "$1" && find . -mindepth 1 \( -type d -printf "%P/\n" -o -printf "%P\n" \) | sort' sh "$MNT"
 	assert "$out" = "$ROOT_FILES" "files of the root"
-	ok sh -c 'cd "$1" && stat -c "%n %a %F" boxes events features last_error metrics version wait wait/event' sh "$MNT"
+	ok sh -c 'cd "$1" && stat -c "%n %a %F" boxes events features images last_error metrics version wait wait/event' sh "$MNT"
 	assert "${out//regular empty file/regular file}" = 'boxes 755 directory
 events 444 regular file
 features 444 regular file
+images 755 directory
 last_error 444 regular file
 metrics 444 regular file
 version 444 regular file
@@ -188,7 +191,7 @@ print((a + b).decode().strip(), open(d + "/status").read().strip())' "$MNT/boxes
 	box x
 	box y
 	ok stat -c %h "$MNT/boxes" "$MNT/boxes/x" "$MNT/boxes/x/status"
-	assert "$(xargs <<<"$out")" = "4 3 1" "nlink of boxes/, of a box and of a file"
+	assert "$(xargs <<<"$out")" = "4 4 1" "nlink of boxes/, of a box and of a file"
 }
 
 @test "unlink, rename, create, symlink, link and mknod are refused with EPERM" {

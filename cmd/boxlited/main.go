@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/fsapi"
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
 // version and commit are set by the linker (-X main.version=… -X main.commit=…).
@@ -36,8 +38,11 @@ var (
 const shutdownBound = 1500 * time.Millisecond
 
 func main() {
-	if os.Args[0] == notifierName {
+	switch os.Args[0] {
+	case notifierName:
 		os.Exit(runNotifier())
+	case image.UnpackerName:
+		os.Exit(image.RunUnpacker())
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -46,6 +51,8 @@ type options struct {
 	mount, state, shim string
 	cgroupParent       string
 	maxProbes          int
+	firstID, ids       uint32
+	registryConfig     string
 	metricsListen      string
 	logLevel           logrus.Level
 	logFormat          string
@@ -92,12 +99,14 @@ func parse(args []string) (options, error) {
 	fl.SetOutput(io.Discard)
 	fl.Usage = func() {}
 	var opt options
-	var level string
+	var level, ids string
 	fl.StringVar(&opt.mount, "mount", "/run/boxlite", "")
 	fl.StringVar(&opt.state, "state", "/var/lib/boxlite", "")
 	fl.StringVar(&opt.shim, "shim", "", "")
 	fl.StringVar(&opt.cgroupParent, "cgroup-parent", "/boxlite", "")
 	fl.IntVar(&opt.maxProbes, "max-probes", runtime.DefaultMaxProbes, "")
+	fl.StringVar(&ids, "ids", fmt.Sprintf("%d:%d", runtime.DefaultFirstID, runtime.DefaultIDs), "")
+	fl.StringVar(&opt.registryConfig, "registry-config", "", "")
 	fl.StringVar(&opt.metricsListen, "metrics-listen", "", "")
 	fl.StringVar(&level, "log-level", "info", "")
 	fl.StringVar(&opt.logFormat, "log-format", "text", "")
@@ -124,8 +133,19 @@ func parse(args []string) (options, error) {
 	if opt.maxProbes < 1 || opt.maxProbes > 1<<16 {
 		return opt, fmt.Errorf("--max-probes %d: must be from 1 to %d", opt.maxProbes, 1<<16)
 	}
+	if opt.firstID, opt.ids, err = parseIDs(ids); err != nil {
+		return opt, err
+	}
 	if err := checkListen(opt.metricsListen); err != nil {
 		return opt, err
+	}
+	if opt.registryConfig != "" {
+		if opt.registryConfig, err = filepath.Abs(opt.registryConfig); err != nil {
+			return opt, fmt.Errorf("--registry-config: %w", err)
+		}
+		if err := image.CheckRegistryConfig(opt.registryConfig); err != nil {
+			return opt, fmt.Errorf("--registry-config: %w", err)
+		}
 	}
 	if opt.mount, err = resolve(opt.mount); err != nil {
 		return opt, fmt.Errorf("--mount: %w", err)
@@ -142,6 +162,18 @@ func parse(args []string) (options, error) {
 		return opt, fmt.Errorf("--mount %s is under --state %s: give it a place of its own", opt.mount, opt.state)
 	}
 	return opt, nil
+}
+
+// parseIDs parses FIRST:COUNT, the host's ids that containers get.
+func parseIDs(text string) (first, count uint32, err error) {
+	a, b, _ := strings.Cut(text, ":")
+	f, ferr := strconv.ParseUint(a, 10, 32)
+	n, nerr := strconv.ParseUint(b, 10, 32)
+	// The ids below are people's and services', and -1 is none.
+	if ferr != nil || nerr != nil || f < 1<<16 || n < 1<<16 || f+n > 1<<32-1 {
+		return 0, 0, fmt.Errorf("--ids %q: must be FIRST:COUNT, with FIRST of at least 65536 and COUNT of at least 65536 (a container takes so many), below 4294967295 in all", text)
+	}
+	return uint32(f), uint32(n), nil
 }
 
 // within reports whether path is dir or below it.
@@ -231,7 +263,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	ctl := fsapi.New(version, log, reg)
 	ctl.NotifyBy(spawnNotifier)
 	rt, err := runtime.Open(runtime.Options{
-		State: opt.state, CgroupParent: opt.cgroupParent, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl, Metrics: reg,
+		State: opt.state, CgroupParent: opt.cgroupParent, FirstID: opt.firstID, IDs: opt.ids, RegistryConfig: opt.registryConfig, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl, Metrics: reg,
 	})
 	if errors.As(err, new(*runtime.LockedError)) {
 		return exitLock, err

@@ -4,7 +4,8 @@ const usage = `boxlited runs commands in boxes and is driven through files.
 
 Usage:
   boxlited [--mount DIR] [--state DIR] [--shim PATH] [--cgroup-parent PATH]
-           [--max-probes N] [--metrics-listen ADDR:PORT] [--log-level LEVEL]
+           [--ids FIRST:COUNT] [--registry-config FILE] [--max-probes N]
+           [--metrics-listen ADDR:PORT] [--log-level LEVEL]
            [--log-format text|json]
   boxlited --version
   boxlited --help
@@ -18,12 +19,20 @@ Flags:
                        boxlited, else on PATH)
   --cgroup-parent PATH cgroup below which boxes get theirs, from the root of the
                        hierarchy (default /boxlite)
+  --ids FIRST:COUNT    the host's user and group ids that containers get, 65536
+                       each (default 1879048192:268369920); nobody else may have
+                       them. A box keeps its own until it is removed
   --max-probes N       health probes of all boxes that are under way at once
                        (default 64)
   --metrics-listen ADDR:PORT
                        serve the file metrics at http://ADDR:PORT/metrics, too
                        (default: off). ADDR is an IP address or localhost;
                        whoever can connect to it can read them
+  --registry-config FILE
+                       credentials for registries, as in the auths of a docker
+                       config.json, and insecure-registries, which may be spoken
+                       to without TLS (those on loopback may always); read again
+                       at each pull
   --log-level LEVEL    error, warn, info or debug (default info)
   --log-format FORMAT  text or json (default text); the log goes to stderr
   --version            print the version and exit

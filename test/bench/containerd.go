@@ -43,7 +43,7 @@ const shimState = "/run/containerd"
 func newContainers(b *bench, program string) (*containers, error) {
 	c := &containers{
 		program:   program,
-		namespace: fmt.Sprintf("boxlite-bench-%d", os.Getpid()),
+		namespace: benchGroup(),
 		dir:       filepath.Join(b.dir, "containers"),
 	}
 	for _, dir := range []string{shimState, shimState + "/s", shimState + "/runc"} {
@@ -161,16 +161,7 @@ func (c *containers) stop() error {
 		errs = append(errs, one.stop())
 	}
 	errs = append(errs, os.RemoveAll(filepath.Join(shimState, "runc", c.namespace)))
-	mounts, err := readMounts()
-	errs = append(errs, err)
-	for _, m := range mounts {
-		if m.kind != "cgroup" && m.kind != "cgroup2" {
-			continue
-		}
-		if err := os.Remove(filepath.Join(m.point, c.namespace)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
+	errs = append(errs, removeGroups(c.namespace))
 	for _, dir := range c.made {
 		errs = append(errs, os.Remove(dir))
 	}

@@ -49,6 +49,7 @@ var benchmarks = []benchmark{
 	{"status", "open, read and close a status file", benchStatus},
 	{"shim", "memory of a box's supervisor", benchShimMemory},
 	{"memory", "memory of the daemon with 0, 100 and 1,000 boxes", benchDaemonMemory},
+	{"container", "start, force-stop and exec of containers, and the memory of their supervisors", benchContainer},
 	{"health", "what health checks cost, and how soon a watcher sees a death", benchHealth},
 	{"idle", "what wakes up when nothing happens", benchIdle},
 }
@@ -87,7 +88,7 @@ func run() int {
 	flags.Usage = func() {
 		fmt.Fprintf(os.Stderr, "usage: scripts/bench [--rounds N] [NAME…]\n\nnames (default: all):\n")
 		for _, m := range benchmarks {
-			fmt.Fprintf(os.Stderr, "  %-8s %s\n", m.name, m.about)
+			fmt.Fprintf(os.Stderr, "  %-9s %s\n", m.name, m.about)
 		}
 		fmt.Fprintf(os.Stderr, "\n")
 		flags.PrintDefaults()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // crowd is how many supervisors are alive when their memory is read: shared pages count once.
@@ -11,7 +12,7 @@ const crowd = 100
 
 // benchShimMemory compares what each supervisor adds to a process that it supervises.
 func benchShimMemory(ctx context.Context, b *bench) error {
-	ours, err := b.shimMemory(ctx)
+	ours, err := b.shimMemory(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -44,11 +45,14 @@ func benchShimMemory(ctx context.Context, b *bench) error {
 	return nil
 }
 
-func (b *bench) shimMemory(ctx context.Context) (float64, error) {
+// shimMemory returns what a box with one process has of memory beside that, in KiB: nothing but
+// its shim may be there. more is added to the configuration.
+func (b *bench) shimMemory(ctx context.Context, more string) (float64, error) {
 	d, err := b.startDaemon(ctx)
 	if err != nil {
 		return 0, err
 	}
+	d.more = more
 	if err := d.populate(ctx, b, 0, crowd, true, "sleep", "1000"); err != nil {
 		return 0, err
 	}
@@ -56,11 +60,24 @@ func (b *bench) shimMemory(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	for _, shim := range shims {
+		if err := awaitAlone(ctx, shim); err != nil {
+			return 0, err
+		}
+	}
 	each, err := b.pssEach(ctx, shims, crowd)
 	if err != nil {
 		return 0, err
 	}
 	return each, d.stop()
+}
+
+// awaitAlone waits until there is one process below another.
+func awaitAlone(ctx context.Context, pid int) error {
+	return await(ctx, 10*time.Second, func() (bool, error) {
+		below, err := descendants(pid)
+		return len(below) == 1, err
+	}, "one process below process %d", pid)
 }
 
 // pssEach returns the PSS of the processes in KiB, divided by the boxes that they serve.

@@ -87,12 +87,8 @@ func (b *bench) supervisorMemory(ctx context.Context, command func(int) (*exec.C
 // containerdMemory returns the PSS in KiB of a containerd-shim that keeps a container with one
 // process. The shims are started and driven as containerd does it, without containerd.
 func containerdMemory(ctx context.Context, b *bench) (float64, error) {
-	program := b.bin("containerd-shim-runc-v2")
-	if _, err := os.Stat(program); errors.Is(err, os.ErrNotExist) {
-		if program, err = exec.LookPath("containerd-shim-runc-v2"); err != nil {
-			return 0, err
-		}
-	} else if err != nil {
+	program, err := b.own("containerd-shim-runc-v2")
+	if err != nil {
 		return 0, err
 	}
 	version, err := exec.Command(program, "-v").Output()

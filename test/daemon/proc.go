@@ -155,7 +155,8 @@ func users(dir string) []int {
 			continue // it ended meanwhile
 		}
 		for _, f := range files {
-			if strings.HasPrefix(f, dir+"/") {
+			// The streams of an exec are its command's own.
+			if rest, ours := strings.CutPrefix(f, dir+"/"); ours && !strings.Contains(rest, "/exec/") {
 				out = append(out, pid)
 				break
 			}

@@ -251,6 +251,25 @@ var crashes = []crash{
 	{point: "remove.told", ready: ran, act: discard, want: []string{"gone"}},
 	{point: "remove.deleting", ready: ran, act: discard, want: []string{"gone"}},
 
+	{point: "exec.made", ready: runs2, act: execute, want: goesOn, then: execIs("")},
+	{point: "replace.begun/exec.json", ready: runs2, act: execute, want: goesOn, then: execIs("")},
+	{point: "replace.opened/exec.json", ready: runs2, act: execute, want: goesOn, then: execIs("")},
+	{point: "replace.written/exec.json", ready: runs2, act: execute, want: goesOn, then: execIs("")},
+	{point: "replace.synced/exec.json", ready: runs2, act: execute, want: goesOn, then: execIs("")},
+	{point: "replace.renamed/exec.json", ready: runs2, act: execute, want: goesOn, then: execIs("empty/-1")},
+	{point: "replace.synced/exec.json:2", ready: runs2, act: execute, want: goesOn, then: execIs("empty/-1")},
+	{point: "replace.renamed/exec.json:2", ready: runs2, act: execute, want: goesOn, then: execIs("failed/125")},
+	{point: "load.unusable/exec.json", ready: executes, spoil: noExec, want: goesOn, then: execIs("")},
+	{point: "load.aside/exec.json", ready: executes, spoil: noExec, want: goesOn, then: execIs("")},
+	{point: "exec.recorded", ready: runs2, act: execute, want: goesOn, then: execIs("failed/125")},
+	{point: "exec.asked", ready: runs2, act: execute, want: goesOn, then: execIs("running/-1")},
+	{point: "exec.asked", name: "and the shim is killed", ready: runs2, act: execute, meanwhile: killShim, want: killed, then: execIs("stopped/137")},
+	{point: "end.recorded", name: "with an exec", ready: executes, act: tell("kill"), want: seen, then: execIs("stopped/137")},
+	{point: "exec.discarded", ready: runs2, act: func(c *crashed) {
+		_ = os.Mkdir(c.h().Box("x", "exec", "e1"), 0o755)
+		_ = os.Remove(c.h().Box("x", "exec", "e1"))
+	}, want: goesOn, then: execIs("")},
+
 	{point: "close.stopping", ready: withHolding, act: end, want: goesOn, then: holdingDied},
 	{point: "close.stopped", ready: withHolding, act: end, want: goesOn, then: holdingDied},
 
@@ -326,6 +345,54 @@ func startAndKill(c *crashed) {
 func hasNew(c *crashed) {
 	if got := read(c.T, c.m, "x", "config.yaml"); got != c.rewritten() {
 		c.Errorf("config.yaml was in place when the daemon died, and is %q", got)
+	}
+}
+
+// execute runs a command in x.
+func execute(c *crashed) {
+	_ = os.Mkdir(c.h().Box("x", "exec", "e1"), 0o755)
+	_, _ = c.h().Put("x", "exec/e1/cmd", "sleep infinity\n")
+}
+
+// executes makes x run with an exec that runs.
+func executes(c *crashed) {
+	c.Helper()
+	c.runs()
+	execute(c)
+	await(c.T, c.m, "x", "exec/e1/status", "running")
+}
+
+func noExec(c *crashed) { spoil(c.T, c.m, "x", "exec/e1/exec.json", "{") }
+
+// execIs checks what has become of that, as STATUS/EXIT_CODE, and that another can be
+// run; "" says that there is none.
+func execIs(want string) func(c *crashed) {
+	return func(c *crashed) {
+		got := ""
+		if status, k := c.m.read("x", "exec/e1/status"); k == fine {
+			got = status + "/" + read(c.T, c.m, "x", "exec/e1/exit_code")
+		}
+		if got != want {
+			c.Errorf("the exec is %q, not %q", got, want)
+		}
+		if want != "" {
+			_, _ = c.h().Put("x", "exec/e1/ctl", "kill\n")
+			if err := os.Remove(c.h().Box("x", "exec", "e1")); err != nil {
+				c.Errorf("rmdir: %v", err)
+			}
+		}
+		if status := read(c.T, c.m, "x", "status"); status != "running" {
+			return
+		}
+		if err := os.Mkdir(c.h().Box("x", "exec", "e1"), 0o755); err != nil {
+			c.Errorf("mkdir: %v", err)
+		}
+		if _, err := c.h().Put("x", "exec/e1/cmd", "true\n"); err != nil {
+			c.Errorf("cmd: %v", err)
+		}
+		if code := read(c.T, c.m, "x", "exec/e1/wait/stopped"); code != "0" {
+			c.Errorf("true exits with %s", code)
+		}
 	}
 }
 
@@ -641,13 +708,13 @@ func (c *crashed) usable() {
 
 // replaced are the files that go through the points of replaceFile and load.
 var replaced = map[string][]string{
-	"replace.begun":   {"config.yaml", "state.json", "shim.json", "exit.json"},
-	"replace.opened":  {"config.yaml", "state.json", "shim.json", "exit.json"},
-	"replace.written": {"config.yaml", "state.json", "shim.json", "exit.json"},
-	"replace.synced":  {"config.yaml", "state.json", "shim.json", "exit.json"},
-	"replace.renamed": {"config.yaml", "state.json", "shim.json", "exit.json"},
-	"load.unusable":   {"state.json", "shim.json", "exit.json"},
-	"load.aside":      {"state.json", "shim.json", "exit.json"},
+	"replace.begun":   {"config.yaml", "state.json", "shim.json", "exit.json", "exec.json"},
+	"replace.opened":  {"config.yaml", "state.json", "shim.json", "exit.json", "exec.json"},
+	"replace.written": {"config.yaml", "state.json", "shim.json", "exit.json", "exec.json"},
+	"replace.synced":  {"config.yaml", "state.json", "shim.json", "exit.json", "exec.json"},
+	"replace.renamed": {"config.yaml", "state.json", "shim.json", "exit.json", "exec.json"},
+	"load.unusable":   {"state.json", "shim.json", "exit.json", "exec.json"},
+	"load.aside":      {"state.json", "shim.json", "exit.json", "exec.json"},
 }
 
 // TestEveryPointHasACrash compares the points of the source with the table, and

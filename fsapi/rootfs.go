@@ -1,0 +1,653 @@
+package fsapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// rootName is the directory of a box that leads to its files.
+const rootName = "root"
+
+// Symbolic links are what makes a box's files dangerous: it is the client's kernel that
+// follows them, from the client's root and through the client's "..", and their text
+// is the box's. So no text that could lead out is ever shown. In every directory below
+// root/ there are two names that are not listed, and that lead to directories of the box
+// as it sees them itself:
+//
+//	.@   its root
+//	..@  the parent of this directory, which for its root is its root
+//
+// What a link says is shown in these words: /etc/x as .@/etc/x, ../x as ..@/x. Shown
+// texts are relative and have no "..". Whoever follows one can therefore only go down from
+// a directory below root/, by names that are looked up here; what the box does at the
+// same time changes what he finds, but not that. And the words are one to one: a link made
+// through root/ gets the text that they stand for, so that copies within a box, and
+// from one to the next by way of an archive, are exact. A link that was copied to the
+// host leads nowhere there.
+const (
+	toRoot   = ".@"
+	toParent = "..@"
+)
+
+// showLink gives what is shown of a link's text.
+func showLink(text string) (string, syscall.Errno) {
+	names := strings.Split(text, "/")
+	for i, name := range names {
+		switch {
+		case name == "" && i == 0:
+			names[i] = toRoot
+		case name == "..":
+			names[i] = toParent
+		case name == toRoot || name == toParent:
+			return "", syscall.ELOOP // a file of that name can't be reached here
+		}
+	}
+	shown := strings.Join(names, "/")
+	if text == "" || len(shown) >= unix.PathMax {
+		return "", syscall.ENAMETOOLONG
+	}
+	return shown, 0
+}
+
+// readLink gives the text that was meant by one that was shown.
+func readLink(shown string) string {
+	names := strings.Split(shown, "/")
+	for i, name := range names {
+		switch {
+		case name == toRoot && i == 0 && len(names) == 1:
+			return "/"
+		case name == toRoot && i == 0:
+			names[i] = ""
+		case name == toParent:
+			names[i] = ".."
+		}
+	}
+	return strings.Join(names, "/")
+}
+
+// below gives the path of a name in the directory dir of the box.
+func below(dir, name string) string {
+	switch {
+	case name == toRoot:
+		return ""
+	case name == toParent:
+		return dir[:max(strings.LastIndexByte(dir, '/'), 0)]
+	case dir == "":
+		return name
+	}
+	return dir + "/" + name
+}
+
+// What the kernel may take for granted: attributes for the time of one call, and that a
+// directory is one for some more. It costs little to be wrong: all is done by path here,
+// anew each time, and where something else is found the answer is ESTALE, upon which the
+// kernel asks for the names of the path and tries again. It does not ask before it says
+// ENOTDIR of a file, so that is held not at all, nor is what is not there; nor before it says
+// EISDIR to who writes to a directory, which is why that is not held for long.
+const (
+	rootHold    = 2 * time.Millisecond
+	rootDirHold = 10 * time.Millisecond
+)
+
+// rootTree is what is shown of the files of one run of a box.
+type rootTree struct {
+	fs   *FS
+	box  *runtime.Box
+	root *runtime.Root
+	top  *rootNode
+	mu   sync.Mutex // orders lookups of the same name
+}
+
+// rootNode is a file of a box, as it was found at a path. Each path has one of its own,
+// since a directory may have one only: with number and type it is known again as long as
+// they stay the same, and by a generation it is told apart from all others.
+type rootNode struct {
+	fs.Inode
+	tree *rootTree
+}
+
+var (
+	_ fs.NodeLookuper       = (*rootNode)(nil)
+	_ fs.NodeGetattrer      = (*rootNode)(nil)
+	_ fs.NodeSetattrer      = (*rootNode)(nil)
+	_ fs.NodeOpendirHandler = (*rootNode)(nil)
+	_ fs.NodeReadlinker     = (*rootNode)(nil)
+	_ fs.NodeOpener         = (*rootNode)(nil)
+	_ fs.NodeCreater        = (*rootNode)(nil)
+	_ fs.NodeMkdirer        = (*rootNode)(nil)
+	_ fs.NodeMknoder        = (*rootNode)(nil)
+	_ fs.NodeSymlinker      = (*rootNode)(nil)
+	_ fs.NodeLinker         = (*rootNode)(nil)
+	_ fs.NodeUnlinker       = (*rootNode)(nil)
+	_ fs.NodeRmdirer        = (*rootNode)(nil)
+	_ fs.NodeRenamer        = (*rootNode)(nil)
+	_ fs.NodeStatfser       = (*rootNode)(nil)
+	_ fs.NodeTmpfiler       = (*rootNode)(nil)
+)
+
+// stale gives the errno of what was tried with a file that had been found at a path. Of
+// a run that has ended it makes the kernel look for the files of the next one.
+func stale(err error) syscall.Errno {
+	if errors.Is(err, runtime.ErrEnded) {
+		return syscall.ESTALE
+	}
+	return rootErrno(err)
+}
+
+// rootErrno gives the errno that the box's file system had, and those of the core.
+func rootErrno(err error) syscall.Errno {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return toErrno(err)
+}
+
+// lookupRoot finds the box's files, if it runs.
+func (d *boxDir) lookupRoot(ctx context.Context, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	root, err := d.box.OpenRoot()
+	if err != nil {
+		return nil, rootErrno(err)
+	}
+	if c := d.GetChild(rootName); c != nil {
+		if n, ok := c.Operations().(*rootNode); ok && n.tree.root == root {
+			n.enter(out)
+			return c, 0
+		}
+	}
+	t := &rootTree{fs: d.fs, box: d.box, root: root}
+	t.top = &rootNode{tree: t}
+	i := d.NewInode(ctx, t.top, t.id(t.guarded()))
+	t.top.enter(out)
+	root.OnClose(func() {
+		// What the kernel knows of it goes, and so does what is known here.
+		_ = d.NotifyEntry(rootName) // ENOENT: it has been forgotten
+	})
+	return i, 0
+}
+
+func (t *rootTree) id(info runtime.RootInfo) fs.StableAttr {
+	return fs.StableAttr{Mode: info.Mode & syscall.S_IFMT, Ino: info.Ino, Gen: t.fs.rootGen.Add(1)}
+}
+
+// path gives the node's path in the box.
+func (n *rootNode) path() (string, syscall.Errno) {
+	var names []string
+	for i := n.EmbeddedInode(); i != n.tree.top.EmbeddedInode(); {
+		name, parent := i.Parent()
+		if parent == nil {
+			return "", syscall.ESTALE // another has its place
+		}
+		names = append(names, name)
+		i = parent
+	}
+	path := ""
+	for i := len(names) - 1; i >= 0; i-- {
+		path = below(path, names[i])
+	}
+	return path, 0
+}
+
+// child gives the path of a name in the directory.
+func (n *rootNode) child(name string) (string, syscall.Errno) {
+	dir, errno := n.path()
+	return below(dir, name), errno
+}
+
+// new gives the path of a name that is to be made or removed.
+func (n *rootNode) new(name string) (string, syscall.Errno) {
+	if name == toRoot || name == toParent {
+		return "", syscall.EPERM
+	}
+	return n.child(name)
+}
+
+// meet returns the node of what was found at a name.
+func (n *rootNode) meet(ctx context.Context, name string, info runtime.RootInfo, out *fuse.EntryOut) *fs.Inode {
+	t := n.tree
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := n.GetChild(name)
+	known := false
+	if c != nil {
+		k, ok := c.Operations().(*rootNode)
+		known = ok && k.is(info)
+	}
+	if !known {
+		c = n.NewInode(ctx, &rootNode{tree: t}, t.id(info))
+		n.AddChild(name, c, true)
+	}
+	fillRoot(info, &out.Attr)
+	out.SetEntryTimeout(0)
+	if c.IsDir() {
+		out.SetEntryTimeout(rootDirHold)
+	}
+	out.SetAttrTimeout(rootHold)
+	return c
+}
+
+// guarded is what root/ itself shows. Its mode is what keeps all others but root out. The
+// box is not looked at for it: whoever lists a thousand boxes looks these up too.
+func (t *rootTree) guarded() runtime.RootInfo {
+	at := unix.StatxTimestamp{Sec: t.box.Snapshot().Started.Unix()}
+	return runtime.RootInfo{
+		Mode: syscall.S_IFDIR | 0o700, Nlink: 2, Blksize: 4096, Ino: boxIno(t.box, inoPerBox-1),
+		Atime: at, Mtime: at, Ctime: at,
+	}
+}
+
+func (n *rootNode) enter(out *fuse.EntryOut) {
+	fillRoot(n.tree.guarded(), &out.Attr)
+	out.SetEntryTimeout(rootDirHold)
+	out.SetAttrTimeout(rootHold)
+}
+
+func fillRoot(info runtime.RootInfo, out *fuse.Attr) {
+	*out = fuse.Attr{
+		Ino: info.Ino, Size: info.Size, Blocks: info.Blocks, Mode: info.Mode, Nlink: info.Nlink,
+		Owner: fuse.Owner{Uid: info.UID, Gid: info.GID}, Blksize: info.Blksize,
+		// No number of a device: what is copied to the host is none of its devices.
+		Atime: uint64(info.Atime.Sec), Atimensec: info.Atime.Nsec,
+		Mtime: uint64(info.Mtime.Sec), Mtimensec: info.Mtime.Nsec,
+		Ctime: uint64(info.Ctime.Sec), Ctimensec: info.Ctime.Nsec,
+	}
+}
+
+// Lookup finds a name. What a name leads to is asked for each time that it is used.
+func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	path, errno := n.child(name)
+	if errno != 0 {
+		return nil, errno
+	}
+	info, err := n.tree.root.Lstat(path)
+	if err != nil {
+		return nil, stale(err)
+	}
+	return n.meet(ctx, name, info, out), 0
+}
+
+// is reports whether what was found is still what the node stands for.
+func (n *rootNode) is(info runtime.RootInfo) bool {
+	id := n.StableAttr()
+	return id.Ino == info.Ino && id.Mode == info.Mode&syscall.S_IFMT
+}
+
+// stat tells what is there now.
+func (n *rootNode) stat(f fs.FileHandle) (info runtime.RootInfo, errno syscall.Errno) {
+	if h, ok := f.(*rootHandle); ok {
+		info, err := h.file.Lstat()
+		return info, rootErrno(err)
+	}
+	if n == n.tree.top {
+		return n.tree.guarded(), 0
+	}
+	path, errno := n.path()
+	if errno != 0 {
+		return info, errno
+	}
+	info, err := n.tree.root.Lstat(path)
+	if err != nil {
+		return info, stale(err)
+	}
+	if !n.is(info) {
+		return info, syscall.ESTALE
+	}
+	return info, 0
+}
+
+// Getattr shows the file as it is.
+func (n *rootNode) Getattr(_ context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	info, errno := n.stat(f)
+	if errno != 0 {
+		return errno
+	}
+	fillRoot(info, &out.Attr)
+	out.SetTimeout(rootHold)
+	return 0
+}
+
+// Setattr changes the file. That of root/ is the box's "/", whatever root/ shows.
+func (n *rootNode) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	var c runtime.RootChange
+	if uid, ok := in.GetUID(); ok {
+		c.UID = &uid
+	}
+	if gid, ok := in.GetGID(); ok {
+		c.GID = &gid
+	}
+	if mode, ok := in.GetMode(); ok {
+		c.Mode = &mode
+	}
+	if size, ok := in.GetSize(); ok {
+		n := int64(size)
+		c.Size = &n
+	}
+	c.Atime = setTime(in, fuse.FATTR_ATIME, fuse.FATTR_ATIME_NOW, in.Atime, in.Atimensec)
+	c.Mtime = setTime(in, fuse.FATTR_MTIME, fuse.FATTR_MTIME_NOW, in.Mtime, in.Mtimensec)
+	h, open := f.(*rootHandle)
+	if open && c.Size != nil {
+		if err := h.file.Truncate(*c.Size); err != nil {
+			return rootErrno(err)
+		}
+		c.Size = nil
+	}
+	if c != (runtime.RootChange{}) {
+		path, errno := n.path()
+		if errno != 0 {
+			return errno
+		}
+		if err := n.tree.root.Change(path, c); err != nil {
+			return stale(err)
+		}
+	}
+	info, errno := n.stat(f)
+	fillRoot(info, &out.Attr)
+	return errno
+}
+
+func setTime(in *fuse.SetAttrIn, set, now uint32, sec uint64, nsec uint32) *unix.Timespec {
+	switch {
+	case in.Valid&set == 0:
+		return nil
+	case in.Valid&now != 0:
+		return &unix.Timespec{Nsec: unix.UTIME_NOW}
+	}
+	return &unix.Timespec{Sec: int64(sec), Nsec: int64(nsec)}
+}
+
+// Readlink gives a text that can't lead out, see showLink.
+func (n *rootNode) Readlink(context.Context) ([]byte, syscall.Errno) {
+	path, errno := n.path()
+	if errno != 0 {
+		return nil, errno
+	}
+	text, err := n.tree.root.Readlink(path)
+	if err != nil {
+		return nil, stale(err)
+	}
+	shown, errno := showLink(text)
+	return []byte(shown), errno
+}
+
+// Open opens a regular file. The kernel caches nothing of it: the box changes it too. Nor
+// does it get the file to read and write by itself (FOPEN_PASSTHROUGH): it would hold that,
+// and the mounts of a box that is gone, for as long as a client likes.
+func (n *rootNode) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	path, errno := n.path()
+	if errno != 0 {
+		return nil, 0, errno
+	}
+	f, err := n.tree.root.Open(path, int(flags))
+	if err != nil {
+		return nil, 0, stale(err)
+	}
+	if info, err := f.Lstat(); err != nil || !n.is(info) {
+		f.Close()
+		return nil, 0, syscall.ESTALE
+	}
+	return &rootHandle{node: n, file: f}, readFlags, 0
+}
+
+// asker gives the ids of who made a request.
+func asker(ctx context.Context) (uid, gid uint32) {
+	if c, ok := fuse.FromContext(ctx); ok {
+		return c.Uid, c.Gid
+	}
+	return 0, 0
+}
+
+// Create makes a regular file and opens it.
+func (n *rootNode) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
+	path, errno := n.new(name)
+	if errno != 0 {
+		return nil, nil, 0, errno
+	}
+	uid, gid := asker(ctx)
+	f, info, err := n.tree.root.Create(path, int(flags), mode, uid, gid)
+	if err != nil {
+		return nil, nil, 0, rootErrno(err)
+	}
+	i := n.meet(ctx, name, info, out)
+	c, ok := i.Operations().(*rootNode)
+	if !ok {
+		f.Close()
+		return nil, nil, 0, syscall.EIO
+	}
+	return i, &rootHandle{node: c, file: f}, readFlags, 0
+}
+
+// Mkdir makes a directory.
+func (n *rootNode) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	path, errno := n.new(name)
+	if errno != 0 {
+		return nil, errno
+	}
+	uid, gid := asker(ctx)
+	info, err := n.tree.root.Mkdir(path, mode, uid, gid)
+	if err == nil && info.Mode&syscall.S_IFMT != syscall.S_IFDIR {
+		err = syscall.ESTALE
+	}
+	if err != nil {
+		return nil, rootErrno(err)
+	}
+	return n.meet(ctx, name, info, out), 0
+}
+
+// Mknod is refused: what could be made is not shown as it is, see RootInfo.
+func (n *rootNode) Mknod(context.Context, string, uint32, uint32, *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	return nil, syscall.EPERM
+}
+
+// Tmpfile is refused, and programs do without.
+func (n *rootNode) Tmpfile(context.Context, uint32, uint32, *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
+	return nil, nil, 0, syscall.EOPNOTSUPP
+}
+
+// Symlink makes a symbolic link with the text that target stands for.
+func (n *rootNode) Symlink(ctx context.Context, target, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	path, errno := n.new(name)
+	if errno != 0 {
+		return nil, errno
+	}
+	uid, gid := asker(ctx)
+	info, err := n.tree.root.Symlink(readLink(target), path, uid, gid)
+	if err == nil && info.Mode&syscall.S_IFMT != syscall.S_IFLNK {
+		err = syscall.ESTALE
+	}
+	if err != nil {
+		return nil, rootErrno(err)
+	}
+	return n.meet(ctx, name, info, out), 0
+}
+
+// Link gives a file one more name.
+func (n *rootNode) Link(ctx context.Context, target fs.InodeEmbedder, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	old, ok := target.(*rootNode)
+	if !ok || old.tree != n.tree {
+		return nil, syscall.EXDEV
+	}
+	from, errno := old.path()
+	if errno != 0 {
+		return nil, errno
+	}
+	path, errno := n.new(name)
+	if errno != 0 {
+		return nil, errno
+	}
+	info, err := n.tree.root.Link(from, path)
+	if err == nil && info.Mode&syscall.S_IFMT != old.Mode() {
+		err = syscall.ESTALE
+	}
+	if err != nil {
+		return nil, rootErrno(err)
+	}
+	return n.meet(ctx, name, info, out), 0
+}
+
+// Unlink removes a name.
+func (n *rootNode) Unlink(_ context.Context, name string) syscall.Errno { return n.remove(name, false) }
+
+// Rmdir removes an empty directory.
+func (n *rootNode) Rmdir(_ context.Context, name string) syscall.Errno { return n.remove(name, true) }
+
+func (n *rootNode) remove(name string, dir bool) syscall.Errno {
+	path, errno := n.new(name)
+	if errno != 0 {
+		return errno
+	}
+	return rootErrno(n.tree.root.Remove(path, dir))
+}
+
+// Rename moves a name within the box.
+func (n *rootNode) Rename(_ context.Context, name string, newParent fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
+	to, ok := newParent.(*rootNode)
+	if !ok || to.tree != n.tree {
+		return syscall.EXDEV
+	}
+	old, errno := n.new(name)
+	if errno != 0 {
+		return errno
+	}
+	path, errno := to.new(newName)
+	if errno != 0 {
+		return errno
+	}
+	return rootErrno(n.tree.root.Rename(old, path, uint(flags)))
+}
+
+// Statfs tells about the file system that the file is on.
+func (n *rootNode) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
+	path, errno := n.path()
+	if errno != 0 {
+		return errno
+	}
+	st, err := n.tree.root.Statfs(path)
+	if err != nil {
+		return rootErrno(err)
+	}
+	*out = fuse.StatfsOut{
+		Blocks: st.Blocks, Bfree: st.Bfree, Bavail: st.Bavail, Files: st.Files, Ffree: st.Ffree,
+		Bsize: uint32(st.Bsize), NameLen: uint32(st.Namelen), Frsize: uint32(st.Frsize),
+	}
+	return 0
+}
+
+// rootHandle is an open file of a box.
+type rootHandle struct {
+	node *rootNode
+	file *runtime.RootFile
+}
+
+var (
+	_ fs.FileReader    = (*rootHandle)(nil)
+	_ fs.FileWriter    = (*rootHandle)(nil)
+	_ fs.FileFsyncer   = (*rootHandle)(nil)
+	_ fs.FileLseeker   = (*rootHandle)(nil)
+	_ fs.FileAllocater = (*rootHandle)(nil)
+	_ fs.FileReleaser  = (*rootHandle)(nil)
+)
+
+// Read reads, or gives ENODEV once the run of the box has ended.
+func (h *rootHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	n, err := h.file.ReadAt(dest, off)
+	if err != nil {
+		return nil, rootErrno(err)
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
+
+// Write writes; at the end of a file that was opened with O_APPEND.
+func (h *rootHandle) Write(_ context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	n, err := h.file.WriteAt(data, off)
+	return uint32(n), rootErrno(err)
+}
+
+// Fsync waits until what was written is on the disk.
+func (h *rootHandle) Fsync(context.Context, uint32) syscall.Errno { return rootErrno(h.file.Sync()) }
+
+// Lseek finds holes and data.
+func (h *rootHandle) Lseek(_ context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
+	at, err := h.file.Seek(int64(off), int(whence))
+	return uint64(at), rootErrno(err)
+}
+
+// Allocate gives a part of the file its room on the disk, or takes it.
+func (h *rootHandle) Allocate(_ context.Context, off, size uint64, mode uint32) syscall.Errno {
+	return rootErrno(h.file.Allocate(int64(off), int64(size), mode))
+}
+
+// Release closes the file.
+func (h *rootHandle) Release(context.Context) syscall.Errno {
+	h.file.Close()
+	h.node.tree.fs.drop(h.node.tree.box, h.node.EmbeddedInode())
+	return 0
+}
+
+// OpendirHandle begins to read a directory.
+func (n *rootNode) OpendirHandle(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	path, errno := n.path()
+	if errno != 0 {
+		return nil, 0, errno
+	}
+	d, err := n.tree.root.ReadDir(path)
+	if err != nil {
+		return nil, 0, stale(err)
+	}
+	return &rootDirHandle{node: n, dir: d}, 0, 0
+}
+
+// rootDirHandle is an open directory of a box.
+type rootDirHandle struct {
+	node *rootNode
+	dir  *runtime.RootDir
+}
+
+var (
+	_ fs.FileReaddirenter = (*rootDirHandle)(nil)
+	_ fs.FileSeekdirer    = (*rootDirHandle)(nil)
+	_ fs.FileReleasedirer = (*rootDirHandle)(nil)
+	_ fs.FileFsyncdirer   = (*rootDirHandle)(nil)
+)
+
+// Readdirent gives the next name.
+func (h *rootDirHandle) Readdirent(context.Context) (*fuse.DirEntry, syscall.Errno) {
+	for {
+		e, err := h.dir.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil, 0
+		case err != nil:
+			return nil, rootErrno(err)
+		case e.Name == toRoot || e.Name == toParent:
+			continue // it is not this that is found there
+		}
+		return &fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: e.Mode, Off: e.Off}, 0
+	}
+}
+
+// Seekdir goes to where a name was.
+func (h *rootDirHandle) Seekdir(_ context.Context, off uint64) syscall.Errno {
+	return rootErrno(h.dir.Seek(off))
+}
+
+// Fsyncdir waits until the names are on the disk.
+func (h *rootDirHandle) Fsyncdir(context.Context, uint32) syscall.Errno {
+	return rootErrno(h.dir.Sync())
+}
+
+// Releasedir closes the directory.
+func (h *rootDirHandle) Releasedir(context.Context, uint32) {
+	h.dir.Close()
+	h.node.tree.fs.drop(h.node.tree.box, h.node.EmbeddedInode())
+}

@@ -1,0 +1,240 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// pull gets the image of a reference that is not known.
+func (s *Store) pull(ctx context.Context, ref Ref, p *progress) (*Image, error) {
+	began := time.Now()
+	p.change(func(p *Progress) { p.Step = "resolving" })
+	src, err := s.source(ref)
+	if err != nil {
+		return nil, err
+	}
+	r, err := resolve(ctx, ref, src, &s.limits)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, 0, len(r.layers))
+	for _, l := range r.layers {
+		ids = append(ids, l.diffID)
+	}
+	defer s.pin(ids)()
+	var img *Image
+	infos, err := s.getLayers(ctx, src, r, p)
+	if err == nil {
+		var unpin func()
+		unpin, err = s.inherit(ctx, src, r.layers, infos, p)
+		defer unpin()
+	}
+	if err == nil {
+		img, err = s.keep(ref, r, infos)
+	}
+	if err == nil || full(err) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrTooBig) {
+		src.done() // else the next pull goes on with it
+	}
+	if err != nil {
+		return nil, s.explain(ref, err)
+	}
+	s.log.WithField("image", img.Name).WithField("ref", ref.text).WithField("duration_ms", time.Since(began).Milliseconds()).Info("image pulled")
+	s.opt.Changed()
+	return img, nil
+}
+
+func (s *Store) source(ref Ref) (source, error) {
+	switch ref.scheme {
+	case schemeLayout:
+		return &layoutSource{ref: ref, limits: &s.limits}, nil
+	case schemeArchive:
+		return &archiveSource{ref: ref, limits: &s.limits}, nil
+	case schemeRegistry:
+		access, err := loadRegistryConfig(s.opt.RegistryConfig)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", ref, err)
+		}
+		return &registrySource{store: s, ref: ref, access: access}, nil
+	}
+	return nil, errorf(ErrRef, "no image reference was given")
+}
+
+// pin keeps layers from being discarded until unpin is called, which does that if
+// nobody needs them then.
+func (s *Store) pin(ids []string) (unpin func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		s.pins[id]++
+	}
+	return func() {
+		s.mu.Lock()
+		for _, id := range ids {
+			if s.pins[id]--; s.pins[id] == 0 {
+				delete(s.pins, id)
+			}
+		}
+		gone := s.discard(ids)
+		s.mu.Unlock()
+		s.sweep(gone)
+	}
+}
+
+// getLayers gets all layers of an image that are not here.
+func (s *Store) getLayers(ctx context.Context, src source, r *resolved, p *progress) ([]layerInfo, error) {
+	p.change(func(p *Progress) {
+		p.Step, p.Layers = "pulling", len(r.layers)
+		for _, l := range r.layers {
+			p.Total += l.Size
+		}
+	})
+	infos := make([]layerInfo, len(r.layers))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	for n, l := range r.layers {
+		g.Go(func() (err error) {
+			infos[n], err = s.getLayer(ctx, src, l, p)
+			if err == nil {
+				p.change(func(p *Progress) { p.Done++ })
+			}
+			return err
+		})
+	}
+	return infos, g.Wait()
+}
+
+// explain names the image in an error that does not.
+func (s *Store) explain(ref Ref, err error) error {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case full(err):
+		return fmt.Errorf("image %s: there is no room for it in %s: %w", ref, s.dir, err)
+	case startsWithImage(err):
+		return err
+	}
+	return fmt.Errorf("image %s: %w", ref, err)
+}
+
+func startsWithImage(err error) bool {
+	return len(err.Error()) > 6 && err.Error()[:6] == "image "
+}
+
+// getLayer gets a layer, or waits for it if somebody else gets it already.
+func (s *Store) getLayer(ctx context.Context, src source, l layer, p *progress) (layerInfo, error) {
+	id := l.id()
+	for {
+		s.mu.Lock()
+		info, ready := s.ready[id]
+		s.mu.Unlock()
+		if ready {
+			p.change(func(p *Progress) { p.Bytes += l.Size })
+			return info, nil
+		}
+		info, shared, err := s.layers.do(ctx, ctx, id, func(ctx context.Context) (layerInfo, error) {
+			return s.unpackLayer(ctx, src, l, p)
+		})
+		switch {
+		case shared && err == nil:
+			continue // it is among those that are ready
+		case shared && ctx.Err() == nil:
+			continue // another image's source has failed, and this one's may not
+		}
+		return info, err
+	}
+}
+
+// unpackLayer fetches and unpacks a layer.
+func (s *Store) unpackLayer(ctx context.Context, src source, l layer, p *progress) (info layerInfo, err error) {
+	f, end, err := src.layer(ctx, l, func(n int64) { p.change(func(p *Progress) { p.Bytes += n }) })
+	if err != nil {
+		return info, err
+	}
+	closed := false
+	defer func() {
+		if !closed {
+			err = errors.Join(err, end())
+		}
+	}()
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return info, ctx.Err()
+	}
+	dir := s.aside("tmp", l.diffID[:12])
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return info, err
+	}
+	defer func() {
+		if rerr := os.RemoveAll(dir); rerr != nil {
+			s.log.WithError(rerr).Warn("a layer that was not finished is left until the next start")
+		}
+	}()
+	u, err := unpack(ctx, f, order{Dir: dir, DiffID: l.diffID, Limits: s.limits, Dirs: l.dirs})
+	closed = true
+	if eerr := end(); err == nil || eerr != nil && !errors.Is(err, context.Canceled) && !full(err) && errors.Is(err, ErrCorrupt) {
+		// What was cut short while it was read is no news of the layer.
+		if eerr != nil {
+			err = eerr
+		}
+	}
+	if err != nil {
+		return info, err
+	}
+	slices.Sort(u.Implied)
+	info = layerInfo{ID: l.id(), Size: u.Size, Opaque: u.Opaque, Implied: u.Implied}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := os.Rename(dir+layerRoot, s.path("layers/sha256", info.ID)); err != nil {
+		return info, err
+	}
+	s.ready[info.ID] = info
+	return info, nil
+}
+
+// keep makes an image known, once it is on the disk.
+func (s *Store) keep(ref Ref, r *resolved, infos []layerInfo) (*Image, error) {
+	digest := r.digest.String()
+	if release := s.lease(digest); release != nil {
+		defer release()
+		return s.refer(ref, digest)
+	}
+	if err := syncFS(s.dir); err != nil {
+		return nil, err
+	}
+	i, err := s.keepNew(ref, r, infos)
+	if i == nil && err == nil {
+		return s.keep(ref, r, infos) // another pull has come first
+	}
+	return i, err
+}
+
+func (s *Store) keepNew(ref Ref, r *resolved, infos []layerInfo) (*Image, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	digest := r.digest.String()
+	if s.ByDigest(digest) != nil {
+		return nil, nil
+	}
+	c := r.config.Config
+	rec := &record{
+		Version: recordVersion, Name: s.nameFor(ref, digest), Digest: digest, Refs: []string{ref.text},
+		Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir, StopSignal: c.StopSignal, Labels: c.Labels,
+		Layers: infos, Created: r.config.Created.UTC(), Pulled: time.Now().UTC(),
+	}
+	if err := s.write(rec); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := s.adopt(rec)
+	s.show()
+	return i, nil
+}

@@ -1,0 +1,236 @@
+package image
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// record is images/HEX.json: an image that is whole. It is written last.
+type record struct {
+	Version    int               `json:"version"`
+	Name       string            `json:"name"`
+	Digest     string            `json:"digest"`
+	Refs       []string          `json:"refs"`
+	Entrypoint []string          `json:"entrypoint,omitempty"`
+	Cmd        []string          `json:"cmd,omitempty"`
+	Env        []string          `json:"env,omitempty"`
+	User       string            `json:"user,omitempty"`
+	WorkingDir string            `json:"working_dir,omitempty"`
+	StopSignal string            `json:"stop_signal,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Layers     []layerInfo       `json:"layers"`
+	Created    time.Time         `json:"created,omitzero"`
+	Pulled     time.Time         `json:"pulled"`
+}
+
+// layerInfo is what is known of an unpacked layer.
+type layerInfo struct {
+	ID   string `json:"id"` // the name of its directory
+	Size int64  `json:"size"`
+	// Opaque: it hides all layers below it.
+	Opaque bool `json:"opaque,omitempty"`
+	// Implied are directories that the layer has no entry for.
+	Implied []string `json:"implied,omitempty"`
+}
+
+const recordVersion = 1
+
+var (
+	imageName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}@[0-9a-f]{12,64}$`)
+	layerID   = regexp.MustCompile(`^[0-9a-f]{64}(-[0-9a-f]{16})?$`)
+)
+
+// decodeRecord is strict about what the store depends on.
+func decodeRecord(b []byte) (*record, error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	r := &record{}
+	if err := d.Decode(r); err != nil {
+		return nil, err
+	}
+	h, err := v1.NewHash(r.Digest)
+	switch {
+	case r.Version != recordVersion:
+		return nil, fmt.Errorf("version %d is not %d", r.Version, recordVersion)
+	case !imageName.MatchString(r.Name):
+		return nil, fmt.Errorf("name is %q", r.Name)
+	case err != nil || !validHash(h):
+		return nil, fmt.Errorf("digest is %q", r.Digest)
+	case !strings.HasSuffix(r.Name, "@"+h.Hex[:len(r.Name)-1-strings.LastIndexByte(r.Name, '@')]):
+		return nil, fmt.Errorf("name is %q, and digest %q", r.Name, r.Digest)
+	}
+	for _, l := range r.Layers {
+		if !layerID.MatchString(l.ID) || l.Size < 0 {
+			return nil, fmt.Errorf("layer is %q", l.ID)
+		}
+	}
+	return r, nil
+}
+
+func (s *Store) recordPath(digest string) string {
+	return s.path("images", strings.TrimPrefix(digest, "sha256:")+".json")
+}
+
+// load reads all records. What cannot be used is kept aside for a person to look at,
+// and its image is gone.
+func (s *Store) load() error {
+	found, err := os.ReadDir(s.path("images"))
+	if err != nil {
+		return err
+	}
+	for _, e := range found {
+		path := s.path("images", e.Name())
+		if strings.HasPrefix(e.Name(), ".") {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			continue
+		}
+		if !strings.HasSuffix(e.Name(), ".json") {
+			continue
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		r, err := decodeRecord(b)
+		if err == nil && s.recordPath(r.Digest) != path {
+			err = fmt.Errorf("digest is %q", r.Digest)
+		}
+		if err == nil {
+			err = s.whole(r)
+		}
+		if err != nil {
+			s.log.WithError(err).WithField("record", path).Warn("an image is lost: its record is kept aside as .bad")
+			if err := os.Rename(path, strings.TrimSuffix(path, ".json")+".bad"); err != nil {
+				return err
+			}
+			continue
+		}
+		s.adopt(r)
+	}
+	return nil
+}
+
+// whole says which layer of an image is missing.
+func (s *Store) whole(r *record) error {
+	for _, l := range r.Layers {
+		if fi, err := os.Lstat(s.path("layers/sha256", l.ID)); err != nil || !fi.IsDir() {
+			return fmt.Errorf("its layer %.12s is missing", l.ID)
+		}
+	}
+	return nil
+}
+
+// adopt makes an image known. mu is held, or nobody else is there.
+func (s *Store) adopt(r *record) *Image {
+	i := &Image{
+		Name: r.Name, Digest: r.Digest, Refs: r.Refs, Entrypoint: r.Entrypoint, Cmd: r.Cmd, Env: r.Env, User: r.User,
+		WorkingDir: r.WorkingDir, StopSignal: r.StopSignal, Labels: r.Labels, Created: r.Created, Pulled: r.Pulled,
+	}
+	for _, l := range r.Layers {
+		s.ready[l.ID] = l
+		i.ids = append(i.ids, l.ID)
+		i.Size += l.Size
+		if l.Opaque {
+			i.Layers = nil
+		}
+		i.Layers = append(i.Layers, s.path("layers/sha256", l.ID))
+	}
+	s.images[i.Digest] = i
+	for _, text := range r.Refs {
+		if ref, err := ParseRef(text); err == nil {
+			s.refs[ref.key()] = i
+		}
+	}
+	return i
+}
+
+// write writes a record; layers must be on the disk before.
+func (s *Store) write(r *record) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	path := s.recordPath(r.Digest)
+	tmp := filepath.Join(filepath.Dir(path), ".new")
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// recordOf is the record of a known image. mu is held.
+func (s *Store) recordOf(i *Image) *record {
+	r := &record{
+		Version: recordVersion, Name: i.Name, Digest: i.Digest, Refs: slices.Clone(i.Refs), Entrypoint: i.Entrypoint, Cmd: i.Cmd, Env: i.Env,
+		User: i.User, WorkingDir: i.WorkingDir, StopSignal: i.StopSignal, Labels: i.Labels, Created: i.Created, Pulled: i.Pulled,
+	}
+	for _, id := range i.ids {
+		r.Layers = append(r.Layers, s.ready[id])
+	}
+	return r
+}
+
+// refer adds a reference to an image, which is protected by a lease.
+func (s *Store) refer(ref Ref, digest string) (*Image, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.mu.Lock()
+	i := s.images[digest]
+	known := s.refs[ref.key()] == i
+	r := s.recordOf(i)
+	s.mu.Unlock()
+	if known {
+		return i, nil
+	}
+	r.Refs = append(r.Refs, ref.text)
+	if err := s.write(r); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, of := range s.refs {
+		if of == i {
+			delete(s.refs, key)
+		}
+	}
+	i = s.adopt(r)
+	s.show()
+	return i, nil
+}
+
+// nameFor is a name that no other image has: a few digits of the digest, or as many as
+// it takes. The lock writing is held.
+func (s *Store) nameFor(ref Ref, digest string) string {
+	digits := strings.TrimPrefix(digest, "sha256:")
+	for n := 12; ; n++ {
+		name := safeBase(ref.base()) + "@" + digits[:n]
+		if i := s.Get(name); i == nil || n == len(digits) {
+			return name
+		}
+	}
+}

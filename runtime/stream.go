@@ -1,0 +1,381 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim"
+)
+
+// poller tells when descriptors are ready. All that is waited for is in one epoll,
+// which the Go runtime waits for: an idle stream has no goroutine and no thread.
+type poller struct {
+	epfd  int
+	epoll *os.File // of epfd
+	done  chan struct{}
+
+	mu   sync.Mutex
+	wake map[int32]func()
+}
+
+func newPoller() (*poller, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll_create1: %w", err)
+	}
+	if err := unix.SetNonblock(epfd, true); err != nil {
+		return nil, errors.Join(err, unix.Close(epfd))
+	}
+	p := &poller{epfd: epfd, epoll: os.NewFile(uintptr(epfd), "streams of execs"), done: make(chan struct{}), wake: map[int32]func(){}}
+	go p.loop()
+	return p, nil
+}
+
+func (p *poller) close() error {
+	if p == nil {
+		return nil
+	}
+	err := p.epoll.Close()
+	<-p.done
+	return err
+}
+
+func (p *poller) loop() {
+	defer close(p.done)
+	raw, err := p.epoll.SyscallConn()
+	if err != nil {
+		return // it cannot be closed before
+	}
+	events := make([]unix.EpollEvent, 64)
+	// It ends when the file is closed.
+	_ = raw.Read(func(uintptr) bool {
+		for {
+			n, errno := rawEpoll(p.epfd, events)
+			switch {
+			case errno == unix.EINTR:
+				continue
+			case errno != 0:
+				panic("epoll_wait: " + errno.Error()) // a bug here
+			case n == 0:
+				return false
+			}
+			for _, ev := range events[:n] {
+				p.mu.Lock()
+				wake := p.wake[ev.Fd]
+				delete(p.wake, ev.Fd)
+				p.mu.Unlock()
+				if wake != nil {
+					wake()
+				}
+			}
+		}
+	})
+}
+
+// add makes fd known. It is waited for only after arm.
+func (p *poller) add(fd int) error {
+	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLONESHOT, Fd: int32(fd)})
+}
+
+// arm has wake called once when one of the events comes, or is there.
+func (p *poller) arm(fd int, events uint32, wake func()) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wake[int32(fd)] = wake
+	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: int32(fd)})
+}
+
+// remove forgets fd, which is closed.
+func (p *poller) remove(fd int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.wake, int32(fd))
+	_ = unix.Close(fd) // this takes it out of the epoll; it has no other descriptor
+}
+
+// openFIFO opens a stream of the exec, and makes it known to the poller.
+func (e *Exec) openFIFO(root *os.Root, name string, how int) (int, error) {
+	dir, err := root.Open(filepath.Join(shim.ExecDir, e.name))
+	if err != nil {
+		return -1, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), name, how|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := e.b.rt.poller.add(fd); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// openStreams opens stdout and stderr: what is in them is lost when nobody has them
+// open.
+func (e *Exec) openStreams(root *os.Root) error {
+	for _, o := range e.out {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.fd >= 0 {
+			continue
+		}
+		fd, err := e.openFIFO(root, o.name, unix.O_RDONLY)
+		if err != nil {
+			return fmt.Errorf("open its %s: %w", o.name, err)
+		}
+		o.fd = fd
+	}
+	return nil
+}
+
+// closeStreams gives up what an exec that is gone has not been asked for.
+func (e *Exec) closeStreams() {
+	for _, o := range e.out {
+		o.mu.Lock()
+		if o.fd >= 0 {
+			e.b.rt.poller.remove(o.fd)
+			o.fd = -1
+		}
+		o.back = nil
+		o.mu.Unlock()
+		o.wake()
+	}
+	e.in.close()
+}
+
+// waiters are those who wait for a descriptor, all for the same.
+type waiters struct {
+	mu   sync.Mutex
+	more chan struct{} // nil while nobody waits
+}
+
+// wait returns a channel that is closed by wake. The caller then looks once more
+// whether there is anything to wait for.
+func (w *waiters) wait() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.more == nil {
+		w.more = make(chan struct{})
+	}
+	return w.more
+}
+
+func (w *waiters) wakeAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.more != nil {
+		close(w.more)
+		w.more = nil
+	}
+}
+
+// outStream is stdout or stderr of an exec, which all its readers share.
+type outStream struct {
+	e       *Exec
+	name    string
+	waiting waiters
+
+	mu   sync.Mutex
+	fd   int    // -1: not open
+	back []byte // what was read and given back
+}
+
+func (o *outStream) wake() { o.waiting.wakeAll() }
+
+// Output is stdout or stderr of an exec as a Stream, which is consumed like a pipe: what
+// one reader has got no other gets. It ends when the command has ended and all is read
+// that it, and what has its pipe, had written until then.
+type Output struct{ o *outStream }
+
+// Stdout returns the exec's stdout.
+func (e *Exec) Stdout() *Output { return &Output{e.out[0]} }
+
+// Stderr returns the exec's stderr.
+func (e *Exec) Stderr() *Output { return &Output{e.out[1]} }
+
+// Poll is that of a Stream.
+func (s *Output) Poll(p []byte) (int, <-chan struct{}, error) {
+	o := s.o
+	more := o.waiting.wait() // before the look at what it tells of
+	snap := o.e.Snapshot()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if snap.Removed {
+		return 0, nil, o.e.fail(ErrRemoved)
+	}
+	if len(o.back) > 0 {
+		n := copy(p, o.back)
+		o.back = o.back[n:]
+		return n, nil, nil
+	}
+	if o.fd < 0 && (snap.Status == ExecStopped || snap.Status == ExecFailed) {
+		return 0, nil, io.EOF
+	}
+	if o.fd < 0 {
+		return 0, more, nil // not begun; or it is just being removed
+	}
+	for {
+		n, errno := rawRead(o.fd, p)
+		switch {
+		case errno == unix.EINTR:
+			continue
+		case errno == 0 && n > 0:
+			return n, nil, nil
+		case errno != 0 && errno != unix.EAGAIN:
+			return 0, nil, o.e.fail(errno)
+		case snap.Status == ExecStopped || snap.Status == ExecFailed:
+			return 0, nil, io.EOF
+		case errno == 0:
+			// No shim has it open: it has not begun, or its end is about to be told.
+			return 0, more, nil
+		}
+		if err := o.e.b.rt.poller.arm(o.fd, unix.EPOLLIN, o.wake); err != nil {
+			return 0, nil, o.e.fail(err)
+		}
+		return 0, more, nil
+	}
+}
+
+// Unread gives back what was got and could not be passed on: it is read next.
+func (s *Output) Unread(b []byte) {
+	s.o.mu.Lock()
+	s.o.back = append(append([]byte(nil), b...), s.o.back...)
+	s.o.mu.Unlock()
+	s.o.wake()
+}
+
+// Close does nothing: what was not read stays.
+func (s *Output) Close() {}
+
+// inStream is stdin of an exec, which all its writers share.
+type inStream struct {
+	e       *Exec
+	waiting waiters
+
+	mu sync.Mutex
+	fd int // -1: not open
+}
+
+func (i *inStream) wake() { i.waiting.wakeAll() }
+
+func (i *inStream) close() {
+	i.mu.Lock()
+	if i.fd >= 0 {
+		i.e.b.rt.poller.remove(i.fd)
+		i.fd = -1
+	}
+	i.mu.Unlock()
+	i.wake()
+}
+
+// OpenStdin notes that somebody has opened stdin.
+func (e *Exec) OpenStdin() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.writers++
+}
+
+// ReleaseStdin notes that somebody has closed stdin: with the last, it is at its end.
+func (e *Exec) ReleaseStdin() {
+	e.mu.Lock()
+	e.writers--
+	last := e.writers == 0 && e.snap.Load().Status == ExecRunning
+	run := e.snap.Load().run
+	e.mu.Unlock()
+	if !last {
+		return
+	}
+	e.b.rt.background(func() {
+		if err := e.carryOut(shim.Request{Op: shim.OpExecEOF, Run: run}); err != nil {
+			e.b.log("exec").WithError(err).Warn("its stdin stays open")
+		}
+	})
+}
+
+// closeIn lets nobody write to stdin any more.
+func (e *Exec) closeIn() {
+	e.mu.Lock()
+	if e.snap.Load().Status == ExecRunning {
+		e.publish(func(s *ExecSnapshot) { s.stdinClosed = true })
+	}
+	e.mu.Unlock()
+	e.in.close()
+}
+
+// PollWrite writes what there is room for in stdin, without waiting; where there is
+// none, it returns 0 and a channel that is closed when it is worth trying again.
+// ErrPipe says that nobody will read it, and ErrNoProcess that the exec has not begun.
+func (e *Exec) PollWrite(p []byte) (int, <-chan struct{}, error) {
+	i := &e.in
+	more := i.waiting.wait()
+	snap := e.Snapshot()
+	switch {
+	case snap.Removed:
+		return 0, nil, e.fail(ErrRemoved)
+	case snap.Status == ExecEmpty:
+		return 0, nil, e.Refuse(fmt.Errorf("stdin: %w: write cmd first", ErrNoProcess))
+	case snap.Status == ExecStarting:
+		return 0, more, nil
+	case snap.Status != ExecRunning:
+		return 0, nil, e.fail(ErrPipe)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.fd < 0 {
+		if err := i.open(); err != nil {
+			return 0, nil, err
+		}
+	}
+	n, err := retryWrite(i.fd, p)
+	switch {
+	case err == nil:
+		return n, nil, nil
+	case errors.Is(err, unix.EPIPE):
+		return 0, nil, e.fail(ErrPipe)
+	case !errors.Is(err, unix.EAGAIN):
+		return 0, nil, e.fail(err)
+	}
+	if err := e.b.rt.poller.arm(i.fd, unix.EPOLLOUT, i.wake); err != nil {
+		return 0, nil, e.fail(err)
+	}
+	return 0, more, nil
+}
+
+// open is called with mu held.
+func (i *inStream) open() error {
+	root, err := i.e.b.pin()
+	if err != nil {
+		return i.e.fail(ErrRemoved)
+	}
+	defer root.Close()
+	fd, err := i.e.openFIFO(root, shim.ExecStdin, unix.O_WRONLY)
+	if errors.Is(err, syscall.ENXIO) {
+		return i.e.fail(ErrPipe) // the command has closed it
+	}
+	if err != nil {
+		return i.e.fail(err)
+	}
+	// closeIn may have come before the descriptor was there.
+	if s := i.e.snap.Load(); s.stdinClosed {
+		i.e.b.rt.poller.remove(fd)
+		return i.e.fail(ErrPipe)
+	}
+	i.fd = fd
+	return nil
+}
+
+func retryWrite(fd int, p []byte) (int, error) {
+	for {
+		n, err := unix.Write(fd, p)
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}

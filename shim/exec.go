@@ -1,0 +1,744 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"errors"
+	"math"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxExecs bounds the execs that the shim knows of, ended ones too.
+	maxExecs = 2 * MaxExecs
+	// execFD is how the shim opens what lies in an exec's directory: it must never wait.
+	execFD = unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOFOLLOW
+)
+
+// execs are the commands that were started beside the box's own.
+//
+// What they read and write goes through FIFOs on disk, which the shim only keeps
+// open: data stays there whoever of the daemon, its successor and the command is
+// gone. Each of the three has opened them by itself, so that nobody's O_NONBLOCK
+// is another's.
+type execs struct {
+	list    []*execProcess // those with an empty name are free
+	child   *child         // what all have in common
+	running int            // phases starting and running
+	timed   int            // with a deadline
+}
+
+// execProcess is one of them.
+type execProcess struct {
+	name    string
+	phase   ExecPhase
+	pid     int // of the command, as long as it was not reaped; 0 for none
+	starter int // the OCI runtime that is to start it; 0 for none
+	group   int // its process group, as long as there may be members; 0 for none
+	report  int // the pipe that tells whether it was executed; 0 for none
+	conn    int // the connection that waits for that to be known; 0 for none
+	stdin   int // a writer, so that the command meets no EOF; 0 once it is closed
+	stdout  int // these keep what was not read
+	stderr  int
+
+	order    execOrder
+	deadline int64 // monotonic time at which the group is killed; 0: never
+	late     bool  // it was
+	state    ExecState
+	tty      tty
+}
+
+// find returns the exec of that name, or nil.
+func (x *execs) find(name string) *execProcess {
+	for _, e := range x.list {
+		if e.name == name {
+			return e
+		}
+	}
+	return nil
+}
+
+// place returns a free exec, or nil.
+func (x *execs) place() *execProcess {
+	if e := x.find(""); e != nil {
+		return e
+	}
+	if len(x.list) == maxExecs {
+		return nil
+	}
+	x.list = append(x.list, new(execProcess))
+	return x.list[len(x.list)-1]
+}
+
+// handleExec does what a request on an exec asks for. It reports false if the answer
+// is to come when the exec has begun: then the connection fd waits for it.
+func (s *supervisor) handleExec(req Request, fd int, now int64) (ExecReply, bool) {
+	if req.Run != s.spec.Run {
+		return ExecReply{Errno: unix.ESTALE}, true
+	}
+	if req.Op == OpExec {
+		errno := s.beginExec(req.Exec, fd, now)
+		return ExecReply{Errno: errno}, errno != 0
+	}
+	e := s.execs.find(req.Exec)
+	if e == nil {
+		return ExecReply{Errno: unix.ENOENT}, true
+	}
+	var errno unix.Errno
+	switch req.Op {
+	case OpExecSignal:
+		errno = unix.ESRCH
+		if e.pid != 0 {
+			errno = toErrno(unix.Kill(e.pid, req.Signal))
+		}
+	case OpExecKill:
+		s.killExec(e)
+	case OpExecEOF:
+		s.closeStdin(e)
+	case OpExecForget:
+		if e.phase.active() {
+			errno = unix.EBUSY
+			break
+		}
+		s.forgetExec(e)
+		return ExecReply{}, true
+	}
+	return e.reply(errno), true
+}
+
+func (e *execProcess) reply(errno unix.Errno) ExecReply {
+	r := ExecReply{Errno: errno, State: e.state, pid: e.pid}
+	r.State.Phase, r.State.StdinClosed = e.phase, e.stdin == 0
+	return r
+}
+
+// mayExec says why no exec can begin now, or 0.
+func (s *supervisor) mayExec() unix.Errno {
+	switch {
+	case !s.alive:
+		return unix.ESRCH
+	case s.stopping || s.paused:
+		return unix.EBUSY
+	}
+	return 0
+}
+
+// beginExec starts an exec. The shim does not wait for it to be executed: see child.
+func (s *supervisor) beginExec(name string, conn int, now int64) unix.Errno {
+	if errno := s.mayExec(); errno != 0 {
+		return errno
+	}
+	if !plainName(name) {
+		return unix.EINVAL
+	}
+	e := s.execs.find(name)
+	switch {
+	case e == nil:
+		if e = s.execs.place(); e == nil {
+			return unix.ENOSPC
+		}
+	case e.phase.active():
+		return unix.EBUSY
+	default:
+		s.forgetExec(e) // the daemon has removed that one
+	}
+	dir, err := s.openExec(name)
+	if err != nil {
+		return toErrno(err)
+	}
+	defer closeFD(dir)
+	*e = execProcess{name: name, phase: ExecStarting, conn: conn, state: ExecState{StartedNs: wallclock()}}
+	if err := e.order.read(dir); err != nil {
+		*e = execProcess{}
+		return toErrno(err)
+	}
+	s.execs.running++
+	if failed := s.startExec(e, dir); failed != nil {
+		s.execNotBegun(e, failedCode, failed.Error())
+		return 0
+	}
+	if t := e.order.timeoutNs; t > 0 {
+		e.deadline = now + min(t, math.MaxInt64-now)
+		s.execs.timed++
+	}
+	return 0
+}
+
+// plainName reports whether name is that of a file in a directory.
+func plainName(name string) bool {
+	return name != "" && name[0] != '.' && len(name) <= 64 && strings.IndexByte(name, '/') < 0
+}
+
+func (s *supervisor) openExec(name string) (int, error) {
+	return retry(func() (int, error) {
+		return unix.Openat(s.dirfd, ExecDir+"/"+name, unix.O_DIRECTORY|unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	})
+}
+
+func openFIFO(dir int, name string, how int) (int, *StartError) {
+	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, how, 0) })
+	if err != nil {
+		return 0, startError(StepExecFiles, "cannot open its "+name, err)
+	}
+	return fd, nil
+}
+
+// startExec starts the process of an exec whose order was read, with streams that are
+// closed here afterwards. From there on it is execBegan or execNotBegun that is called,
+// by whoever finds out: execReaped does the rest.
+func (s *supervisor) startExec(e *execProcess, dir int) *StartError {
+	files, failed := s.openStreams(e, dir)
+	defer func() {
+		for i, fd := range files {
+			if fd != 0 && (i == 0 || fd != files[i-1]) {
+				closeFD(fd)
+			}
+		}
+	}()
+	if failed != nil {
+		return failed
+	}
+	return s.forkExec(e, files)
+}
+
+// forkExec starts an exec as a child of the shim, in the namespaces that the box's own
+// command has, or the OCI runtime that puts it into those of the container.
+func (s *supervisor) forkExec(e *execProcess, files [3]int) *StartError {
+	child := s.execChild
+	if s.spec.Container != nil {
+		child = s.execRuntime
+	}
+	c, failed := child(e)
+	if failed != nil {
+		return failed
+	}
+	var report [2]int
+	if err := unix.Pipe2(report[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return startError(StepFork, "cannot make a pipe", err)
+	}
+	e.report = report[0]
+	defer closeFD(report[1])
+	if err := s.watch(e.report); err != nil {
+		return startError(StepFork, "cannot watch a pipe", err)
+	}
+	for i, fd := range files {
+		c.files[i] = uintptr(fd)
+	}
+	c.ctty = e.order.tty && s.spec.Container == nil
+	c.report = uintptr(report[1])
+	pid, errno := forkExec(c)
+	runtimeAfterFork()
+	if errno != 0 {
+		return forkFailed(errno)
+	}
+	if s.spec.Container != nil {
+		e.starter = int(pid)
+		s.strays.calls++
+		return nil
+	}
+	e.pid = int(pid)
+	return nil
+}
+
+// openStreams opens what the shim keeps of the streams of an exec, and returns what
+// the command is to have.
+func (s *supervisor) openStreams(e *execProcess, dir int) (files [3]int, failed *StartError) {
+	// Through this one the others find their FIFO open at the other end, and do not
+	// wait for it.
+	both, failed := openFIFO(dir, ExecStdin, unix.O_RDWR|execFD)
+	if failed != nil {
+		return files, failed
+	}
+	defer closeFD(both)
+	if e.stdin, failed = openFIFO(dir, ExecStdin, unix.O_WRONLY|execFD); failed != nil {
+		return files, failed
+	}
+	if e.stdout, failed = openFIFO(dir, ExecStdout, unix.O_RDWR|execFD); failed != nil {
+		return files, failed
+	}
+	if e.stderr, failed = openFIFO(dir, ExecStderr, unix.O_RDWR|execFD); failed != nil {
+		return files, failed
+	}
+	if e.order.tty {
+		return s.openTTY(e, dir)
+	}
+	const own = execFD &^ unix.O_NONBLOCK
+	if files[0], failed = openFIFO(dir, ExecStdin, unix.O_RDONLY|own); failed != nil {
+		return files, failed
+	}
+	if files[1], failed = openFIFO(dir, ExecStdout, unix.O_WRONLY|own); failed != nil {
+		return files, failed
+	}
+	if files[2], failed = openFIFO(dir, ExecStderr, unix.O_WRONLY|own); failed != nil || s.spec.Container == nil {
+		return files, failed
+	}
+	// A container opens them by way of /dev/stdout, and is not root there.
+	for _, fd := range files {
+		if err := unix.Fchown(fd, int(e.order.uid), int(e.order.gid)); err != nil {
+			return files, startError(StepExecFiles, "cannot give its streams to the command", err)
+		}
+	}
+	return files, nil
+}
+
+// execChild prepares the child of an exec: as the box's command, but for what its
+// order says.
+func (s *supervisor) execChild(e *execProcess) (*child, *StartError) {
+	if s.execs.child == nil {
+		c, failed := s.newChild(s.spec.Argv, s.spec.Argv[:1])
+		if failed != nil {
+			return nil, failed
+		}
+		c.apart = true
+		s.execs.child = c
+	}
+	held, err := heldCapabilities()
+	if err != nil {
+		return nil, startError(StepFork, "cannot prepare the command", err)
+	}
+	c, o := s.execs.child, &e.order
+	c.paths, c.argv, c.envv, c.dir = o.paths, &o.argv[0], &o.envv[0], o.dir
+	c.uid, c.gid, c.groups, c.ngroups = uintptr(o.uid), uintptr(o.gid), o.groups, uintptr(o.ngroups)
+	c.bounding, c.held, c.ambient = o.capabilities, o.capabilities&held, 0
+	if o.uid != 0 {
+		c.held &= o.capAmbient
+		c.ambient = c.held
+	}
+	return c, nil
+}
+
+// reported takes what the child of an exec said before it was executed, or that it
+// was.
+func (s *supervisor) reported(e *execProcess) {
+	var t trouble
+	b := (*[unsafe.Sizeof(t)]byte)(unsafe.Pointer(&t))
+	n, err := retry(func() (int, error) { return unix.Read(e.report, b[:]) })
+	if errors.Is(err, unix.EAGAIN) {
+		return
+	}
+	if n != len(b) {
+		if e.starter != 0 {
+			s.closeReport(e) // the runtime runs; what it does is known when it ends
+			return
+		}
+		s.execBegan(e, e.pid)
+		return
+	}
+	if e.starter != 0 {
+		s.execNotBegun(e, failedCode, "cannot run "+s.spec.Container.Runtime[0]+": "+unix.Errno(t.errno).Error())
+		return
+	}
+	o := &e.order
+	spec := &Spec{
+		Argv: []string{o.name()}, Env: o.env(), Workdir: cString(o.dir), UID: o.uid, GID: o.gid, Cgroups: s.spec.Cgroups,
+	}
+	files := make([]string, len(o.paths))
+	for i, p := range o.paths {
+		files[i] = cString(p)
+	}
+	code, failed := s.execs.child.notExecuted(t, spec, spec.Argv[0], files)
+	s.execNotBegun(e, code, failed.Error())
+}
+
+// execBegan says that the command of an exec was executed as pid, a child of the shim
+// that leads a process group.
+func (s *supervisor) execBegan(e *execProcess, pid int) {
+	if e.phase != ExecStarting {
+		return
+	}
+	e.phase, e.pid, e.group = ExecRunning, pid, pid
+	s.closeReport(e)
+	s.answerBegin(e)
+}
+
+// execNotBegun says why the command of an exec could not be executed.
+func (s *supervisor) execNotBegun(e *execProcess, code int, sentence string) {
+	if e.phase != ExecStarting {
+		return
+	}
+	e.state.Code, e.state.Failed = code, cut(sentence, maxFailed)
+	s.execEnds(e, ExecFailed)
+	s.answerBegin(e)
+}
+
+// closeReport lets go of what only the start has needed.
+func (s *supervisor) closeReport(e *execProcess) {
+	if e.report != 0 {
+		s.unwatch(e.report)
+		closeFD(e.report)
+		e.report = 0
+	}
+	e.order.free()
+}
+
+// answerBegin answers who waits for the exec to begin.
+func (s *supervisor) answerBegin(e *execProcess) {
+	fd := e.conn
+	if fd == 0 {
+		return
+	}
+	e.conn = 0
+	r := e.reply(0)
+	sendExecReply(fd, &r)
+	if i := s.srv.find(fd); i >= 0 {
+		s.srv.drop(s, i)
+	}
+}
+
+// sendExecReply sends a reply with the pid of the exec as credentials, which the
+// kernel translates for the receiver.
+func sendExecReply(fd int, r *ExecReply) {
+	packet := appendExecReply(nil, r)
+	var oob []byte
+	if r.pid != 0 {
+		oob = unix.UnixCredentials(&unix.Ucred{Pid: int32(r.pid)})
+	}
+	err := unix.Sendmsg(fd, packet, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if err != nil && !errors.Is(err, unix.EPIPE) {
+		say("cannot answer for an exec: " + err.Error())
+	}
+}
+
+// killExec kills an exec with all of its group.
+func (s *supervisor) killExec(e *execProcess) {
+	if e.starter != 0 {
+		kill(e.starter)
+	}
+	if e.pid != 0 {
+		kill(e.pid) // it may be too young to have a group of its own
+		kill(-e.pid)
+	}
+	if e.group != 0 && e.group != e.pid {
+		kill(-e.group)
+	}
+}
+
+// closeStdin gives the command of an exec EOF once it has read what is there.
+func (s *supervisor) closeStdin(e *execProcess) {
+	if e.stdin != 0 {
+		closeFD(e.stdin)
+		e.stdin = 0
+	}
+}
+
+// execReaped is told of each process that was reaped.
+func (s *supervisor) execReaped(pid int, status unix.WaitStatus) {
+	if len(s.execs.list) == 0 {
+		return
+	}
+	for _, e := range s.execs.list {
+		if e.name == "" {
+			continue
+		}
+		switch pid {
+		case e.starter:
+			s.starterEnded(e, status)
+		case e.pid:
+			s.execEnded(e, status)
+		}
+		if e.group != 0 && e.pid == 0 && errors.Is(unix.Kill(-e.group, 0), unix.ESRCH) {
+			// From now on another may get the number.
+			e.group = 0
+			s.disarm(e)
+		}
+	}
+}
+
+// execEnded says how the command of an exec ended. What is left of its group lives
+// on, as long as the timeout lets it.
+func (s *supervisor) execEnded(e *execProcess, status unix.WaitStatus) {
+	if e.phase == ExecStarting {
+		s.reported(e) // before it died
+		s.execBegan(e, e.pid)
+	}
+	e.pid = 0
+	if e.phase != ExecRunning {
+		e.group = 0
+		return
+	}
+	switch {
+	case e.late:
+		e.state.Code, e.state.Signal, e.state.TimedOut = timedOutCode, int(unix.SIGKILL), true
+	case status.Signaled():
+		e.state.Signal = int(status.Signal())
+		e.state.Code = 128 + e.state.Signal
+	default:
+		e.state.Code = status.ExitStatus()
+	}
+	s.execEnds(e, ExecEnded)
+}
+
+// execEnds brings an exec to its end, and has it on record before anybody is told.
+func (s *supervisor) execEnds(e *execProcess, phase ExecPhase) {
+	s.closeReport(e)
+	s.closeTTY(e)
+	s.closeStdin(e)
+	e.phase = phase
+	e.state.EndedNs = wallclock()
+	s.execs.running--
+	r := ExitRecord{
+		Run: s.spec.Run, Code: e.state.Code, Signal: e.state.Signal, Failed: e.state.Failed,
+		StartedNs: e.state.StartedNs, EndedNs: e.state.EndedNs,
+	}
+	if e.state.TimedOut {
+		r.StoppedBy = StoppedByTimeout
+	}
+	dir, err := s.openExec(e.name)
+	if err == nil {
+		// Not synced: a power loss ends the box too, and nobody waits for it then.
+		err = tryWriteRecord(dir, r.AppendJSON(s.srv.packet[:0]), false)
+		closeFD(dir)
+	}
+	if err != nil {
+		say("cannot write the exit record of an exec: " + err.Error())
+	}
+	s.srv.execsChanged(s)
+}
+
+// disarm takes the timeout from an exec.
+func (s *supervisor) disarm(e *execProcess) {
+	if e.deadline != 0 {
+		e.deadline = 0
+		s.execs.timed--
+	}
+}
+
+// execsLate kills the execs whose time is over.
+func (s *supervisor) execsLate(now int64) {
+	for _, e := range s.execs.list {
+		if e.deadline == 0 || now < e.deadline {
+			continue
+		}
+		e.late = e.pid != 0
+		s.disarm(e)
+		s.killExec(e)
+	}
+}
+
+// nextDeadline returns when execsLate has something to do.
+func (x *execs) nextDeadline() int64 {
+	next := int64(math.MaxInt64)
+	if x.timed == 0 {
+		return next
+	}
+	for _, e := range x.list {
+		if e.deadline != 0 {
+			next = min(next, e.deadline)
+		}
+	}
+	return next
+}
+
+// forgetExec frees an exec that has ended, with what was not read of it.
+func (s *supervisor) forgetExec(e *execProcess) {
+	s.disarm(e)
+	if e.starter != 0 {
+		s.strays.done() // it is of no use any more how it ends
+	}
+	for _, fd := range [...]int{e.stdin, e.stdout, e.stderr} {
+		if fd != 0 {
+			closeFD(fd)
+		}
+	}
+	*e = execProcess{}
+}
+
+// execEvent takes an event of the descriptor fd, if it is one of an exec's.
+func (s *supervisor) execEvent(fd int) bool {
+	for _, e := range s.execs.list {
+		switch {
+		case e.name == "":
+		case fd == e.report:
+			s.reported(e)
+			return true
+		case e.tty.has(e, fd):
+			s.pumpTTY(e)
+			return true
+		}
+	}
+	return false
+}
+
+// hungUp forgets a connection that waits for an exec to begin.
+func (x *execs) hungUp(fd int) {
+	for _, e := range x.list {
+		if e.conn == fd {
+			e.conn = 0
+		}
+	}
+}
+
+// endExecs ends the execs with the box, and waits for those that ran: their death
+// would hold up the shim's own as well.
+func (s *supervisor) endExecs() {
+	if s.execs.running == 0 {
+		return
+	}
+	s.killAll()
+	for s.execs.running > 0 {
+		var status unix.WaitStatus
+		pid, err := retry(func() (int, error) { return unix.Wait4(-1, &status, 0, nil) })
+		if err != nil {
+			return
+		}
+		s.execReaped(pid, status)
+	}
+}
+
+// execOrder is what an exec is to run: an ExecSpec as it was read. It lies outside of
+// the heap, which is never collected in a shim that does nothing but supervise, and
+// is given back when the exec has begun.
+type execOrder struct {
+	region       unsafe.Pointer // mapped
+	size         uintptr
+	paths        []*byte // the files to execute, of which the first that is there is taken
+	argv, envv   []*byte // with a nil at the end
+	dir          *byte
+	uid, gid     uint32
+	groups       *uint32
+	ngroups      int
+	capabilities uint64
+	capAmbient   uint64
+	timeoutNs    int64
+	tty          bool
+	process      []byte
+}
+
+// read reads the order of an exec in its directory.
+func (o *execOrder) read(dir int) error {
+	fd, err := retry(func() (int, error) { return unix.Openat(dir, ExecSpecName, unix.O_RDONLY|execFD, 0) })
+	if err != nil {
+		return err
+	}
+	defer closeFD(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Size > maxSpec || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return unix.EINVAL
+	}
+	return o.load(int(st.Size), func(b []byte) (int, error) {
+		return retry(func() (int, error) { return unix.Read(fd, b) })
+	})
+}
+
+// load maps a region, fills size bytes of it by read, and takes the order from there.
+func (o *execOrder) load(size int, read func([]byte) (int, error)) error {
+	// Each string takes five bytes at least, and a pointer of eight.
+	const word = int(unsafe.Sizeof(uintptr(0)))
+	table := (size + word) / word * word
+	words := size/5 + 4
+	total := uintptr(table + words*word)
+	region, err := unix.MmapPtr(-1, 0, nil, total, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return err
+	}
+	*o = execOrder{region: region, size: total}
+	text := unsafe.Slice((*byte)(region), size)
+	for rest := text; len(rest) > 0; {
+		n, err := read(rest)
+		if err == nil && n == 0 {
+			err = unix.EINVAL
+		}
+		if err != nil {
+			o.free()
+			return err
+		}
+		rest = rest[n:]
+	}
+	d := orderDecoder{decoder: decoder{buf: text}, table: unsafe.Slice((**byte)(unsafe.Add(region, table)), words)}
+	if !d.order(o) {
+		o.free()
+		return unix.EINVAL
+	}
+	return nil
+}
+
+// free gives the region back. Nothing of the order may be used any more.
+func (o *execOrder) free() {
+	if o.region == nil {
+		return
+	}
+	if err := unix.MunmapPtr(o.region, o.size); err != nil {
+		fatal("munmap", err)
+	}
+	*o = execOrder{}
+}
+
+// orderDecoder decodes an ExecSpec where it lies.
+type orderDecoder struct {
+	decoder
+	table []*byte // room for pointers
+}
+
+func (d *orderDecoder) order(o *execOrder) bool {
+	if d.u8() != execSpecVersion {
+		return false
+	}
+	o.paths = d.list(false)
+	o.argv = d.list(true)
+	o.envv = d.list(true)
+	o.dir = d.cstring()
+	o.uid, o.gid = d.u32(), d.u32()
+	o.ngroups = d.length(4)
+	if b := d.take(4 * o.ngroups); len(b) > 0 {
+		o.groups = (*uint32)(unsafe.Pointer(unsafe.SliceData(b)))
+	}
+	o.capabilities, o.capAmbient = d.u64(), d.u64()
+	o.timeoutNs = d.i64()
+	o.tty = d.bool()
+	o.process = d.take(d.length(1))
+	return d.end() == nil && len(o.paths) > 0 && len(o.argv) > 1 && *o.dir == '/' && o.timeoutNs >= 0
+}
+
+// cstring takes a string that ends with a NUL, the only one in it.
+func (d *orderDecoder) cstring() *byte {
+	b := d.take(d.length(1))
+	if len(b) == 0 || b[len(b)-1] != 0 || strings.IndexByte(unsafe.String(unsafe.SliceData(b), len(b)), 0) != len(b)-1 {
+		d.bad = true
+		return new(byte)
+	}
+	return unsafe.SliceData(b)
+}
+
+// list takes a list of strings, with a nil at the end if it is to be terminated.
+func (d *orderDecoder) list(terminated bool) []*byte {
+	n := d.length(5)
+	room := n
+	if terminated {
+		room++
+	}
+	if room > len(d.table) {
+		d.bad = true
+		return nil
+	}
+	list := d.table[:room]
+	d.table = d.table[room:]
+	for i := range n {
+		list[i] = d.cstring()
+		if d.bad {
+			return nil
+		}
+	}
+	return list
+}
+
+// name returns the first word of the command.
+func (o *execOrder) name() string { return cString(o.argv[0]) }
+
+func (o *execOrder) env() []string {
+	env := make([]string, 0, len(o.envv)-1)
+	for _, p := range o.envv[:len(o.envv)-1] {
+		env = append(env, cString(p))
+	}
+	return env
+}
+
+// cString copies a string that ends with a NUL.
+func cString(p *byte) string { return unix.BytePtrToString(p) }
+
+func (p ExecPhase) active() bool { return p == ExecStarting || p == ExecRunning }

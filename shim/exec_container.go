@@ -1,0 +1,273 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"errors"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// In a container it is the OCI runtime that starts a process: it joins the namespaces,
+// sets up the process as config.json and its orders say, and ends. The process is the
+// shim's child then, as every orphan of the box. Its pid is in a file.
+
+// callFile is where a call of the runtime has a file: its orders, pid, log or console.
+func callFile(name, kind string) string { return callsDir + "/" + name + "." + kind }
+
+// strays are the last processes that were reaped while a call of the runtime was
+// under way: the one that is started may end before it is known which it is.
+type strays struct {
+	calls int // under way
+	last  [256]stray
+	next  int
+}
+
+type stray struct {
+	pid    int
+	status unix.WaitStatus
+}
+
+func (x *strays) add(pid int, status unix.WaitStatus) {
+	if x.calls > 0 {
+		x.last[x.next] = stray{pid, status}
+		x.next = (x.next + 1) % len(x.last)
+	}
+}
+
+// done ends a call.
+func (x *strays) done() {
+	if x.calls--; x.calls == 0 {
+		x.last = [len(x.last)]stray{}
+	}
+}
+
+// newCall prepares a child that has the runtime start a process, by a name of its own,
+// as the JSON of a process says.
+func (s *supervisor) newCall(name string, process []byte, tty bool) (*child, *StartError) {
+	if err := unix.Unlink(callFile(name, "json")); err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, startError(StepRuntime, "cannot remove the orders of an earlier call", err)
+	}
+	if err := writeFile(callFile(name, "json"), process, 0); err != nil {
+		return nil, startError(StepRuntime, "cannot write the orders of the runtime", err)
+	}
+	argv := s.spec.Container.argv(callFile(name, "log"), "exec", "--detach", "--process", callFile(name, "json"), "--pid-file", callFile(name, "pid"))
+	if tty {
+		argv = append(argv, "--console-socket", callFile(name, "sock"))
+	}
+	c, failed := s.newRuntime(append(argv, s.spec.Box))
+	if failed != nil {
+		return nil, failed
+	}
+	c.apart = true
+	return c, nil
+}
+
+// forget removes what a call has left behind. What cannot be removed is in the way of
+// nobody: the next call of the name overwrites it.
+func forget(name string, kinds ...string) {
+	for _, kind := range kinds {
+		_ = unix.Unlink(callFile(name, kind))
+	}
+}
+
+// argv is a command line of the runtime.
+func (c *Container) argv(log string, args ...string) []string {
+	argv := append([]string{}, c.Runtime...)
+	return append(append(argv, "--root", runtimeState, "--log", log), args...)
+}
+
+// endCall takes what came of a call of the runtime that has ended: the pid of the
+// process, or why there is none. ended says that the process has ended as well, with
+// status; nobody will hear of it again.
+func (s *supervisor) endCall(name string, runtime unix.WaitStatus) (pid int, ended bool, status unix.WaitStatus, failed *StartError) {
+	defer s.strays.done()
+	defer forget(name, "pid", "log")
+	if !runtime.Exited() || runtime.ExitStatus() != 0 {
+		return 0, false, 0, &StartError{Step: StepRuntime, Detail: s.spec.Container.Runtime[0] + runtimeComplaint(runtime, callFile(name, "log"))}
+	}
+	if pid, failed = readPID(callFile(name, "pid")); failed != nil {
+		return 0, false, 0, failed
+	}
+	for _, x := range s.strays.last {
+		if x.pid == pid {
+			return pid, true, x.status, nil
+		}
+	}
+	var info unix.Siginfo
+	if _, err := retry(func() (int, error) {
+		return 0, unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	}); err != nil {
+		return 0, false, 0, &StartError{Step: StepRuntime, Detail: "the process that the runtime has started is lost among those that end"}
+	}
+	return pid, false, 0, nil
+}
+
+// runtimeCode is the exit code that a shell would give for what a runtime could not
+// execute.
+func runtimeCode(failed *StartError) int {
+	switch text := failed.Detail; {
+	case strings.Contains(text, "not found") || strings.Contains(text, "no such file") || strings.Contains(text, "No such file"):
+		return 127
+	case strings.Contains(text, "ermission denied") || strings.Contains(text, "xec format error"):
+		return 126
+	}
+	return failedCode
+}
+
+// execRuntime prepares the runtime to start an exec.
+func (s *supervisor) execRuntime(e *execProcess) (*child, *StartError) {
+	if e.order.tty {
+		if failed := e.listenConsole(); failed != nil {
+			return nil, failed
+		}
+	}
+	return s.newCall(e.name, e.order.process, e.order.tty)
+}
+
+// starterEnded is told how the runtime ended that was to start an exec.
+func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
+	e.starter = 0
+	pid, ended, status, failed := s.endCall(e.name, runtime)
+	forget(e.name, "json", "sock")
+	if failed == nil && e.tty.listen != 0 {
+		failed = s.takeConsole(e)
+	}
+	if failed != nil {
+		if pid != 0 && !ended {
+			kill(pid)
+		}
+		code := runtimeCode(failed)
+		if runtime.Signaled() {
+			code = 128 + int(runtime.Signal())
+		}
+		s.execNotBegun(e, code, failed.Error())
+		return
+	}
+	group, err := unix.Getpgid(pid)
+	if err != nil {
+		group = pid
+	}
+	s.execBegan(e, pid)
+	e.group = group
+	if ended {
+		s.execEnded(e, status)
+	}
+}
+
+// listenConsole makes the socket that the runtime sends the terminal of an exec to.
+func (e *execProcess) listenConsole() *StartError {
+	const what = "cannot make the socket for a terminal"
+	path := callFile(e.name, "sock")
+	if err := unix.Unlink(path); err != nil && !errors.Is(err, unix.ENOENT) {
+		return startError(StepExecFiles, what, err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return startError(StepExecFiles, what, err)
+	}
+	e.tty.listen = fd
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
+		err = unix.Listen(fd, 1)
+	}
+	if err != nil {
+		return startError(StepExecFiles, what, err)
+	}
+	return nil
+}
+
+// takeConsole takes the terminal that the runtime has sent by now.
+func (s *supervisor) takeConsole(e *execProcess) *StartError {
+	const what = "cannot take the terminal from the runtime"
+	conn, err := retry(func() (int, error) {
+		fd, _, err := unix.Accept4(e.tty.listen, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		return fd, err
+	})
+	if err != nil {
+		return startError(StepExecFiles, what, err)
+	}
+	defer closeFD(conn)
+	var name [4096]byte // its path, in the container
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, err := retry(func() (int, error) {
+		_, n, _, _, err := unix.Recvmsg(conn, name[:], oob, unix.MSG_CMSG_CLOEXEC)
+		return n, err
+	})
+	var fds []int
+	if err == nil {
+		var messages []unix.SocketControlMessage
+		if messages, err = unix.ParseSocketControlMessage(oob[:n]); err == nil && len(messages) == 1 {
+			fds, err = unix.ParseUnixRights(&messages[0])
+		}
+	}
+	if err == nil && len(fds) != 1 {
+		err = unix.EBADMSG
+	}
+	if err == nil {
+		e.tty.master = fds[0]
+		err = unix.SetNonblock(e.tty.master, true)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(e.tty.master, unix.TIOCSWINSZ, &unix.Winsize{Row: ttyRows, Col: ttyCols})
+	}
+	if err != nil {
+		return startError(StepExecFiles, what, err)
+	}
+	s.pumpTTY(e)
+	return nil
+}
+
+// probeCall is a name that no exec has.
+const probeCall = ".probe"
+
+// startContained has the runtime start the command of a probe.
+func (s *supervisor) startContained() {
+	p := &s.probe
+	if p.child == nil {
+		c, failed := s.newCall(probeCall, s.spec.Container.Probe, false)
+		if failed != nil {
+			p.finish(ProbeResult{Code: failedCode, Reason: cut(failed.Error(), maxReason)})
+			return
+		}
+		p.child = c
+	}
+	if errno := s.fork(p.child); errno != 0 {
+		p.finish(ProbeResult{Code: failedCode, Reason: reasonFork + ": " + errno.Error()})
+		return
+	}
+	s.strays.calls++
+	p.starter, p.pid = p.pid, 0
+}
+
+// probeStarted is told how the runtime ended that was to start a probe.
+func (s *supervisor) probeStarted(runtime unix.WaitStatus) {
+	p := &s.probe
+	p.starter = 0
+	pid, ended, status, failed := s.endCall(probeCall, runtime)
+	if failed != nil {
+		p.finish(ProbeResult{Code: runtimeCode(failed), Reason: cut(failed.Detail, maxReason)})
+		s.concludeProbe()
+		return
+	}
+	p.pid, p.group = pid, pid
+	if group, err := unix.Getpgid(pid); err == nil {
+		p.group = group
+	}
+	if ended {
+		s.probeEnded(status)
+	}
+}
+
+// dropStarter kills the runtime that is to start a probe, and what it may have started.
+func (s *supervisor) dropStarter() {
+	p := &s.probe
+	kill(p.starter)
+	p.late[p.place(0)] = p.starter
+	p.starter = 0
+	if pid, failed := readPID(callFile(probeCall, "pid")); failed == nil {
+		kill(pid)
+	}
+	forget(probeCall, "pid", "log")
+	s.strays.done()
+}

@@ -1,0 +1,198 @@
+#!/usr/bin/env bats
+#
+# exec/, command probes and root/ of a container.
+
+load helpers
+load containers
+load hostile
+
+setup() {
+	common_setup
+	make_rootfs
+	start_daemon
+}
+
+E() { echo "$MNT/boxes/$1/exec/$2"; }
+
+# new BOX NAME: makes an exec that runs standard input; sets rc.
+new() {
+	ok mkdir "$(E "$1" "$2")"
+	feed sh -c 'exec cat >"$1"' sh "$(E "$1" "$2")/cmd"
+}
+
+# run BOX NAME: as new, to its end; out is its stdout.
+run_exec() {
+	new "$1" "$2"
+	((rc == 0)) || fail "cmd of $1/$2 refused: $err; $(t cat "$MNT/boxes/$1/last_error")"
+	rd "$1/exec/$2/stdout"
+}
+
+# sleeper BOX [CONFIG…]
+sleeper() {
+	local name=$1
+	shift
+	up_box "$name" 'echo up; trap "exit 3" TERM; while :; do sleep 0.1; done' "$@"
+	logs "$name" up
+}
+
+inside() {
+	sleeper "$RT-a" 'env: {A: box, B: box}' 'hostname: within'
+	run_exec "$RT-a" e1 <<<'{command: [sh, -c, "id -u; hostname; echo $A $B $C; pwd; readlink /proc/self/ns/net; grep -E ^Seccomp: /proc/self/status; grep CapBnd /proc/self/status; echo /proc/self/fd: $(ls /proc/self/fd); cut -d: -f3 /proc/self/cgroup | sort -u"], env: {B: exec, C: c}, workdir: /srv}'
+	line 0
+	line within
+	line 'box exec c'
+	line /srv
+	line $'Seccomp:\t2'
+	line $'CapBnd:\t0000000020000420'
+	line /
+	no_line "^$(readlink /proc/self/ns/net)$"
+	line '/proc/self/fd: 0 1 2 3' # the last is the directory that ls reads
+	is "$RT-a" exec/e1/exit_code 0
+	run_exec "$RT-a" e2 <<<'{command: [id], user: web}'
+	line 'uid=33(web) gid=34(web) groups=34(web),35(extra)'
+	new "$RT-a" e3 <<<'{command: [id], user: nobody}'
+	assert "$rc" -ne 0 "status of a user that the container does not have"
+	new "$RT-a" e4 <<<'no-such-program'
+	is "$RT-a" exec/e4/status failed
+	is "$RT-a" exec/e4/exit_code 127
+	rd "$RT-a/last_error"
+	[[ $out == *no-such-program*"not found"* ]] || fail "last_error: $out"
+	run_exec "$RT-a" e5 <<<'{command: [sh, -c, "echo to >/dev/stdout; echo err >&2; exit 9"]}'
+	line to
+	is "$RT-a" exec/e5/stderr err
+	is "$RT-a" exec/e5/exit_code 9
+	local pid
+	new "$RT-a" e6 <<<'sleep 1000'
+	pid=$(t cat "$(E "$RT-a" e6)/pid")
+	await "the pid to be that of the command" 5 eval '[[ $(xargs -0 <"/proc/$pid/cmdline") == "sleep 1000" ]]'
+	assert "$(readlink "/proc/$pid/ns/user")" != "$(readlink /proc/self/ns/user)" "user namespace of an exec"
+	assert "$(cgroup_of "$pid" memory)" = "$(cgroup_of "$(box_command "$(pid_of "$RT-a")")" memory)" "cgroup of an exec"
+	ok "${ECHO[@]}" "$(E "$RT-a" e6)/ctl" 'signal TERM'
+	rd "$RT-a/exec/e6/wait/stopped"
+	assert "$out" = 143 "code of an exec that got a SIGTERM"
+	ctl "$RT-a" kill
+	ok rmdir "$MNT/boxes/$RT-a"
+}
+@test "an exec is inside the container, as its command is" { both inside; }
+
+timed() {
+	sleeper "$RT-t"
+	new "$RT-t" e1 <<<'{command: [sh, -c, "trap : TERM; sleep 1000 & sleep 1000"], timeout: 300ms}'
+	rd "$RT-t/exec/e1/wait/stopped"
+	assert "$out" = 124 "code"
+	await "nothing of it to be left" 5 eval '! t cat "$MNT/boxes/$RT-t/exec/e1/pid" | grep -qv -- "^-1$" && [[ $(box_pids "$(pid_of "$RT-t")" | xargs -n1 ps -o args= -p 2>/dev/null | grep -c "sleep 1000") == 0 ]]'
+	ctl "$RT-t" kill
+	ok rmdir "$MNT/boxes/$RT-t"
+}
+@test "a timeout kills the whole group in a container" { both timed; }
+
+ends() {
+	local how code
+	for how in 'stop' 'kill' shim; do
+		sleeper "$RT-$how"
+		new "$RT-$how" e1 <<<'sh -c "echo said; sleep 1000"'
+		new "$RT-$how" e2 <<<'sleep 1000'
+		if [[ $how == shim ]]; then
+			ok kill -KILL "$(pid_of "$RT-shim")"
+		else
+			ctl "$RT-$how" "$how"
+		fi
+		becomes "$RT-$how" status stopped
+		rd "$RT-$how/exec/e2/wait/stopped"
+		assert "$out" = 137 "code of an exec after $how"
+		is "$RT-$how" exec/e2/status stopped
+		ok rmdir "$MNT/boxes/$RT-$how"
+	done
+}
+@test "the end of a container ends its execs, and their codes are known" { both ends; }
+
+terminal() {
+	sleeper "$RT-y"
+	new "$RT-y" e1 <<<$'command: [sh, -c, "tty; stty size; read x; echo got $x; exit 4"]\ntty: true'
+	ok sh -c 'echo word >"$1"' sh "$(E "$RT-y" e1)/stdin"
+	rd "$RT-y/exec/e1/wait/stopped"
+	assert "$out" = 4 "code"
+	rd "$RT-y/exec/e1/stdout"
+	out=${out//$'\r'/}
+	grep -qx '/dev/pts/[0-9]*' <<<"$out" || fail "no terminal: $out"
+	line '24 80'
+	line 'got word'
+	ctl "$RT-y" kill
+	ok rmdir "$MNT/boxes/$RT-y"
+}
+@test "an exec in a container has a terminal of the container's" { both terminal; }
+
+ten_megabytes() {
+	sleeper "$RT-m"
+	head -c 10485760 /dev/urandom >"$W/data"
+	new "$RT-m" e1 <<<cat
+	T=60 bg out sh -c 'exec cat "$1" >"$2"' sh "$(E "$RT-m" e1)/stdout" "$W/back"
+	T=60 ok sh -c 'exec cat "$1" >"$2"' sh "$W/data" "$(E "$RT-m" e1)/stdin"
+	join out 60
+	cmp "$W/data" "$W/back" || fail "what came back differs"
+	ctl "$RT-m" kill
+	ok rmdir "$MNT/boxes/$RT-m"
+}
+@test "10 MB go through an exec in a container unchanged" { both ten_megabytes; }
+
+@test "100 execs at once in a container" {
+	RT=crun
+	sleeper x
+	T=120 ok /usr/bin/python3 "$BATS_TEST_DIRNAME/execs.py" "$MNT/boxes/x/exec" crowd
+	say "$out"
+}
+
+survives() {
+	sleeper "$RT-d"
+	new "$RT-d" e1 <<<'{command: [sh, -c, "read x; echo got $x; exit 6"]}'
+	new "$RT-d" e2 <<<'{command: [sh, -c, "read x; exit 7"]}'
+	kill_daemon
+	start_daemon
+	is "$RT-d" exec/e1/status running
+	ok sh -c 'echo word >"$1"' sh "$(E "$RT-d" e1)/stdin"
+	rd "$RT-d/exec/e1/wait/stopped"
+	assert "$out" = 6 "code"
+	is "$RT-d" exec/e1/stdout 'got word'
+	run_exec "$RT-d" e3 <<<'{command: [id, -u], user: web}'
+	line 33
+	ctl "$RT-d" kill
+	ok rmdir "$MNT/boxes/$RT-d"
+}
+@test "execs of a container outlive the daemon, and the next one starts more" { both survives; }
+
+probes() {
+	sleeper "$RT-p" 'health_check: {command: [sh, -c, "test -e /tmp/well && echo well && id -u"], interval: 100ms, retries: 1, start_period: 0s}'
+	becomes "$RT-p" health unhealthy
+	run_exec "$RT-p" e1 <<<'touch /tmp/well'
+	becomes "$RT-p" health healthy
+	json "$RT-p" probe.output
+	assert "$out" = $'well\n0' "output of the probe"
+	ctl "$RT-p" kill
+	ok rmdir "$MNT/boxes/$RT-p"
+	sleeper "$RT-q" 'health_check: {command: [sh, -c, "trap : TERM; sleep 1000 & sleep 1000"], interval: 100ms, timeout: 300ms, retries: 1, start_period: 0s}'
+	becomes "$RT-q" health unhealthy
+	json "$RT-q" probe.timed_out
+	assert "$out" = True "timed_out"
+	ctl "$RT-q" kill
+	ok rmdir "$MNT/boxes/$RT-q"
+}
+@test "the command of a health check runs inside the container" { both probes; }
+
+files() {
+	sleeper "$RT-f"
+	echo in >"$W/in"
+	ok cp "$W/in" "$MNT/boxes/$RT-f/root/srv/in"
+	new "$RT-f" e2 <<<'{command: [sh, -c, "cat /srv/in; stat -c %u:%g /srv/in; echo out >/srv/out; ln -s /etc/passwd /srv/link; ln -s /nowhere /srv/dangling"]}'
+	rd "$RT-f/exec/e2/stdout"
+	line in
+	line 0:0
+	ok cp "$MNT/boxes/$RT-f/root/srv/out" "$W/out"
+	assert "$(<"$W/out")" = out "what came out"
+	ok cat "$MNT/boxes/$RT-f/root/srv/link"
+	assert "$out" = "$(<"$ROOT/etc/passwd")" "what a link to /etc/passwd shows"
+	T=20 try cp "$W/in" "$MNT/boxes/$RT-f/root/srv/dangling"
+	[[ ! -e /nowhere ]] || fail "a link of the box made a file on the host"
+	ctl "$RT-f" kill
+	ok rmdir "$MNT/boxes/$RT-f"
+}
+@test "files go in and out of a container by root/" { both files; }
