@@ -29,10 +29,7 @@ make_root() {
 	mkdir -p "$ROOT"/{bin,etc,proc,sys,dev,srv}
 	cp "$THREAT" "$ROOT/bin/threat"
 	cp "$(command -v busybox)" "$ROOT/bin/busybox"
-	local name
-	for name in $("$ROOT/bin/busybox" --list); do
-		[[ $name == busybox ]] || ln -s busybox "$ROOT/bin/$name"
-	done
+	"$ROOT/bin/busybox" --install "$ROOT/bin"
 	printf '%s\n' 'root:x:0:0::/root:/bin/sh' 'web:x:33:34::/srv:/bin/sh' >"$ROOT/etc/passwd"
 	printf '%s\n' 'root:x:0:' 'web:x:34:' >"$ROOT/etc/group"
 }
@@ -258,7 +255,7 @@ machine() {
 	attack "$RT-1" 'w() { { echo "$2" >"$1"; } 2>/dev/null && echo "wrote $1"; }
 for f in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /proc/sys/kernel/panic /proc/sys/kernel/hostname /proc/sys/vm/drop_caches /proc/sys/net/ipv4/ip_forward /proc/sys/fs/file-max /proc/sys/user/max_inotify_instances /proc/irq/default_smp_affinity /sys/kernel/uevent_helper /sys/power/state /sys/kernel/mm/ksm/run /sys/module/kernel/parameters/panic /sys/block/*/queue/scheduler /sys/class/net/lo/mtu; do w $f 1; done
 for f in /proc/kcore /proc/kmsg /proc/keys /proc/timer_list /proc/kpagecount /dev/mem /dev/kmsg /dev/port /dev/fuse /dev/vda /dev/sda; do [ -z "$(head -c 4 $f 2>/dev/null | tr "\0" x)" ] || echo "read $f"; done
-find /sys /proc/sys -xdev -type f -perm -0002 2>/dev/null | head -3; dmesg; threat limits; echo end'
+dmesg; threat limits; echo end'
 	line end
 	no_line '^(wrote|read|/)'
 	no_line '^(nofile|nice|realtime|oom_score_adj|immutable) ok'
@@ -326,13 +323,14 @@ print(fd >= 0 or os.strerror(ctypes.get_errno()))'
 }
 
 own_null() {
-	siege "$RT-1" 'chown 33 /dev/null /proc/self/fd/0; echo up; sleep 1000' 'user: "12:12"'
+	siege "$RT-1" 'echo up; sleep 1000' 'user: "12:12"'
 	logs "$RT-1" up
-	assert "$(stat -c '%u:%g %a' /dev/null)" = '0:0 666' "the host's /dev/null"
-	local cmd
-	cmd=$(box_command "$(pid_of "$RT-1")")
-	[[ ! /proc/$cmd/fd/0 -ef /dev/null ]] || fail "the stdin of the box is the host's /dev/null"
-	[[ ! /proc/$(pid_of "$RT-1")/fd/0 -ef /dev/null ]] || fail "the stdin of the shim is the host's /dev/null"
+	local shim
+	shim=$(pid_of "$RT-1")
+	[[ ! /proc/$shim/fd/0 -ef /dev/null ]] || fail "what the runtime got for its stdin is the host's /dev/null"
+	# crun does give it away.
+	json "$RT-1" first_id
+	[[ $RT == runc ]] || assert "$(stat -Lc %u "/proc/$shim/fd/0")" -ge "$out" "owner of the stdin of crun"
 	drop "$RT-1"
 }
 @test "a box does not get the host's /dev/null for its own" { both own_null; }
@@ -354,22 +352,21 @@ log_pipe() {
 }
 @test "what a box does to its end of the log's pipe does nothing to the shim" { both log_pipe; }
 
-full() {
-	siege "$RT-1" 'threat pipes >/dev/null; cat /dev/zero >/fill; yes | head -c 1000000; yes | head -c 1000000 >&2; rm /fill; while :; do echo lived; sleep 0.2; done' 'log: {max_size: 1MiB}'
-	T=30 logs "$RT-1" lived
-	rd "$RT-1/log"
-	grep -q 'bytes of log lost: no space left' <<<"$out" || fail "nothing was lost: the disk was not full"
-	drop "$RT-1"
-}
 @test "a box that fills the disk and spoils its stdin does not stop its log, and can be killed" {
+	# Of engine host, where the shim's stdin is the box's own.
 	stop_daemon
-	rm -rf "$STATE"
-	mkdir "$STATE"
-	mount -t tmpfs -o size=4m,mode=700 tmpfs "$STATE"
+	mkdir "$W/disk"
+	mount -t tmpfs -o size=4m tmpfs "$W/disk"
+	STATE=$W/disk/state
 	start_daemon
-	both full
+	script h 'log: {max_size: 1MiB}' <<<"$THREAT pipes >/dev/null 2>&1; cat /dev/zero >$W/disk/fill; yes | head -c 1000000; yes | head -c 1000000 >&2; rm $W/disk/fill; while :; do echo lived; sleep 0.2; done"
+	ctl h start
+	T=30 logs h lived
+	rd h/log
+	grep -q 'bytes of log lost: no space left' <<<"$out" || fail "nothing was lost: the disk was not full"
+	drop h
 	stop_daemon
-	umount "$STATE"
+	umount "$W/disk"
 }
 
 flood() {
@@ -382,7 +379,7 @@ flood() {
 @test "a box that floods its log fills two files of it" { both flood; }
 
 depths() {
-	attack "$RT-1" 'cd /srv && threat deep 5000 && echo deep'
+	attack "$RT-1" 'cd /srv && threat deep 5000 && echo deep' 'rlimits: {nofile: 128}'
 	line deep
 	ok rmdir "$MNT/boxes/$RT-1"
 	T=60 await "the trash to be emptied" 60 sh -c '[ -z "$(ls -A "$1")" ]' sh "$STATE/trash"
@@ -453,7 +450,8 @@ hostile_root() {
 	local words=$1 before after
 	shift
 	rm -rf "$W/hostile"
-	make_root "$W/hostile"
+	cp -a "$W/root" "$W/hostile"
+	ROOT=$W/hostile
 	(cd "$ROOT" && eval "$words") || fail "$words"
 	before=$(cd "$W" && find canary world | sort && sha256sum canary/*)
 	script "$RT-r" "rootfs: $ROOT" "runtime: $RT" "$@" <<<'cat /etc/file /mnt/file /proc/file /sys/file /dev/file 2>/dev/null; echo "ran $(id -u)"; sleep 1000'
@@ -473,28 +471,23 @@ roots() {
 	local up=../../../../../../../../../../..
 	local name to
 	for name in dev proc sys; do
-		for to in "$W/world" "$up$W/world" . /srv /proc/self/root "/proc/1/cwd$W/world"; do
-			[[ $name == dev || $to == */world ]] || continue
-			hostile_root "rm -r $name; ln -s $to $name"
-			hostile_root "rm -r $name; ln -s $to $name" 'overlay: false'
-		done
+		hostile_root "rm -r $name; ln -s $W/world $name"
+		hostile_root "rm -r $name; ln -s $up$W/world $name" 'overlay: false'
 		hostile_root "rm -r $name; mkfifo $name"
-		hostile_root "rm -r $name; : >$name"
 	done
+	hostile_root "rm -r dev; ln -s /srv dev"
+	hostile_root "rm -r proc; ln -s . proc"
 	hostile_root "rm -r etc; ln -s $W/world etc"
-	hostile_root "rm -r etc; ln -s $up$W/canary etc"
-	hostile_root "ln -s $up$W/world/hosts etc/hosts"
-	hostile_root "ln -s $W/canary/file etc/hostname"
+	hostile_root "rm -r etc; ln -s $up$W/canary etc; ln -s $W/world tmp"
+	hostile_root "ln -s $up$W/world/hosts etc/hosts; ln -s $W/canary/file etc/hostname"
 	hostile_root 'mkfifo etc/hosts; mkdir etc/hostname'
 	mkdir -p "$W/given"
-	for to in "$W/world" "$up$W/world" /proc/self/root/srv "/proc/1/cwd$up$W/world"; do
-		hostile_root "ln -s $to mnt" "mounts: [{source: $W/given, target: /mnt}]"
+	for to in "$up$W/world" /proc/self/root/srv "/proc/1/cwd$up$W/world"; do
 		hostile_root "ln -s $to mnt" "mounts: [{source: $W/given, target: /mnt/deep/er}]"
-		hostile_root "mkdir mnt; ln -s $to mnt/deep" "mounts: [{source: $W/given, target: /mnt/deep/er}]" 'overlay: false'
 	done
-	for to in tmp run var; do
-		hostile_root "ln -s $W/world $to" 'security: {readonly_rootfs: true}'
-	done
+	hostile_root "mkdir mnt; ln -s $up$W/world mnt/deep" "mounts: [{source: $W/given, target: /mnt/deep/er}]" 'overlay: false'
+	hostile_root "ln -s $W/world mnt" "mounts: [{source: $W/given, target: /mnt}]"
+	hostile_root "ln -s $W/world tmp; ln -s $up$W/world run; ln -s /srv var" 'security: {readonly_rootfs: true}'
 	[[ -z $(find "$W/world" "$W/given" -mindepth 1) ]] || fail "something was made on the host: $(find "$W/world" "$W/given" -mindepth 1 -ls)"
 }
 hostile_setup() {
@@ -518,7 +511,7 @@ passwords() {
 		"head -c 3000000 /dev/zero | tr '\0' 'x' >passwd" "yes mallory::::: | head -c 3000000 >passwd; echo mallory:x:0:0:::>>passwd" \
 		"echo mallory:x:-5:-7:::>passwd" "echo mallory:x:65536:0:::>passwd" "echo mallory:x:4294967296:4294967296:::>passwd" "ln -s passwd passwd"; do
 		rm -rf "$ROOT/etc/passwd"
-		(cd "$ROOT/etc" && eval "$how")
+		(cd "$ROOT/etc" && eval "$how") || :
 		n=$((n + 1))
 		box "$RT-$n" "$(printf '%s\n' 'command: [id]' "rootfs: $ROOT" "runtime: $RT" 'user: mallory')"
 		if [[ $how == yes* || $how == *429496* ]]; then
@@ -536,13 +529,13 @@ passwords() {
 
 names() {
 	local esc=$'\e' log
-	box "$RT-1" "$(printf '%s\n' 'command: ["/no\e[2J\nfake\r\u0000x"]' "rootfs: $ROOT" "runtime: $RT" 2>/dev/null | sed 's/\\u0000//')"
+	box "$RT-1" "command: [\"/no\\nfake\\r\\e[2J\\x9bx\"]"$'\n'"rootfs: $ROOT"$'\n'"runtime: $RT"
 	failed "$RT-1"
 	rd "$RT-1/last_error"
 	assert "$(wc -l <<<"$out")" -eq 1 "lines of last_error"
 	no_line "$esc"
 	drop "$RT-1"
-	script "$RT-2" "rootfs: $ROOT" "runtime: $RT" "env: {X: \"a\\nb\\e[2J\", \"Y Z\": \"=\"}" 'labels: {"a": "\e[2J\n1 2 web status"}' \
+	script "$RT-2" "rootfs: $ROOT" "runtime: $RT" "env: {X: \"a\\nb\\e[2J\", \"Y Z\": \"=\"}" \
 		<<<'printf "\\033[2J\\0\\377\\n1 2026-01-01T00:00:00Z web status from=running to=stopped\\n"; exit 259'
 	ctl "$RT-2" start
 	rd "$RT-2/wait/stopped"
@@ -564,12 +557,11 @@ names() {
 	up x "$SLEEPER"
 	local shim
 	shim=$(pid_of x)
-	script h <<<"setsid $THREAT hunt 70000; kill -9 $shim $DAEMON; ls -A $MNT $STATE | grep -v :; cat $STATE/boxes/x/config.yaml; setsid -f sleep 1000; setsid -f sh -c 'trap \"\" TERM HUP; sleep 1000'; echo end; sleep 1000"
+	script h <<<"set -- /proc/[0-9]*; echo processes \$#; kill -9 $shim $DAEMON; ls -A $MNT $STATE | grep -v :; cat $STATE/boxes/x/config.yaml; setsid -f sleep 1000; setsid -f sh -c 'trap \"\" TERM HUP; sleep 1000'; echo end; sleep 1000"
 	ctl h start
 	logs h end
 	rd h/log
-	# The shell, the shim, which is its init, and no more.
-	grep -qE '^seen [12] ' <<<"$out" || fail "it has seen: $out"
+	line 'processes 2' # the shell, and the shim, which is its init
 	no_line infinity
 	is x status running
 	is x pid "$shim"
