@@ -138,11 +138,13 @@ func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
 		if pid != 0 && !ended {
 			kill(pid)
 		}
-		code := runtimeCode(failed)
-		if runtime.Signaled() {
-			code = 128 + int(runtime.Signal())
+		if e.doomed && e.phase == ExecStarting {
+			e.phase = ExecRunning
+			s.execEnded(e, runtime)
+			s.answerBegin(e)
+			return
 		}
-		s.execNotBegun(e, code, failed.Error())
+		s.execNotBegun(e, runtimeCode(failed), failed.Error())
 		return
 	}
 	group, err := unix.Getpgid(pid)
@@ -161,6 +163,8 @@ func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
 	e.group = group
 	if ended {
 		s.execEnded(e, status)
+	} else if e.doomed {
+		s.killExec(e)
 	}
 }
 
