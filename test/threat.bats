@@ -6,6 +6,7 @@
 
 load helpers
 load hostile
+load containers
 
 shopt -s extglob
 
@@ -19,47 +20,10 @@ setup() {
 	common_setup
 	THREAT=$W/threat
 	cp "$BATS_FILE_TMPDIR/threat" "$THREAT"
-	make_root "$W/root"
+	make_rootfs
+	cp "$THREAT" "$ROOT/bin/threat"
 	start_daemon
 }
-
-# make_root DIR: sets ROOT to a root of busybox and the attacker's program.
-make_root() {
-	ROOT=$1
-	mkdir -p "$ROOT"/{bin,etc,proc,sys,dev,srv}
-	cp "$THREAT" "$ROOT/bin/threat"
-	cp "$(command -v busybox)" "$ROOT/bin/busybox"
-	"$ROOT/bin/busybox" --install "$ROOT/bin"
-	printf '%s\n' 'root:x:0:0::/root:/bin/sh' 'web:x:33:34::/srv:/bin/sh' >"$ROOT/etc/passwd"
-	printf '%s\n' 'root:x:0:' 'web:x:34:' >"$ROOT/etc/group"
-}
-
-# attack BOX SCRIPT [CONFIG…]: runs a script in a container to its end; out is its
-# log. attack_on RUNTIME… is the same of another engine, on the host's files.
-attack() {
-	local name=$1 text=$2
-	shift 2
-	run_script "$name" "rootfs: $ROOT" "runtime: $RT" "$@" <<<"$text"
-}
-
-# siege BOX SCRIPT [CONFIG…]: starts one that goes on.
-siege() {
-	local name=$1 text=$2
-	shift 2
-	script "$name" "rootfs: $ROOT" "runtime: $RT" "$@" <<<"$text"
-	ctl "$name" start
-}
-
-# both TEST: with each runtime.
-both() {
-	for RT in crun runc; do
-		echo "# runtime $RT"
-		"$1"
-	done
-}
-
-line() { grep -qxF -- "$1" <<<"$out" || fail "no line $1 in: $out"; }
-no_line() { ! grep -qE -- "$1" <<<"$out" || fail "a line like $1 in: $out"; }
 
 # failed BOX: its start has failed.
 failed() {
@@ -88,9 +52,11 @@ teardown() {
 own_runtime() {
 	local runtime sum n=0 command
 	runtime=$(command -v "$RT")
+	# shellcheck disable=SC2153
 	sum=$(sha256sum "$runtime" "$SHIM")
 	# The image says that it wants to run what runs it, and brings a loader for that.
-	make_root "$W/$RT-image"
+	ROOT=$W/$RT-image
+	cp -a "$W/root" "$ROOT"
 	mkdir -p "$ROOT/lib64" "$ROOT/lib"
 	cp "$BATS_FILE_TMPDIR/threat-ld" "$ROOT/lib64/ld-linux-x86-64.so.2"
 	cp "$BATS_FILE_TMPDIR/threat-ld" "$ROOT/lib/ld-linux-aarch64.so.1"
@@ -104,7 +70,7 @@ own_runtime() {
 		no_line overwritten
 		no_line '^(write|reopen|chmod) ok'
 	done
-	attack "$RT-3" 'for p in /proc/[0-9]*; do readlink $p/exe; done; cd /proc; for p in [0-9]*; do threat overwrite /proc/$p/exe; done'
+	in_box "$RT-3" 'for p in /proc/[0-9]*; do readlink $p/exe; done; cd /proc; for p in [0-9]*; do threat overwrite /proc/$p/exe; done'
 	no_line 'crun|runc|shim'
 	no_line overwritten
 	assert "$(sha256sum "$runtime" "$SHIM")" = "$sum" "the runtime and the shim"
@@ -123,7 +89,7 @@ own_runtime() {
 }
 
 descriptors() {
-	attack "$RT-1" 'exec threat fds'
+	in_box "$RT-1" 'exec threat fds'
 	assert "${out//:\[+([0-9])]/}" = $'fd 0 /dev/null\nfd 1 pipe\nfd 2 pipe' "descriptors"
 	drop "$RT-1"
 	# Working directories that would be the host's, if the runtime had left one open
@@ -149,7 +115,7 @@ descriptors() {
 }
 
 calls() {
-	attack "$RT-1" 'exec threat calls'
+	in_box "$RT-1" 'exec threat calls'
 	assert "$(grep -c . <<<"$out")" -ge 33 "attempts"
 	no_line ' ok$'
 	no_line '^(mount|umount|unshare-user|clone-user|keyctl|setns) E(INVAL|NOENT|FAULT)'
@@ -169,7 +135,7 @@ calls() {
 }
 
 admin() {
-	attack "$RT-1" 'mkdir -p /g /m; id -u; 
+	in_box "$RT-1" 'mkdir -p /g /m; id -u; 
 mount -o remount,bind,rw /etc/hosts; { echo x >/etc/hosts; } 2>/dev/null && echo filled; umount /etc/hosts; cat /etc/hosts | head -c 9
 mount -o remount,bind,dev,suid /given; dd if=/given/kmsg of=/m/k bs=8192 count=1 2>/dev/null && echo read-kmsg; mknod /node b 254 0 && echo made-node
 for c in memory pids devices freezer cpu cpuset blkio systemd; do
@@ -195,14 +161,14 @@ echo end' 'security: {capabilities: {add: [SYS_ADMIN, MKNOD, DAC_OVERRIDE, CHOWN
 }
 
 others() {
-	siege "$RT-1" 'echo up; sleep 1000'
+	up_box "$RT-1" 'echo up; sleep 1000'
 	logs "$RT-1" up
-	siege "$RT-2" 'echo up; sleep 1000'
+	up_box "$RT-2" 'echo up; sleep 1000'
 	logs "$RT-2" up
 	local shim other
 	shim=$(pid_of "$RT-1")
 	other=$(box_command "$(pid_of "$RT-2")")
-	attack "$RT-3" "kill -9 -1; threat hunt 70000; for p in $shim $other $DAEMON 1; do kill -9 \$p; kill -STOP \$p; done; ls -d /proc/[0-9]* | wc -l; echo end"
+	in_box "$RT-3" "kill -9 -1; threat hunt 70000; for p in $shim $other $DAEMON 1; do kill -9 \$p; kill -STOP \$p; done; ls -d /proc/[0-9]* | wc -l; echo end"
 	# Its own shell is all that it has seen.
 	line 'seen 1 traced 1'
 	line end
@@ -223,15 +189,15 @@ others() {
 
 sockets() {
 	local shim
-	siege "$RT-1" 'echo up; sleep 1000'
+	up_box "$RT-1" 'echo up; sleep 1000'
 	logs "$RT-1" up
 	shim=$STATE/boxes/$RT-1/shim.sock
 	[[ -S $shim ]] || fail "no socket at $shim"
-	attack "$RT-2" "threat dial @$NAME; threat dial $shim; threat dial $W/path.sock; find / -xdev -type s; ls /run 2>/dev/null; echo end"
+	in_box "$RT-2" "threat dial @$NAME; threat dial $shim; threat dial $W/path.sock; find / -xdev -type s; ls /run 2>/dev/null; echo end"
 	line end
 	no_line 'ok|^/[^b]'
 	# With the host's network an abstract socket is in reach: the README says so.
-	attack "$RT-3" "threat dial @$NAME; threat dial $shim" 'network: host'
+	in_box "$RT-3" "threat dial @$NAME; threat dial $shim" 'network: host'
 	line 'connect ok'
 	assert "$(grep -c ok <<<"$out")" -eq 1 "sockets in reach with the host's network"
 	drop "$RT-1" "$RT-2" "$RT-3"
@@ -252,7 +218,7 @@ time.sleep(300)' "$NAME" "$W/path.sock"
 }
 
 machine() {
-	attack "$RT-1" 'w() { { echo "$2" >"$1"; } 2>/dev/null && echo "wrote $1"; }
+	in_box "$RT-1" 'w() { { echo "$2" >"$1"; } 2>/dev/null && echo "wrote $1"; }
 for f in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /proc/sys/kernel/panic /proc/sys/kernel/hostname /proc/sys/vm/drop_caches /proc/sys/net/ipv4/ip_forward /proc/sys/fs/file-max /proc/sys/user/max_inotify_instances /proc/irq/default_smp_affinity /sys/kernel/uevent_helper /sys/power/state /sys/kernel/mm/ksm/run /sys/module/kernel/parameters/panic /sys/block/*/queue/scheduler /sys/class/net/lo/mtu; do w $f 1; done
 for f in /proc/kcore /proc/kmsg /proc/keys /proc/timer_list /proc/kpagecount /dev/mem /dev/kmsg /dev/port /dev/fuse /dev/vda /dev/sda; do [ -z "$(head -c 4 $f 2>/dev/null | tr "\0" x)" ] || echo "read $f"; done
 dmesg; threat limits; echo end'
@@ -279,7 +245,7 @@ dead_nodes() {
 nodes() {
 	local over
 	for over in true false; do
-		attack "$RT-$over" 'dd if=/kmsg of=/k bs=8192 count=1 2>/dev/null && echo read-kmsg; head -c 1 /zero >/dev/null && echo read-zero; echo end' "overlay: $over"
+		in_box "$RT-$over" 'dd if=/kmsg of=/k bs=8192 count=1 2>/dev/null && echo read-kmsg; head -c 1 /zero >/dev/null && echo read-zero; echo end' "overlay: $over"
 		line end
 		no_line '^read'
 		drop "$RT-$over"
@@ -291,10 +257,10 @@ nodes() {
 }
 
 set_uid() {
-	attack "$RT-1" 'suid euid' 'user: web'
+	in_box "$RT-1" 'suid euid' 'user: web'
 	assert "$out" = 'euid 33' "effective user of a set-uid program"
 	# It is one: of the container's root, who is nobody on the host.
-	attack "$RT-2" 'suid euid' 'user: web' 'security: {no_new_privileges: false}'
+	in_box "$RT-2" 'suid euid' 'user: web' 'security: {no_new_privileges: false}'
 	assert "$out" = 'euid 0' "effective user without no_new_privs"
 	drop "$RT-1" "$RT-2"
 }
@@ -304,10 +270,39 @@ set_uid() {
 	both set_uid
 }
 
+# execs BOX N: execs that are soon over.
+execs() {
+	local i
+	for ((i = 0; i < $2; i++)); do
+		ok mkdir "$MNT/boxes/$1/exec/e$i"
+		ok sh -c 'echo "sleep 0.1" >"$1"' sh "$MNT/boxes/$1/exec/e$i/cmd"
+		rd "$1/exec/e$i/wait/stopped"
+	done
+}
+
+joined() {
+	up_box "$RT-1" 'threat watch 6; sleep 1000' 'security: {capabilities: {add: [SYS_PTRACE, DAC_OVERRIDE]}}'
+	execs "$RT-1" 5
+	T=20 logs "$RT-1" watched
+	rd "$RT-1/log"
+	assert "$(grep -o 'pid [0-9]*' <<<"$out" | cut -c5-)" -gt 5 "processes that were watched"
+	no_line '^(exe|descriptor|overwritten|root)'
+	drop "$RT-1"
+}
+@test "a box gets hold of nothing by those who join it for an exec" {
+	script h <<<"$THREAT watch 4; sleep 1000"
+	ctl h start
+	execs h 2
+	T=20 logs h watched
+	rd h/log
+	grep -q '^exe .*sleep$' <<<"$out" || fail "the watcher sees nothing: $out"
+	both joined
+}
+
 # --- against the shim and the host -------------------------------------------
 
 wells() {
-	siege "$RT-1" 'threat inotify & sleep 1000'
+	up_box "$RT-1" 'threat inotify & sleep 1000'
 	logs "$RT-1" instances
 	py 'import ctypes, os
 fd = ctypes.CDLL(None, use_errno=True).inotify_init()
@@ -323,7 +318,7 @@ print(fd >= 0 or os.strerror(ctypes.get_errno()))'
 }
 
 own_null() {
-	siege "$RT-1" 'echo up; sleep 1000' 'user: "12:12"'
+	up_box "$RT-1" 'echo up; sleep 1000' 'user: "12:12"'
 	logs "$RT-1" up
 	local shim
 	shim=$(pid_of "$RT-1")
@@ -336,7 +331,7 @@ own_null() {
 @test "a box does not get the host's /dev/null for its own" { both own_null; }
 
 log_pipe() {
-	siege "$RT-1" 'threat pipes || echo "failed $?"; echo ready; sleep 1000'
+	up_box "$RT-1" 'threat pipes || echo "failed $?"; echo ready; sleep 1000'
 	# What it does to the shared description of /dev/null is not done to the shim's.
 	T=30 logs "$RT-1" ready
 	rd "$RT-1/log"
@@ -379,7 +374,7 @@ flood() {
 @test "a box that floods its log fills two files of it" { both flood; }
 
 depths() {
-	attack "$RT-1" 'cd /srv && threat deep 5000 && echo deep' 'rlimits: {nofile: 128}'
+	in_box "$RT-1" 'cd /srv && threat deep 5000 && echo deep' 'rlimits: {nofile: 128}'
 	line deep
 	ok rmdir "$MNT/boxes/$RT-1"
 	T=60 await "the trash to be emptied" 60 sh -c '[ -z "$(ls -A "$1")" ]' sh "$STATE/trash"
@@ -393,7 +388,7 @@ depths() {
 }
 
 thousand() {
-	siege "$RT-1" 'n=0; while [ $n -lt 1000 ]; do sleep 1000 & n=$((n + 1)); done; trap "" TERM; (trap "" TERM; echo up; kill -STOP -1); sleep 1000'
+	up_box "$RT-1" 'n=0; while [ $n -lt 1000 ]; do sleep 1000 & n=$((n + 1)); done; trap "" TERM; (trap "" TERM; echo up; kill -STOP -1); sleep 1000'
 	T=60 logs "$RT-1" up
 	hold "$RT-1"
 	assert "$(ns_pids "$(readlink "/proc/$(box_command "$shim")/ns/pid")" | wc -l)" -ge 1000 processes
@@ -409,7 +404,7 @@ thousand() {
 probes() {
 	local mode shim rss
 	for mode in silent head body; do
-		siege "$RT-$mode" "exec threat serve 8080 $mode" 'health_check: {http: "http://127.0.0.1:8080/", interval: 50ms, timeout: 300ms, retries: 2, start_period: 0}'
+		up_box "$RT-$mode" "exec threat serve 8080 $mode" 'health_check: {http: "http://127.0.0.1:8080/", interval: 50ms, timeout: 300ms, retries: 2, start_period: 0}'
 		logs "$RT-$mode" serves
 	done
 	becomes "$RT-silent" health unhealthy
@@ -430,10 +425,8 @@ probes() {
 
 probe_inside() {
 	script "$RT-1" "rootfs: $ROOT" "runtime: $RT" 'health_check: {command: [/bin/sh, -c, "touch '"$W"'/canary/$$; id -u"], interval: 50ms}' <<<'mkdir -p '"$W"'/canary; echo up; sleep 1000'
-	try "${ECHO[@]}" "$MNT/boxes/$RT-1/ctl" start
-	if ((rc == 0)); then
-		becomes "$RT-1" health healthy
-	fi
+	ctl "$RT-1" start
+	becomes "$RT-1" health healthy
 	drop "$RT-1"
 	[[ -z $(ls -A "$W/canary") ]] || fail "a health command ran on the host"
 }
