@@ -260,7 +260,7 @@ has_pids() { (($(box_pids "$1" | wc -l) == $2)); }
 
 @test "what an exec leaves behind has its pipe, and holds up no reader" {
 	up x "$SLEEPER"
-	exec_new x e1 <<<'{command: [sh, -c, "(read y; echo late) & echo now"]}'
+	exec_new x e1 <<<'{command: [sh, -c, "(sleep 1000; echo late) & echo now"]}'
 	rd x/exec/e1/stdout
 	assert "$out" = now stdout
 	ended x e1 0
