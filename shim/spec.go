@@ -220,8 +220,11 @@ type ExecSpec struct {
 	Process []byte
 }
 
-// TTYRows and TTYCols are the size of the terminal of an exec.
-const TTYRows, TTYCols = 24, 80
+// The size of the terminal of an exec.
+const (
+	TTYRows = 24
+	TTYCols = 80
+)
 
 // execSpecVersion is the first byte of an encoded ExecSpec. It goes from one version
 // of the daemon to the shim of another.
