@@ -449,7 +449,7 @@ func (b *Box) remove(asked bool) error {
 		b.save.Lock()
 		defer b.save.Unlock()
 		faultIn("remove.deleting", trash)
-		if err := os.RemoveAll(trash); err != nil {
+		if err := removeTree(trash); err != nil {
 			b.log("remove").WithError(err).Error("left in the trash, deleted at the next start of the daemon")
 		}
 	})

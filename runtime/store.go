@@ -110,7 +110,7 @@ func (s *store) emptyTrash() error {
 	var errs []error
 	for _, e := range left {
 		faultIn("trash.emptying", trash, e.Name())
-		errs = append(errs, os.RemoveAll(filepath.Join(trash, e.Name())))
+		errs = append(errs, removeTree(filepath.Join(trash, e.Name())))
 	}
 	return errors.Join(errs...)
 }
