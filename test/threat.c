@@ -133,6 +133,7 @@ static void calls(void)
 	TRY("mknod", mknod("node", S_IFBLK | 0600, 0x700));
 	TRY("packet-socket", socket(AF_PACKET, SOCK_RAW, 0));
 	TRY("raw-socket", socket(AF_INET, SOCK_RAW, 1));
+	TRY("vsock", socket(AF_VSOCK, SOCK_STREAM, 0)); // the way to the host of a virtual machine
 #if defined(__x86_64__)
 	TRY("iopl", syscall(SYS_iopl, 3));
 	TRY("i386-keyctl", i386(288, 0, -4, 1));
