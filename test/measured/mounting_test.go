@@ -130,7 +130,7 @@ func TestEveryFileShowsItsMode(t *testing.T) {
 	h, _ := home(t)
 	h.MustBox("x", sleeper)
 	modes := map[string]string{
-		"": "755", "boxes": "755", "wait": "755", "boxes/x": "755", "boxes/x/wait": "755", "boxes/x/exec": "755",
+		"": "755", "boxes": "755", "images": "755", "wait": "755", "boxes/x": "755", "boxes/x/wait": "755", "boxes/x/exec": "755",
 		"version": "444", "features": "444", "events": "444", "metrics": "444", "last_error": "444", "wait/event": "444",
 		"boxes/x/config.yaml": "640", "boxes/x/ctl": "200",
 	}
