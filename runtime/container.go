@@ -149,12 +149,19 @@ func (b *Box) useImage(digest string) error {
 	b.save.Lock()
 	defer b.save.Unlock()
 	b.mu.Lock()
-	known := b.record.Image == digest
+	last := b.record.Image
 	b.mu.Unlock()
-	if known {
+	if last == digest {
 		return nil
 	}
-	return b.saveNow(whole, func(s *stateRecord) { s.Image = digest })
+	err := b.saveNow(whole, func(s *stateRecord) { s.Image = digest })
+	if err != nil {
+		// The next start has to try it again.
+		b.mu.Lock()
+		b.record.Image = last
+		b.mu.Unlock()
+	}
+	return err
 }
 
 // changes returns the directory that takes the box's changes of what key names, and
@@ -203,7 +210,15 @@ func (b *Box) claimIDs(r *run) error {
 	b.save.Lock()
 	defer b.save.Unlock()
 	// Before anything on disk is owned by them.
-	return b.saveNow(whole, func(s *stateRecord) { s.FirstID = id })
+	err := b.saveNow(whole, func(s *stateRecord) { s.FirstID = id })
+	if err != nil {
+		// The next start has to try it again.
+		b.mu.Lock()
+		b.record.FirstID = 0
+		b.firstID.Store(0)
+		b.mu.Unlock()
+	}
+	return err
 }
 
 // freeIDs returns the first of the box's ids, 0 if none are left. fresh says that it
@@ -214,12 +229,17 @@ func (rt *Runtime) freeIDs(b *Box) (id uint32, fresh bool) {
 	if id := b.firstID.Load(); id != 0 {
 		return id, false
 	}
-	taken := map[uint32]bool{}
+	// By their number. Those that an earlier daemon gave may be parts of two.
+	taken := map[int64]bool{}
 	for _, o := range rt.Boxes() {
-		taken[o.firstID.Load()] = true
+		if first := int64(o.firstID.Load()); first != 0 {
+			n := first - int64(rt.opt.FirstID) + idsOfBox<<16 // not negative, for the division
+			taken[n/idsOfBox-1<<16] = true
+			taken[(n+idsOfBox-1)/idsOfBox-1<<16] = true
+		}
 	}
 	for n := uint32(0); n+idsOfBox <= rt.opt.IDs; n += idsOfBox {
-		if id := rt.opt.FirstID + n; !taken[id] {
+		if id := rt.opt.FirstID + n; !taken[int64(n/idsOfBox)] {
 			b.firstID.Store(id)
 			return id, true
 		}
@@ -439,7 +459,7 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, er
 		p.Cwd = cmd.Workdir
 	}
 	if cmd.TTY {
-		p.Terminal = true
+		p.Terminal, p.ConsoleSize = true, &specs.Box{Height: shim.TTYRows, Width: shim.TTYCols}
 		env["TERM"] = "xterm"
 	}
 	maps.Copy(env, cmd.Env)

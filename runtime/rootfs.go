@@ -35,7 +35,7 @@ import (
 //   - nothing is done that root in the box may not do, see may. The daemon is root on the host,
 //     and the box may have been given directories of the host in which its root is nobody.
 
-// ErrEnded: the run of the box that a file belongs to has ended.
+// ErrEnded says that the run of the box that a file belongs to has ended.
 var ErrEnded = errors.New("the run of the box has ended")
 
 // rootOfHost offers the files of boxes of engine host too; test builds set it.

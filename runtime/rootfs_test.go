@@ -261,7 +261,7 @@ func TestSwappedForALink(t *testing.T) {
 		}
 	})
 	found, missed := 0, 0
-	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); (found < 200 || missed < 200) && time.Now().Before(end); {
 		f, err := r.Open(path+"/d/f", unix.O_RDONLY)
 		if err != nil {
 			fails(t, "open", err, unix.ESTALE)
@@ -288,8 +288,8 @@ func TestSwappedForALink(t *testing.T) {
 	}
 	close(stop)
 	swapper.Wait()
-	if found == 0 || missed == 0 {
-		t.Errorf("the file was found %d times and missed %d times: nothing was swapped", found, missed)
+	if found < 200 || missed < 200 {
+		t.Errorf("the file was found %d times and missed %d times: little was swapped", found, missed)
 	}
 	left, err := os.ReadDir(dir + "/out")
 	must(t, err)

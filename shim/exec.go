@@ -47,6 +47,7 @@ type execProcess struct {
 	order    execOrder
 	deadline int64 // monotonic time at which the group is killed; 0: never
 	late     bool  // it was
+	doomed   bool  // it was killed before it began
 	state    ExecState
 	tty      tty
 }
@@ -405,6 +406,7 @@ func sendExecReply(fd int, r *ExecReply) {
 // killExec kills an exec with all of its group.
 func (s *supervisor) killExec(e *execProcess) {
 	if e.starter != 0 {
+		e.doomed = true // it may have done its work by now
 		kill(e.starter)
 	}
 	if e.pid != 0 {
@@ -512,7 +514,7 @@ func (s *supervisor) execsLate(now int64) {
 		if e.deadline == 0 || now < e.deadline {
 			continue
 		}
-		e.late = e.pid != 0
+		e.late = e.pid != 0 || e.starter != 0
 		s.disarm(e)
 		s.killExec(e)
 	}

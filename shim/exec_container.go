@@ -138,21 +138,33 @@ func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
 		if pid != 0 && !ended {
 			kill(pid)
 		}
-		code := runtimeCode(failed)
-		if runtime.Signaled() {
-			code = 128 + int(runtime.Signal())
+		if e.doomed && e.phase == ExecStarting {
+			e.phase = ExecRunning
+			s.execEnded(e, runtime)
+			s.answerBegin(e)
+			return
 		}
-		s.execNotBegun(e, code, failed.Error())
+		s.execNotBegun(e, runtimeCode(failed), failed.Error())
 		return
 	}
 	group, err := unix.Getpgid(pid)
 	if err != nil {
 		group = pid
 	}
+	if ended && e.phase == ExecStarting {
+		// An answer that names a process which is reaped is sent to nobody: that it has
+		// ended is the answer.
+		e.phase, e.group = ExecRunning, group
+		s.execEnded(e, status)
+		s.answerBegin(e)
+		return
+	}
 	s.execBegan(e, pid)
 	e.group = group
 	if ended {
 		s.execEnded(e, status)
+	} else if e.doomed {
+		s.killExec(e)
 	}
 }
 
@@ -207,9 +219,6 @@ func (s *supervisor) takeConsole(e *execProcess) *StartError {
 	if err == nil {
 		e.tty.master = fds[0]
 		err = unix.SetNonblock(e.tty.master, true)
-	}
-	if err == nil {
-		err = unix.IoctlSetWinsize(e.tty.master, unix.TIOCSWINSZ, &unix.Winsize{Row: ttyRows, Col: ttyCols})
 	}
 	if err != nil {
 		return startError(StepExecFiles, what, err)

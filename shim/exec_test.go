@@ -466,7 +466,7 @@ func TestExecEndsBeforeItBegins(t *testing.T) {
 	until(t, "it starts", func() bool { return c.ask(OpExecState, 0).State.Phase == ExecStarting })
 	b.ask(Request{Op: OpStop})
 	b.wait()
-	<-answer
+	_ = <-answer // it may have been cut short
 	if r := c.record(); r.Code != 137 {
 		t.Errorf("%+v", r)
 	}

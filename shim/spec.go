@@ -220,6 +220,12 @@ type ExecSpec struct {
 	Process []byte
 }
 
+// The size of the terminal of an exec.
+const (
+	TTYRows = 24
+	TTYCols = 80
+)
+
 // execSpecVersion is the first byte of an encoded ExecSpec. It goes from one version
 // of the daemon to the shim of another.
 const execSpecVersion = 1

@@ -10,7 +10,6 @@ import (
 )
 
 const (
-	ttyRows, ttyCols = 24, 80
 	// ttyRoom is how much of a terminal's output or input is under way in the shim.
 	ttyRoom = 4096
 	// ttyPipe is the size of the pipe that takes what a terminal has left when its
@@ -58,7 +57,7 @@ func (s *supervisor) openTTY(e *execProcess, dir int) (files [3]int, failed *Sta
 		err = unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0)
 	}
 	if err == nil {
-		err = unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &unix.Winsize{Row: ttyRows, Col: ttyCols})
+		err = unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &unix.Winsize{Row: TTYRows, Col: TTYCols})
 	}
 	if err != nil {
 		return files, startError(StepExecFiles, what, err)

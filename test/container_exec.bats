@@ -75,6 +75,18 @@ inside() {
 }
 @test "an exec is inside the container, as its command is" { both inside; }
 
+at_once() {
+	local i
+	sleeper "$RT-z"
+	for i in {1..30}; do
+		run_exec "$RT-z" e <<<'true'
+		ok rmdir "$MNT/boxes/$RT-z/exec/e"
+	done
+	ctl "$RT-z" kill
+	ok rmdir "$MNT/boxes/$RT-z"
+}
+@test "an exec that has ended before its runtime is known to have run" { both at_once; }
+
 timed() {
 	sleeper "$RT-t"
 	new "$RT-t" e1 <<<'{command: [sh, -c, "trap : TERM; sleep 1000 & sleep 1000"], timeout: 300ms}'

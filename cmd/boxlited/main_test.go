@@ -37,6 +37,7 @@ func TestCommandLine(t *testing.T) {
 		{"--max-probes 0", "must be from 1 to 65536"},
 		{"--mount /a --state /b --metrics-listen 127.0.0.1:9120", "/a /b"},
 		{"--metrics-listen 9120", `--metrics-listen "9120": must be an IP address or localhost, and a port`},
+		{"--registry-config /nowhere", "--registry-config: registry configuration: "},
 		{"--bogus", "not defined: -bogus"},
 		{"extra", `unexpected argument "extra"`},
 	} {
