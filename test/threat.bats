@@ -299,6 +299,35 @@ joined() {
 	both joined
 }
 
+stopped_one() {
+	local pid
+	for pid in $(box_pids "$cmd"); do ! in_state "$pid" T || return 0; done
+	return 1
+}
+
+frozen_joiners() {
+	up_box "$RT-1" 'threat freeze 60; sleep 1000'
+	hold "$RT-1"
+	local i took
+	for i in 1 2 3 4 5 6; do
+		ok mkdir "$MNT/boxes/$RT-1/exec/e$i"
+		# The close waits for the exec to have begun. Some may get through.
+		bg "$RT-e$i" sh -c 'exec /bin/echo sleep 1000 >"$1"' sh "$MNT/boxes/$RT-1/exec/e$i/cmd"
+	done
+	await "a process to be stopped" 10 stopped_one
+	for i in 1 2 3 4 5 6; do
+		timed ok "${ECHO[@]}" "$MNT/boxes/$RT-1/exec/e$i/ctl" kill
+		assert "$took" -lt 3000 "milliseconds of the kill of an exec"
+		join "$RT-e$i"
+	done
+	is "$RT-1" status running
+	timed ctl "$RT-1" kill
+	assert "$took" -lt 3000 "milliseconds of the kill"
+	nothing_left
+	ok rmdir "$MNT/boxes/$RT-1"
+}
+@test "a box that stops those who join it holds up its own execs, which can be killed" { both frozen_joiners; }
+
 # --- against the shim and the host -------------------------------------------
 
 wells() {

@@ -220,6 +220,19 @@ static void watch(int seconds)
 	printf("watched, traced %d up to pid %d\n", had, last);
 }
 
+// freeze SECONDS: stops, and so holds up, who joins the box.
+static void freeze(int seconds)
+{
+	int stopped = 0, last = getpid();
+	for (time_t end = time(0) + seconds; time(0) < end;)
+		for (int pid = last + 1; pid < last + 64; pid++)
+			if (kill(pid, SIGSTOP) == 0) {
+				stopped++;
+				last = pid;
+			}
+	printf("stopped %d\n", stopped);
+}
+
 // connect to a socket: abstract NAME or a path.
 static void dial(const char *name)
 {
@@ -323,6 +336,8 @@ int main(int argc, char **argv)
 		hunt(atoi(arg));
 	else if (!strcmp(mode, "watch"))
 		watch(atoi(arg));
+	else if (!strcmp(mode, "freeze"))
+		freeze(atoi(arg));
 	else if (!strcmp(mode, "dial"))
 		dial(arg);
 	else if (!strcmp(mode, "pipes"))
