@@ -589,6 +589,10 @@ func layerFile(path, name string) (f *os.File, last bool, err error) {
 	if err != nil {
 		return nil, last, nil
 	}
+	// It may have become one since, in a container that runs.
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, last, f.Close()
+	}
 	return f, last, nil
 }
 
