@@ -47,6 +47,7 @@ type execProcess struct {
 	order    execOrder
 	deadline int64 // monotonic time at which the group is killed; 0: never
 	late     bool  // it was
+	unwanted bool  // it was killed before it had a process
 	state    ExecState
 	tty      tty
 }
@@ -157,6 +158,9 @@ func (s *supervisor) beginExec(name string, conn int, now int64) unix.Errno {
 	}
 	s.execs.running++
 	if failed := s.startExec(e, dir); failed != nil {
+		if s.spec.Container != nil {
+			forget(name, "json", "sock") // they would take room for ever
+		}
 		s.execNotBegun(e, failedCode, failed.Error())
 		return 0
 	}
@@ -405,6 +409,7 @@ func sendExecReply(fd int, r *ExecReply) {
 // killExec kills an exec with all of its group.
 func (s *supervisor) killExec(e *execProcess) {
 	if e.starter != 0 {
+		e.unwanted = true
 		kill(e.starter)
 	}
 	if e.pid != 0 {
@@ -512,7 +517,7 @@ func (s *supervisor) execsLate(now int64) {
 		if e.deadline == 0 || now < e.deadline {
 			continue
 		}
-		e.late = e.pid != 0
+		e.late = e.pid != 0 || e.starter != 0
 		s.disarm(e)
 		s.killExec(e)
 	}
@@ -536,7 +541,7 @@ func (x *execs) nextDeadline() int64 {
 func (s *supervisor) forgetExec(e *execProcess) {
 	s.disarm(e)
 	if e.starter != 0 {
-		s.strays.done() // it is of no use any more how it ends
+		s.callEnded() // it is of no use any more how it ends
 	}
 	for _, fd := range [...]int{e.stdin, e.stdout, e.stderr} {
 		if fd != 0 {

@@ -196,3 +196,59 @@ files() {
 	ok rmdir "$MNT/boxes/$RT-f"
 }
 @test "files go in and out of a container by root/" { both files; }
+
+# slow_runtime: one that has started what it was told to, and does not end.
+slow_runtime() {
+	mkdir -p "$W/path"
+	cat >"$W/path/$RT" <<-E
+		#!/bin/sh
+		$(command -v "$RT") "\$@" || exit
+		case " \$* " in *" exec "*) sleep 1001;; esac
+	E
+	chmod +x "$W/path/$RT"
+}
+
+unborn() {
+	local n
+	sleeper "$RT-u"
+	for n in {1..20}; do
+		new "$RT-u" "e$n" <<<"{command: [sleep, '1001'], timeout: $((9 + n * $1))ms}"
+	done
+	for n in {1..20}; do
+		rd "$RT-u/exec/e$n/wait/stopped"
+		assert "$out" = 124 "code of exec $n"
+	done
+	await "nothing of them to be left" 5 none_left "$RT-u"
+	ctl "$RT-u" kill
+	ok rmdir "$MNT/boxes/$RT-u"
+}
+none_left() { ! box_pids "$(pid_of "$1")" | xargs -rn1 ps -o args= -p 2>/dev/null | grep -q 'sleep 1001'; }
+@test "a timeout that comes while an exec is started leaves nothing of it" {
+	RT=crun
+	unborn 1
+	RT=runc
+	unborn 4
+	stop_daemon
+	for RT in crun runc; do
+		slow_runtime
+	done
+	PATH=$W/path:$PATH start_daemon
+	for RT in crun runc; do
+		unborn 60
+		up_box "$RT-p" 'echo up; sleep 1000' 'health_check: {command: [sleep, "1001"], interval: 100ms, start_period: 0s, retries: 2, timeout: 1s}'
+		becomes "$RT-p" health unhealthy
+		ctl "$RT-p" pause
+		becomes "$RT-p" status paused
+		await "nothing of the probes to be left" 5 none_left "$RT-p"
+		ctl "$RT-p" kill
+	done
+}
+
+@test "a probe in a container may write by way of /dev/stdout" {
+	for RT in crun runc; do
+		up_box "$RT-w" 'echo up; sleep 1000' 'user: web' 'health_check: {command: [sh, -c, "echo said >/dev/stdout"], interval: 100ms, start_period: 0s, retries: 1}'
+		await "a probe" 10 eval '! has $RT-w health starting'
+		is "$RT-w" health healthy
+		ctl "$RT-w" kill
+	done
+}
