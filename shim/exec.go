@@ -382,6 +382,7 @@ func (s *supervisor) closeReport(e *execProcess) {
 func (s *supervisor) answerBegin(e *execProcess) {
 	fd := e.conn
 	if fd == 0 {
+		s.srv.execsChanged(s) // the daemon that waited is gone
 		return
 	}
 	e.conn = 0
