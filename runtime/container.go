@@ -43,6 +43,10 @@ func ociRuntime(name string) (found, path string, err error) {
 			path, err = filepath.Abs(path)
 		}
 		if err == nil {
+			// The shim covers /run, where some hosts have links to their programs.
+			path, err = filepath.EvalSymlinks(path)
+		}
+		if err == nil {
 			return r, path, nil
 		}
 	}
