@@ -43,6 +43,10 @@ func ociRuntime(name string) (found, path string, err error) {
 			path, err = filepath.Abs(path)
 		}
 		if err == nil {
+			// The shim covers /run, where some hosts have links to their programs.
+			path, err = filepath.EvalSymlinks(path)
+		}
+		if err == nil {
 			return r, path, nil
 		}
 	}
@@ -601,6 +605,7 @@ func layerFile(path, name string) (f *os.File, last bool, err error) {
 	if err != nil {
 		return nil, last, nil
 	}
+	// It may have become one since, in a container that runs.
 	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
 		return nil, last, f.Close()
 	}

@@ -799,6 +799,11 @@ func (b *Box) followExecs(r *run, w *shim.LogWatch) {
 			if e.Snapshot().Status.Active() {
 				e.look()
 			}
+			if s := e.Snapshot(); s.Status == ExecRunning && s.PID < 0 {
+				if err := e.askPID(r); err != nil && !noShim(err) {
+					b.log("exec").WithError(err).Warn("the pid of an exec is not known")
+				}
+			}
 		}
 		if b.unwatchIdle(r) {
 			_ = w.Close()
@@ -1052,12 +1057,19 @@ func (e *Exec) adopt(r *run) error {
 		return nil
 	}
 	defer e.removeSpec()
-	reply, err := e.ask(context.Background(), shim.Request{Op: shim.OpExecState, Run: r.id}, askBound)
+	err := e.askPID(r)
 	if errors.Is(err, syscall.ENOENT) {
 		// The daemon before had not asked for it yet.
 		e.end(outcome{status: ExecFailed, code: notExecuted})
 		return nil
 	}
+	return err
+}
+
+// askPID asks the shim for the pid of an exec of an earlier daemon. One that is still
+// being started has none; the shim says when it has.
+func (e *Exec) askPID(r *run) error {
+	reply, err := e.ask(context.Background(), shim.Request{Op: shim.OpExecState, Run: r.id}, askBound)
 	if err != nil {
 		return err
 	}

@@ -107,7 +107,8 @@ func AskExec(ctx context.Context, dir *os.File, req Request) (ExecReply, error) 
 		return ExecReply{}, err
 	}
 	reply, err := decodeExecReply(packet)
-	if err == nil && (reply.State.Phase == ExecRunning || reply.State.Phase == ExecStarting) {
+	// Before, there may be no process: the kernel would give the shim's own pid.
+	if err == nil && reply.State.Phase == ExecRunning {
 		reply.PID, err = sender(cred)
 	}
 	return reply, err

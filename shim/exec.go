@@ -158,6 +158,9 @@ func (s *supervisor) beginExec(name string, conn int, now int64) unix.Errno {
 	}
 	s.execs.running++
 	if failed := s.startExec(e, dir); failed != nil {
+		if s.spec.Container != nil {
+			forget(name, "json", "sock") // they would take room for ever
+		}
 		s.execNotBegun(e, failedCode, failed.Error())
 		return 0
 	}
@@ -379,6 +382,7 @@ func (s *supervisor) closeReport(e *execProcess) {
 func (s *supervisor) answerBegin(e *execProcess) {
 	fd := e.conn
 	if fd == 0 {
+		s.srv.execsChanged(s) // the daemon that waited is gone
 		return
 	}
 	e.conn = 0
@@ -538,7 +542,7 @@ func (x *execs) nextDeadline() int64 {
 func (s *supervisor) forgetExec(e *execProcess) {
 	s.disarm(e)
 	if e.starter != 0 {
-		s.strays.done() // it is of no use any more how it ends
+		s.callEnded() // it is of no use any more how it ends
 	}
 	for _, fd := range [...]int{e.stdin, e.stdout, e.stderr} {
 		if fd != 0 {

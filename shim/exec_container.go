@@ -4,6 +4,7 @@ package shim
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,8 @@ func callFile(name, kind string) string { return callsDir + "/" + name + "." + k
 // strays are the last processes that were reaped while a call of the runtime was
 // under way: the one that is started may end before it is known which it is.
 type strays struct {
-	calls int // under way
+	calls int  // under way
+	cut   bool // one was killed: what it has started is nobody's
 	last  [256]stray
 	next  int
 }
@@ -36,11 +38,55 @@ func (x *strays) add(pid int, status unix.WaitStatus) {
 	}
 }
 
-// done ends a call.
-func (x *strays) done() {
-	if x.calls--; x.calls == 0 {
-		x.last = [len(x.last)]stray{}
+// callEnded ends a call of the runtime, which was reaped. What was started by one that
+// was killed is told from what is wanted when no other is under way.
+func (s *supervisor) callEnded() {
+	x := &s.strays
+	if x.calls--; x.calls > 0 {
+		return
 	}
+	x.last = [len(x.last)]stray{}
+	if x.cut {
+		x.cut = false
+		s.killOrphans()
+	}
+}
+
+// killOrphans kills the children of the shim that it knows nothing of.
+func (s *supervisor) killOrphans() {
+	// Orphans become the main thread's.
+	fd, err := retry(func() (int, error) { return unix.Open("/proc/self/task/1/children", unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		say("cannot look for orphans: " + err.Error())
+		return
+	}
+	defer closeFD(fd)
+	// Enough for twice the execs that there may be.
+	buf := make([]byte, 8*maxExecs)
+	n, err := retry(func() (int, error) { return unix.Read(fd, buf) })
+	if err != nil {
+		say("cannot look for orphans: " + err.Error())
+		return
+	}
+	for word := range strings.FieldsSeq(string(buf[:n])) {
+		if pid, err := strconv.Atoi(word); err == nil && !s.knows(pid) {
+			kill(pid)
+			kill(-pid)
+		}
+	}
+}
+
+// knows reports whether a child is one whose end matters to somebody.
+func (s *supervisor) knows(pid int) bool {
+	if pid == s.pid || pid == s.probe.pid || pid == s.probe.starter || s.probe.place(pid) >= 0 {
+		return true
+	}
+	for _, e := range s.execs.list {
+		if pid == e.pid || pid == e.starter {
+			return true
+		}
+	}
+	return false
 }
 
 // newCall prepares a child that has the runtime start a process, by a name of its own,
@@ -82,7 +128,6 @@ func (c *Container) argv(log string, args ...string) []string {
 // process, or why there is none. ended says that the process has ended as well, with
 // status; nobody will hear of it again.
 func (s *supervisor) endCall(name string, runtime unix.WaitStatus) (pid int, ended bool, status unix.WaitStatus, failed *StartError) {
-	defer s.strays.done()
 	defer forget(name, "pid", "log")
 	if !runtime.Exited() || runtime.ExitStatus() != 0 {
 		return 0, false, 0, &StartError{Step: StepRuntime, Detail: s.spec.Container.Runtime[0] + runtimeComplaint(runtime, callFile(name, "log"))}
@@ -128,7 +173,9 @@ func (s *supervisor) execRuntime(e *execProcess) (*child, *StartError) {
 
 // starterEnded is told how the runtime ended that was to start an exec.
 func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
+	defer s.callEnded()
 	e.starter = 0
+	s.strays.cut = s.strays.cut || runtime.Signaled()
 	pid, ended, status, failed := s.endCall(e.name, runtime)
 	forget(e.name, "json", "sock")
 	if failed == nil && e.tty.listen != 0 {
@@ -251,8 +298,10 @@ func (s *supervisor) startContained() {
 
 // probeStarted is told how the runtime ended that was to start a probe.
 func (s *supervisor) probeStarted(runtime unix.WaitStatus) {
+	defer s.callEnded()
 	p := &s.probe
 	p.starter = 0
+	s.strays.cut = s.strays.cut || runtime.Signaled()
 	pid, ended, status, failed := s.endCall(probeCall, runtime)
 	if failed != nil {
 		p.finish(ProbeResult{Code: runtimeCode(failed), Reason: cut(failed.Detail, maxReason)})
@@ -272,11 +321,9 @@ func (s *supervisor) probeStarted(runtime unix.WaitStatus) {
 func (s *supervisor) dropStarter() {
 	p := &s.probe
 	kill(p.starter)
-	p.late[p.place(0)] = p.starter
+	i := p.place(0)
+	p.late[i], p.calls[i] = p.starter, true
 	p.starter = 0
-	if pid, failed := readPID(callFile(probeCall, "pid")); failed == nil {
-		kill(pid)
-	}
+	s.strays.cut = true
 	forget(probeCall, "pid", "log")
-	s.strays.done()
 }

@@ -46,14 +46,15 @@ type probe struct {
 	fd       int    // the pipe of a command's output, or the socket; 0, which is /dev/null, for none
 
 	child   *child
-	files   []string     // what the child tries to execute
-	pid     int          // the process of a command; 0 for none
-	group   int          // its process group
-	starter int          // the OCI runtime that is to start it; 0 for none
-	report  int          // the pipe that tells why it was not executed; 0 for none
-	late    [maxLate]int // processes of others that were killed and have not been reaped
-	why     trouble      // of the last that could not be executed
-	whyNot  ProbeResult  // the same in words
+	files   []string      // what the child tries to execute
+	pid     int           // the process of a command; 0 for none
+	group   int           // its process group
+	starter int           // the OCI runtime that is to start it; 0 for none
+	report  int           // the pipe that tells why it was not executed; 0 for none
+	late    [maxLate]int  // processes of others that were killed and have not been reaped
+	calls   [maxLate]bool // which of them are runtimes that were to start one
+	why     trouble       // of the last that could not be executed
+	whyNot  ProbeResult   // the same in words
 
 	addrs   []unix.Sockaddr
 	try     int   // which of addrs it is
@@ -243,6 +244,12 @@ func (s *supervisor) fork(c *child) unix.Errno {
 	if err := s.watch(out[0]); err != nil {
 		return toErrno(err)
 	}
+	if s.spec.Container != nil {
+		// As with the log: it may open it by way of /dev/stdout.
+		if err := unix.Fchown(out[1], int(s.spec.UID), int(s.spec.GID)); err != nil {
+			return toErrno(err)
+		}
+	}
 	c.files, c.report = [3]uintptr{fdNull, uintptr(out[1]), uintptr(out[1])}, uintptr(report[1])
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
@@ -293,6 +300,10 @@ func (s *supervisor) reaped(pid int, status unix.WaitStatus) {
 	p := &s.probe
 	if i := p.place(pid); i >= 0 {
 		p.late[i] = 0
+		if p.calls[i] {
+			p.calls[i] = false
+			s.callEnded()
+		}
 		return
 	}
 	switch pid {

@@ -208,3 +208,84 @@ files() {
 	ok rmdir "$MNT/boxes/$RT-f"
 }
 @test "files go in and out of a container by root/" { both files; }
+
+# slow_runtime: one that has started what it was told to, and does not end.
+slow_runtime() {
+	mkdir -p "$W/path"
+	cat >"$W/path/$RT" <<-E
+		#!/bin/sh
+		$(command -v "$RT") "\$@" || exit
+		case " \$* " in *" exec "*) sleep 1001;; esac
+	E
+	chmod +x "$W/path/$RT"
+}
+
+unborn() {
+	local n
+	sleeper "$RT-u"
+	for n in {1..10}; do
+		new "$RT-u" "e$n" <<<"{command: [sleep, '1001'], timeout: $((9 + n * $1))ms}"
+	done
+	for n in {1..10}; do
+		rd "$RT-u/exec/e$n/wait/stopped"
+		assert "$out" = 124 "code of exec $n"
+	done
+	await "nothing of them to be left" 5 none_left "$RT-u"
+	ctl "$RT-u" kill
+	ok rmdir "$MNT/boxes/$RT-u"
+}
+none_left() { ! box_pids "$(pid_of "$1")" | xargs -rn1 ps -o args= -p 2>/dev/null | grep -q 'sleep 1001'; }
+@test "a timeout that comes while an exec is started leaves nothing of it" {
+	RT=crun
+	unborn 2
+	RT=runc
+	unborn 8
+	stop_daemon
+	for RT in crun runc; do
+		slow_runtime
+	done
+	PATH=$W/path:$PATH start_daemon
+	for RT in crun runc; do
+		unborn 30
+		up_box "$RT-p" 'echo up; sleep 1000' 'health_check: {command: [sleep, "1001"], interval: 100ms, start_period: 0s, retries: 2, timeout: 1s}'
+		becomes "$RT-p" health unhealthy
+		ctl "$RT-p" pause
+		becomes "$RT-p" status paused
+		await "nothing of the probes to be left" 5 none_left "$RT-p"
+		ctl "$RT-p" kill
+	done
+}
+
+@test "a probe in a container may write by way of /dev/stdout" {
+	for RT in crun runc; do
+		up_box "$RT-w" 'echo up; sleep 1000' 'user: web' 'health_check: {command: [sh, -c, "echo said >/dev/stdout"], interval: 100ms, start_period: 0s, retries: 1}'
+		await "a probe" 10 eval '! has $RT-w health starting'
+		is "$RT-w" health healthy
+		ctl "$RT-w" kill
+	done
+}
+
+@test "an exec that was being started when the daemon was killed gets its pid" {
+	local pid
+	RT=crun
+	stop_daemon
+	mkdir -p "$W/path"
+	cat >"$W/path/crun" <<-E
+		#!/bin/sh
+		case " \$* " in *" exec "*) while [ ! -e $W/go ]; do sleep 0.05; done;; esac
+		exec $(command -v crun) "\$@"
+	E
+	chmod +x "$W/path/crun"
+	PATH=$W/path:$PATH start_daemon
+	sleeper n
+	ok mkdir "$(E n e1)"
+	bg begin "${ECHO[@]}" "$(E n e1)/cmd" 'sleep 1001'
+	await "the runtime to start it" 5 eval 'box_pids "$(pid_of n)" | xargs -rn1 ps -o args= -p | grep -q "path/crun.* exec "'
+	kill_daemon
+	start_daemon
+	is n exec/e1/pid -1
+	touch "$W/go"
+	await "its pid" 5 eval '[[ $(xargs -0 <"/proc/$(t cat "$(E n e1)/pid")/cmdline") == "sleep 1001" ]]'
+	ctl n kill
+	is n exec/e1/exit_code 137
+}
