@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/boxlitefs/boxlite/runtime/deep"
 )
 
 // Box is one box. All methods may be called at any time from any goroutine.
@@ -449,7 +451,7 @@ func (b *Box) remove(asked bool) error {
 		b.save.Lock()
 		defer b.save.Unlock()
 		faultIn("remove.deleting", trash)
-		if err := removeAll(trash); err != nil {
+		if err := deep.RemoveAll(trash); err != nil {
 			b.log("remove").WithError(err).Error("left in the trash, deleted at the next start of the daemon")
 		}
 	})

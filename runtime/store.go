@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/deep"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -112,7 +113,7 @@ func (s *store) emptyTrash() error {
 	var errs []error
 	for _, e := range left {
 		faultIn("trash.emptying", trash, e.Name())
-		errs = append(errs, removeAll(filepath.Join(trash, e.Name())))
+		errs = append(errs, deep.RemoveAll(filepath.Join(trash, e.Name())))
 	}
 	return errors.Join(errs...)
 }

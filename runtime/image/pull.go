@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/boxlitefs/boxlite/runtime/deep"
 )
 
 // pull gets the image of a reference that is not known.
@@ -173,7 +175,7 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, p *progres
 		return info, err
 	}
 	defer func() {
-		if rerr := os.RemoveAll(dir); rerr != nil {
+		if rerr := deep.RemoveAll(dir); rerr != nil {
 			s.log.WithError(rerr).Warn("a layer that was not finished is left until the next start")
 		}
 	}()

@@ -18,6 +18,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/runtime/deep"
 )
 
 // Options say how a Store works.
@@ -189,7 +191,7 @@ func (s *Store) sweep(paths []string) {
 			return
 		}
 		for _, path := range paths {
-			if err := os.RemoveAll(path); err != nil {
+			if err := deep.RemoveAll(path); err != nil {
 				s.log.WithError(err).Warn("a part of a removed image is left until the next start")
 			}
 		}
@@ -208,7 +210,7 @@ func (s *Store) expire(dir string, age time.Duration) error {
 		if err == nil && time.Since(fi.ModTime()) < age {
 			continue
 		}
-		errs = append(errs, os.RemoveAll(s.path(dir, e.Name())))
+		errs = append(errs, deep.RemoveAll(s.path(dir, e.Name())))
 	}
 	return errors.Join(errs...)
 }

@@ -1,4 +1,5 @@
-package runtime
+// Package deep deletes what others have made, however deep it is.
+package deep
 
 import (
 	"errors"
@@ -9,14 +10,14 @@ import (
 	"strconv"
 )
 
-// maxDepth is how deep removeAll descends before it brings closer what is further down.
+// maxDepth is how deep RemoveAll descends before it brings closer what is further down.
 const maxDepth = 32
 
-// removeAll deletes path and all below it, as os.RemoveAll does, which holds a
+// RemoveAll deletes path and all below it, as os.RemoveAll does, which holds a
 // descriptor for each level: a box makes a hundred thousand levels in a second, and
 // would take from the daemon all the descriptors that it may have. Nobody else may
 // change anything in path meanwhile.
-func removeAll(path string) error {
+func RemoveAll(path string) error {
 	if err := os.Remove(path); err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package runtime
+package deep
 
 import (
 	"errors"
@@ -48,13 +48,20 @@ func TestRemoveAll(t *testing.T) {
 	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: min(old.Cur, 200), Max: old.Max}))
 	defer func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) }()
-	must(t, removeAll(dir))
+	must(t, RemoveAll(dir))
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("it is still there: %v", err)
 	}
 	if _, err := os.Lstat(kept); err != nil {
 		t.Error(err)
 	}
-	must(t, removeAll(dir))
-	must(t, removeAll(kept))
+	must(t, RemoveAll(dir))
+	must(t, RemoveAll(kept))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
