@@ -547,6 +547,11 @@ func (b *Box) adopt(live *shimRecord) (*run, error) {
 		cfg = defaultConfig(b.name)
 	}
 	r := newRun(live.Number, live.Run, cfg, []byte(live.Config))
+	if b.firstID.CompareAndSwap(0, live.FirstID) && live.FirstID != 0 {
+		b.mu.Lock()
+		b.record.FirstID, b.record.Image = live.FirstID, live.Image
+		b.mu.Unlock()
+	}
 	r.began.complete(nil)
 	close(r.forked)
 	close(r.launched)

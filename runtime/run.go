@@ -217,8 +217,11 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		return nil, err
 	}
 	Fault("start.pid")
+	b.mu.Lock()
+	image := b.record.Image
+	b.mu.Unlock()
 	err = b.putOnRecord(&shimRecord{
-		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text), Cgroup: r.group,
+		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text), Cgroup: r.group, FirstID: r.firstID, Image: image,
 	})
 	Fault("start.recorded")
 	if err != nil {

@@ -258,6 +258,9 @@ type shimRecord struct {
 	Started  time.Time       `json:"started"`
 	Config   string          `json:"config"` // as it was when the run started
 	Cgroup   *group          `json:"cgroup,omitempty"`
+	// FirstID and Image are those of the state.json, which may be found broken.
+	FirstID uint32 `json:"first_id,omitempty"`
+	Image   string `json:"image,omitempty"`
 }
 
 const recordVersion = 1

@@ -395,3 +395,19 @@ wrong() {
 	ok cat "$MNT/features"
 	no_line engine.container
 }
+
+keeps_ids() {
+	up_box "$RT-i" 'echo up; sleep 1000'
+	logs "$RT-i" up
+	json "$RT-i" first_id
+	local first=$out
+	kill_daemon
+	echo broken >"$STATE/boxes/$RT-i/state.json"
+	start_daemon
+	is "$RT-i" status running
+	json "$RT-i" first_id
+	assert "$out" = "$first" "first id after a broken state.json"
+	ctl "$RT-i" kill
+	ok rmdir "$MNT/boxes/$RT-i"
+}
+@test "a container that runs keeps its ids when state.json is found broken" { both keeps_ids; }
