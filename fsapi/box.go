@@ -97,6 +97,11 @@ func chown(b *runtime.Box, name string, n node, in *fuse.SetAttrIn, out *fuse.At
 	if b.Snapshot().Removed {
 		return touchGhost(n, in, out)
 	}
+	return giveAway(n, in, out, func(o runtime.Owner) error { return b.SetOwner(name, o) })
+}
+
+// giveAway answers a Setattr of a file by setting the owner and mode that it asks for.
+func giveAway(n node, in *fuse.SetAttrIn, out *fuse.AttrOut, set func(runtime.Owner) error) syscall.Errno {
 	a, errno := n.stat()
 	if errno != 0 {
 		return errno
@@ -112,7 +117,7 @@ func chown(b *runtime.Box, name string, n node, in *fuse.SetAttrIn, out *fuse.At
 		if mode, ok := in.GetMode(); ok {
 			o.Mode = mode & 0o777
 		}
-		if err := b.SetOwner(name, o); err != nil {
+		if err := set(o); err != nil {
 			return toErrno(err)
 		}
 	}

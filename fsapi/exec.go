@@ -64,26 +64,7 @@ func (f *execFile) setattr(n node, sized bool, in *fuse.SetAttrIn, out *fuse.Att
 	if f.removed() {
 		return touchGhost(n, in, out)
 	}
-	a, errno := n.stat()
-	if errno != 0 {
-		return errno
-	}
-	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
-		o := runtime.Owner{UID: a.uid, GID: a.gid, Mode: a.mode}
-		if uid, ok := in.GetUID(); ok {
-			o.UID = uid
-		}
-		if gid, ok := in.GetGID(); ok {
-			o.GID = gid
-		}
-		if mode, ok := in.GetMode(); ok {
-			o.Mode = mode & 0o777
-		}
-		if err := f.e.SetOwner(f.name, o); err != nil {
-			return toErrno(err)
-		}
-	}
-	return answerSetattr(n, out)
+	return giveAway(n, in, out, func(o runtime.Owner) error { return f.e.SetOwner(f.name, o) })
 }
 
 // execsDir is exec/ of a box, where mkdir makes an exec and rmdir removes one.
