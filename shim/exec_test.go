@@ -466,7 +466,9 @@ func TestExecEndsBeforeItBegins(t *testing.T) {
 	until(t, "it starts", func() bool { return c.ask(OpExecState, 0).State.Phase == ExecStarting })
 	b.ask(Request{Op: OpStop})
 	b.wait()
-	_ = <-answer // it may have been cut short
+	if err := <-answer; err != nil {
+		t.Log("the shim went before it answered:", err)
+	}
 	if r := c.record(); r.Code != 137 {
 		t.Errorf("%+v", r)
 	}

@@ -400,13 +400,13 @@ keeps_ids() {
 	up_box "$RT-i" 'echo up; sleep 1000'
 	logs "$RT-i" up
 	json "$RT-i" first_id
-	local first=$out
+	local kept=$out
 	kill_daemon
 	echo broken >"$STATE/boxes/$RT-i/state.json"
 	start_daemon
 	is "$RT-i" status running
 	json "$RT-i" first_id
-	assert "$out" = "$first" "first id after a broken state.json"
+	assert "$out" = "$kept" "first id after a broken state.json"
 	ctl "$RT-i" kill
 	ok rmdir "$MNT/boxes/$RT-i"
 }
