@@ -190,13 +190,11 @@ func (d *boxDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*
 	return find(ctx, d.EmbeddedInode(), d.entries(), name, out)
 }
 
-// Readdir lists the box's files.
+// Readdir lists the box's files, but not root (as ZFS does with .zfs): an rm -rf or
+// chown -R of a box would go through the files in it, and through what of the host it
+// was given.
 func (d *boxDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
-	entries := d.entries()
-	if d.box.HasRoot() {
-		entries = append(entries, entry{name: rootName, ino: boxIno(d.box, inoPerBox-1), kind: fuse.S_IFDIR})
-	}
-	return list(entries), 0
+	return list(d.entries()), 0
 }
 
 // word makes a file of one value of the box's snapshot.

@@ -719,7 +719,7 @@ func setConfigEngine(to *string) func(string) error {
 func setConfigImage(to *string) func(string) error {
 	return func(text string) error {
 		if _, err := image.ParseRef(text); err != nil {
-			return err
+			return errors.New(strings.TrimPrefix(err.Error(), "image ")) // the key is said already
 		}
 		*to = text
 		return nil

@@ -100,7 +100,7 @@ func (b *Box) root(ctx context.Context, r *run) (*containerRoot, error) {
 func (b *Box) imageRoot(ctx context.Context, r *run) (*containerRoot, error) {
 	ref, err := image.ParseRef(r.cfg.Image)
 	if err != nil {
-		return nil, fmt.Errorf("image: %w", err)
+		return nil, err
 	}
 	told := -1
 	say := func(p image.Progress) {
@@ -115,7 +115,7 @@ func (b *Box) imageRoot(ctx context.Context, r *run) (*containerRoot, error) {
 	img, release, err := b.rt.images.Ensure(ctx, ref, say)
 	b.explain(r, "", nil)
 	if err != nil {
-		return nil, fmt.Errorf("image: %w", err)
+		return nil, err
 	}
 	defer release()
 	if err := b.useImage(img.Digest); err != nil {

@@ -97,6 +97,9 @@ type Exec struct {
 	in      inStream
 	writers int           // open handles on stdin
 	began   string        // the event of its begin, until that is told
+	// refused says that the last command it was given was refused: who waits for its
+	// output would wait for ever.
+	refused atomic.Bool
 	done    chan struct{} // closed when it has ended
 }
 
@@ -300,7 +303,15 @@ func (e *Exec) fail(err error) error {
 
 // Refuse notes in the box's last_error why a request was refused, and passes the
 // error on.
-func (e *Exec) Refuse(err error) error { return e.b.refuse(e.fail(err)) }
+func (e *Exec) Refuse(err error) error {
+	if e.Snapshot().Status == ExecEmpty {
+		e.refused.Store(true)
+		for _, o := range e.out {
+			o.wake()
+		}
+	}
+	return e.b.refuse(e.fail(err))
+}
 
 // publish makes what fn has made of a copy of the snapshot the exec's own. The caller
 // holds mu.
@@ -539,6 +550,7 @@ func (e *Exec) run(by By, text []byte) (*Completion, error) {
 	}
 	Fault("exec.recorded")
 	e.began = fmt.Sprintf("by=%d:%d begin", by.UID, by.PID)
+	e.refused.Store(false)
 	e.publish(func(n *ExecSnapshot) { n.run, n.Text, n.Status = s.run, s.Text, ExecStarting })
 	b.keepAlive()
 	done := newCompletion()

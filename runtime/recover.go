@@ -211,7 +211,7 @@ func (b *Box) lookAt(complaints []error, bound time.Duration) *finding {
 func (b *Box) find(complaints []error, bound time.Duration) *finding {
 	f := &finding{known: true, complaints: complaints}
 	b.mu.Lock()
-	last := b.record.LastRun
+	last, number := b.record.LastRun, b.record.LastNumber
 	b.mu.Unlock()
 	var err error
 	if f.live, err = load(b.dir, shimFile, decodeShim); err != nil {
@@ -224,7 +224,7 @@ func (b *Box) find(complaints []error, bound time.Duration) *finding {
 			f.known = false
 		}
 	}
-	if f.live != nil && f.live.Run != last {
+	if f.live != nil && f.live.Run != last && f.live.Number >= number {
 		if f.run, err = b.adopt(f.live); err != nil {
 			f.note(err)
 			f.known = false

@@ -84,12 +84,6 @@ type rootSlot struct {
 	root *Root
 }
 
-// HasRoot reports whether OpenRoot would find the files of the box.
-func (b *Box) HasRoot() bool {
-	_, _, err := b.rooted()
-	return err == nil
-}
-
 func (b *Box) rooted() (*run, idMap, error) {
 	s := b.Snapshot()
 	r, going := s.Run()

@@ -494,7 +494,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 				return
 			}
 			b.kept = r.n
-			s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun = done.Status, done.ExitCode, done.Started, done.Ended, r.id
+			s.Status, s.ExitCode, s.Started, s.Ended, s.LastRun, s.LastNumber = done.Status, done.ExitCode, done.Started, done.Ended, r.id, r.n
 			s.CPUUsec, s.OOMKills, s.Remove, s.RestartAt = done.CPUUsec, done.OOMKills, done.Remove, done.RestartAt
 			if r.final {
 				s.Asked = r.id // also where no policy would have started it again: one may be configured

@@ -216,6 +216,9 @@ type stateRecord struct {
 	Created   time.Time `json:"created"`
 	Runs      int       `json:"runs"`
 	LastRun   string    `json:"last_run,omitempty"` // id of the last run that was seen to end
+	// LastNumber is its number. The record of its shim may be an earlier run's: it may
+	// never have had one.
+	LastNumber int `json:"last_number,omitempty"`
 	Status    Status    `json:"status"`             // stopped or failed after the last run, else configured
 	ExitCode  int       `json:"exit_code"`
 	LastError string    `json:"last_error"`

@@ -218,6 +218,9 @@ func (s *Output) Poll(p []byte) (int, <-chan struct{}, error) {
 	if o.fd < 0 && (snap.Status == ExecStopped || snap.Status == ExecFailed) {
 		return 0, nil, io.EOF
 	}
+	if snap.Status == ExecEmpty && o.e.refused.Load() {
+		return 0, nil, o.e.fail(fmt.Errorf("%w: its command was refused", ErrCanceled))
+	}
 	if o.fd < 0 {
 		return 0, more, nil // not begun; or it is just being removed
 	}

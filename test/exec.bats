@@ -147,6 +147,20 @@ T
 	is x exec/e1/cmd true
 }
 
+@test "who reads what a refused command would say is told so" {
+	up x "$SLEEPER"
+	ok mkdir "$(E x e1)"
+	bg reader cat "$(E x e1)/stdout"
+	await_blocked reader
+	exec_cmd x e1 <<<'comand: [ls]'
+	assert "$rc" -ne 0 "status of a refused cmd"
+	join reader
+	assert "$err" has "${ERRNO_TEXT[ECANCELED]}" "a read that waited"
+	refused ECANCELED cat "$(E x e1)/stderr"
+	exec_cmd x e1 <<<'echo fine'
+	is x exec/e1/stdout fine
+}
+
 @test "an exec needs a box that runs" {
 	box x "$SLEEPER"
 	ok mkdir "$(E x e1)"
@@ -583,7 +597,7 @@ told_of_both() { (($(wc -l <"$W/watch.out") >= 3)); }
 }
 
 # readme_function: the shell function of the README, for this mount.
-readme_function() { sed -n '/^boxexec() {/,/"$code"; }$/p' "$BATS_TEST_DIRNAME/../README.md" | sed "s,/run/boxlite,$MNT,"; }
+readme_function() { sed -n '/^boxexec() {/,/"$code"; }$/p' "$BATS_TEST_DIRNAME/../README.md" | sed "s,/run/boxlite,$MNT,g"; }
 
 @test "the examples of the README work" {
 	up web "$SLEEPER"
@@ -597,6 +611,11 @@ readme_function() { sed -n '/^boxexec() {/,/"$code"; }$/p' "$BATS_TEST_DIRNAME/.
 		assert "$(wc -l <"$W/boxexec")" -le 7 "lines of boxexec"
 		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web sh -c 'echo "it'"'"'s  $0"; echo oops >&2; exit 7' 'a  "b": #c'
 		assert "$rc/$out/$err" = "7/it's  a  \"b\": #c/oops" "boxexec by $sh"
+		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web sh -c 'echo one
+printf "two	%s [%s] [%s]\\n" $# "$1" "$2"
+exit 5' sh '' 'b\n
+'
+		assert "$rc/$out" = $'5/one\ntwo\t2 [] [b\\n\n]' "boxexec of several lines and nothing by $sh"
 		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web no-such-program
 		assert "$rc" -eq 127 "boxexec of what is not there, by $sh"
 		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web cat

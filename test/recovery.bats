@@ -551,3 +551,30 @@ upgraded() {
 	is new status running
 	ctl new kill
 }
+
+@test "a start that failed before its shim is not taken for the run before" {
+	box x 'command: ["true"]'
+	ctl x start
+	becomes x status stopped
+	configure x <<<$'command: ["true"]\nuser: no-such-user'
+	ctl_refused EIO x start
+	is x status failed
+	rd x/last_error
+	local said=$out
+	restart_daemon
+	is x status failed
+	is x exit_code -1
+	is x last_error "$said"
+	configure x <<<'command: [sh, -c, "exit 4"]'
+	ctl x start
+	becomes x status stopped
+	restart_daemon
+	is x status stopped
+	is x exit_code 4
+	# Nor after a kill -9, when a run came after it.
+	configure x <<<"$SLEEPER"
+	ctl x start
+	kill_daemon
+	start_daemon
+	is x status running
+}

@@ -65,8 +65,13 @@ untouched() {
 	assert "$out" = box "the box's file"
 	ok stat -c '%a %U %G %F' "$R"
 	assert "$out" = '700 root root directory' "root/"
-	ok ls "$MNT/boxes/x"
-	assert "$out" has root "files of the box"
+	# What walks the tree does not get in: an rm -rf of a box leaves it whole.
+	ok ls -A "$MNT/boxes/x"
+	assert "$out" !~ root "files of the box"
+	try rm -rf "$MNT/boxes/x"
+	assert "$rc" -ne 0 "status of rm -rf of a box"
+	try chmod -R u+s "$MNT/boxes/x"
+	assert "$(<"$IN/f") $(stat -c %a "$IN/f")" = 'box 644' "the box's file and mode"
 	refused EACCES "${NOBODY[@]}" ls "$R"
 	# Who may drive a box has no business in its files.
 	ok chown nobody "$MNT/boxes/x" "$MNT/boxes/x/ctl"
