@@ -95,8 +95,8 @@ type Exec struct {
 
 	out     [2]*outStream // stdout and stderr
 	in      inStream
-	writers int           // open handles on stdin
-	began   string        // the event of its begin, until that is told
+	writers int    // open handles on stdin
+	began   string // the event of its begin, until that is told
 	// refused says that the last command it was given was refused: who waits for its
 	// output would wait for ever.
 	refused atomic.Bool

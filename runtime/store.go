@@ -212,20 +212,20 @@ func exchange(dir *os.Root, tmp, name string) error {
 
 // stateRecord is state.json: what a box is known by besides its configuration.
 type stateRecord struct {
-	Version   int       `json:"version"`
-	Created   time.Time `json:"created"`
-	Runs      int       `json:"runs"`
-	LastRun   string    `json:"last_run,omitempty"` // id of the last run that was seen to end
+	Version int       `json:"version"`
+	Created time.Time `json:"created"`
+	Runs    int       `json:"runs"`
+	LastRun string    `json:"last_run,omitempty"` // id of the last run that was seen to end
 	// LastNumber is its number. The record of its shim may be an earlier run's: it may
 	// never have had one.
-	LastNumber int `json:"last_number,omitempty"`
-	Status    Status    `json:"status"`             // stopped or failed after the last run, else configured
-	ExitCode  int       `json:"exit_code"`
-	LastError string    `json:"last_error"`
-	Started   time.Time `json:"started,omitzero"`
-	Ended     time.Time `json:"ended,omitzero"`
-	CPUUsec   int64     `json:"cpu_usec,omitempty"`
-	OOMKills  uint64    `json:"oom_kills,omitempty"`
+	LastNumber int       `json:"last_number,omitempty"`
+	Status     Status    `json:"status"` // stopped or failed after the last run, else configured
+	ExitCode   int       `json:"exit_code"`
+	LastError  string    `json:"last_error"`
+	Started    time.Time `json:"started,omitzero"`
+	Ended      time.Time `json:"ended,omitzero"`
+	CPUUsec    int64     `json:"cpu_usec,omitempty"`
+	OOMKills   uint64    `json:"oom_kills,omitempty"`
 	// RestartAt is when the box is to be started again after its last run; zero if
 	// it is not.
 	RestartAt time.Time `json:"restart_at,omitzero"`
