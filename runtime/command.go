@@ -46,6 +46,9 @@ type Command struct {
 	only *run
 	// waiting: a stop is for a backoff, and does nothing to a run.
 	waiting bool
+	// said is the last_error of a box that waited, instead of "ok": nobody may see it
+	// stopped for no reason in between.
+	said string
 }
 
 // cause names the command as what ended a run.
@@ -136,6 +139,7 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 		default:
 			r = newRun(t.Runs+1, rand.Text(), t.Config, t.Text)
 			r.group = b.rt.groups.of(b.name, r.cfg.Engine == EngineContainer)
+			r.before = b.run
 			b.run, t.run = r, r
 			done = r.began
 			t.Status, t.Runs, t.Started, t.Pending = StatusStarting, r.n, time.Now(), false
@@ -198,6 +202,9 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		t.event("command", note)
 		if t.Status == StatusRestarting {
 			t.Status, t.RestartAt = StatusStopped, time.Time{}
+			if c.said != "" {
+				t.LastError = c.said
+			}
 			waited = true
 			if b.run != nil {
 				b.run.final = true

@@ -89,21 +89,9 @@ func (b *Box) idle(e Expire) bool {
 
 // expireWaiting ends the backoff of a box that has expired.
 func (b *Box) expireWaiting(e Expire) {
-	_, _, err := b.stop(fmt.Sprintf("by=0:%d stop reason=expire.idle", os.Getpid()), Command{Verb: VerbStop, waiting: true})
-	if errors.Is(err, ErrCanceled) {
-		return // somebody was faster
-	}
-	if err == nil {
-		err = b.update("expire", func(t *tx) error {
-			if t.Status == StatusStopped {
-				t.LastError = e.idleSaid()
-			}
-			return nil
-		})
-	}
-	if err != nil {
+	_, _, err := b.stop(fmt.Sprintf("by=0:%d stop reason=expire.idle", os.Getpid()), Command{Verb: VerbStop, waiting: true, said: e.idleSaid()})
+	if err != nil && !errors.Is(err, ErrCanceled) { // somebody was faster
 		b.log("expire").WithError(err).Error("expired, and cannot be said to be stopped")
-		return
 	}
 }
 

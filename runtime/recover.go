@@ -565,6 +565,7 @@ func (b *Box) adopt(live *shimRecord) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.holdOverlay(r)
 	if r.proc.Blind() {
 		b.tether(r.proc)
 	}

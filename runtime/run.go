@@ -43,6 +43,9 @@ type run struct {
 	// firstID is the host's id that is 0 in the container of the run; 0 for none.
 	firstID uint32
 	filter  *filterKey // of a seccomp filter that is to be learnt
+	// overlay is what is held of the container's root; set before ended can be called.
+	overlay overlayHold
+	before  *run // the run before, as long as this one has not begun; nil if there was none
 	// prepare ends with the run's preparations, and giveUp ends them.
 	prepare context.Context
 	giveUp  context.CancelFunc
@@ -122,6 +125,7 @@ func (b *Box) launch(r *run) {
 		h.Close()
 	}
 	if err == nil && h != nil {
+		b.holdOverlay(r)
 		Fault("start.executed")
 		b.learnFilter(r)
 		err := b.update("start", func(t *tx) error {
@@ -165,6 +169,7 @@ func (b *Box) launch(r *run) {
 // record and under watch. It returns no handle and no error if the run was
 // killed meanwhile.
 func (b *Box) fork(r *run) (*shim.Handle, error) {
+	b.awaitRelease(r)
 	spec, err := b.spec(r)
 	if r.prepare.Err() != nil {
 		return nil, nil
@@ -463,6 +468,7 @@ func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err
 // run ended, puts that on record, and only then says so.
 func (b *Box) ended(r *run, e reaper.Exit) {
 	<-r.launched
+	b.releaseOverlay(r)
 	Fault("end.reaped")
 	rec, broken := load(b.dir, shim.RecordName, decodeExit)
 	if rec != nil && rec.Run != r.id {

@@ -411,3 +411,18 @@ keeps_ids() {
 	ok rmdir "$MNT/boxes/$RT-i"
 }
 @test "a container that runs keeps its ids when state.json is found broken" { both keeps_ids; }
+
+in_a_row() {
+	script "$RT-n" "rootfs: $ROOT" "runtime: $RT" <<<'n=$(($(cat /n 2>/dev/null || echo 0) + 1)); echo $n >/n; echo "up $n"; sleep 1000'
+	local n
+	for n in 1 2 3 4 5 6 7 8; do
+		ctl "$RT-n" start
+		logs "$RT-n" "up $n"
+		ctl "$RT-n" kill
+	done
+	ok rmdir "$MNT/boxes/$RT-n"
+}
+@test "kills and starts in a row lose nothing of a container, and leave nothing in the daemon" {
+	watch_fds
+	both in_a_row
+}
