@@ -84,13 +84,26 @@ func spawn(t *testing.T, script string, args ...string) *process {
 	return p
 }
 
-// blocked waits until the process waits for an answer of the mount.
+// blocked waits until the process waits for an answer of the mount: its own, or that to
+// a lookup of the same name by somebody else, who may be the notifier.
 func (p *process) blocked() {
 	p.t.Helper()
 	path := fmt.Sprintf("/proc/%d/wchan", p.cmd.Process.Pid)
+	seen := ""
+	defer func() {
+		if p.t.Failed() {
+			p.t.Logf("it waits in %q", seen)
+		}
+	}()
 	daemon.Await(p.t, "the client to block in a request", func() bool {
 		where, err := os.ReadFile(path)
-		return err == nil && (strings.Contains(string(where), "request_wait_answer") || strings.Contains(string(where), "fuse"))
+		seen = string(where)
+		for _, place := range []string{"request_wait_answer", "fuse", "d_alloc_parallel", "d_wait_lookup", "rwsem_down"} {
+			if err == nil && strings.Contains(seen, place) {
+				return true
+			}
+		}
+		return false
 	})
 }
 
