@@ -465,7 +465,7 @@ assert os.stat(p).st_nlink == 2 and os.stat(p).st_ino == os.stat(p + "1").st_ino
 	ok rmdir "$MNT/boxes/x"
 	: >"$W/over"
 	join stand
-	assert "$err" has "'standard input': No such device" "what a reader of the old run is told"
+	assert "$err" has ': No such device' "what a reader of the old run is told"
 	assert "$err" has "'.': Stale file handle" "what one who stands in a directory of it is told"
 	hostile x 'echo two >f'
 	await "tail to find the file of the next run" 10 grep -qx two "$W/tail.out"
