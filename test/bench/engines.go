@@ -229,6 +229,11 @@ func likeOurs(shim int, bundle, root string) error {
 	if !ok {
 		return errors.New("the configuration has no section linux")
 	}
+	spaces, _ := linux["namespaces"].([]any) // none are none
+	for _, s := range spaces {
+		space, _ := s.(map[string]any) // looked up in nil is nothing
+		delete(space, "path")          // of the shim's own: the peer makes one
+	}
 	linux["cgroupsPath"] = "/" + benchGroup() + "/" + filepath.Base(bundle)
 	delete(config, "annotations")
 	config["root"] = map[string]any{"path": filepath.Join(bundle, "root")}
