@@ -394,9 +394,7 @@ func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, 
 			p.Cwd = filepath.Clean(dir)
 		}
 	}
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		p.Env = append(p.Env, k+"="+env[k])
-	}
+	p.Env = environ(env)
 	for _, name := range slices.Sorted(maps.Keys(c.Rlimits)) {
 		p.Rlimits = append(p.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: c.Rlimits[name].Soft, Hard: c.Rlimits[name].Hard})
 	}
@@ -467,10 +465,7 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, er
 		env["TERM"] = "xterm"
 	}
 	maps.Copy(env, cmd.Env)
-	p.Env = nil
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		p.Env = append(p.Env, k+"="+env[k])
-	}
+	p.Env = environ(env)
 	first := b.firstID.Load()
 	x := &shim.ExecSpec{
 		Argv: p.Args, Env: p.Env, Workdir: p.Cwd, UID: first + p.User.UID, GID: first + p.User.GID,

@@ -620,10 +620,7 @@ func (b *Box) execSpec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, error) 
 	}
 	maps.Copy(env, c.Env)
 	maps.Copy(env, cmd.Env)
-	for k, v := range env {
-		x.Env = append(x.Env, k+"="+v)
-	}
-	slices.Sort(x.Env)
+	x.Env = environ(env)
 	x.Capabilities, x.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, uid == 0)
 	return x, nil
 }

@@ -362,10 +362,7 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	for k, v := range c.Env {
 		env[k] = v
 	}
-	for k, v := range env {
-		s.Env = append(s.Env, k+"="+v)
-	}
-	slices.Sort(s.Env)
+	s.Env = environ(env)
 	for _, m := range c.Mounts {
 		s.Mounts = append(s.Mounts, shim.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
 	}
@@ -375,6 +372,16 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	}
 	s.Capabilities, s.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, s.UID == 0)
 	return s, nil
+}
+
+// environ is an environment as KEY=VALUE, sorted.
+func environ(env map[string]string) []string {
+	list := make([]string, 0, len(env))
+	for k, v := range env {
+		list = append(list, k+"="+v)
+	}
+	slices.Sort(list)
+	return list
 }
 
 // shimRlimits turns limits by name into what setrlimit(2) takes.

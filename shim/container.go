@@ -501,6 +501,10 @@ func joinNetwork(pid int) *StartError {
 // first process of a pid namespace is spared what it has not asked for: a signal that
 // would end any other process is nothing to it.
 func obeys(pid int, sig syscall.Signal) bool {
+	switch sig {
+	case unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+		return true // it would not end any other process either
+	}
 	fd, err := retry(func() (int, error) {
 		return unix.Open("/proc/"+strconv.Itoa(pid)+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	})

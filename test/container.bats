@@ -127,7 +127,13 @@ mounts_of_box() { grep -e "$W" -e ' /run/box' /proc/self/mountinfo || :; }
 	assert $((SECONDS - began)) -lt 20 "seconds of the stop"
 	is a status stopped
 	is a exit_code 137
-	# One that ignores it has its grace.
+	# One that ignores it has its grace, and so has one whom the signal would not end anyway.
+	up_box c 'echo up; sleep 1000' 'stop: {signal: SIGWINCH}'
+	logs c up
+	bg winch "${ECHO[@]}" "$MNT/boxes/c/ctl" 'stop 60s'
+	becomes c status stopping
+	await_quietly 1 has c status stopped && fail "no grace after a signal that ends nobody"
+	ctl c kill
 	up_box b 'trap "" TERM; echo up; while :; do sleep 0.1; done'
 	logs b up
 	bg stop "${ECHO[@]}" "$MNT/boxes/b/ctl" 'stop 60s'
