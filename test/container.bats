@@ -46,7 +46,7 @@ lives() {
 sees() {
 	in_box "$RT-s" 'id -u; id -g; cat /proc/self/uid_map; hostname; echo "HOME=$HOME PATH=$PATH"; env | sort
 ls /sys/class/net; ip link | grep -c UP; grep -E "^(NoNewPrivs|Seccomp|CapEff|CapBnd|CapAmb)" /proc/self/status; ps | grep -c boxlite
-ls /run 2>/dev/null; cat /etc/hosts /etc/hostname; wc -l </proc/kcore; wc -c </proc/keys; touch /proc/sys/kernel/x; echo 1 >/proc/sys/kernel/panic
+ls /run 2>/dev/null; cat /etc/hosts /etc/hostname; stat -c "hosts of %u" /etc/hosts; wc -l </proc/kcore; wc -c </proc/keys; touch /proc/sys/kernel/x; echo 1 >/proc/sys/kernel/panic
 echo 1 >/sys/kernel/uevent_helper; cut -d: -f3 /proc/self/cgroup | sort -u; mount | grep -c boxlite; ls -ld /tmp; readlink /proc/self/ns/user' 'hostname: inside'
 	line 0
 	line inside
@@ -59,6 +59,7 @@ echo 1 >/sys/kernel/uevent_helper; cut -d: -f3 /proc/self/cgroup | sort -u; moun
 	line $'CapBnd:\t0000000020000420'
 	line $'CapAmb:\t0000000000000000'
 	line $'127.0.1.1\tinside'
+	line 'hosts of 0'
 	grep -q 'panic: Read-only file system\|panic: Permission denied' <<<"$out" || fail "/proc/sys can be written: $out"
 	grep -q 'uevent_helper: ' <<<"$out" || fail "/sys can be written: $out"
 	grep -Eq '^ +0 +[0-9]{9,} +65536$' <<<"$out" || fail "no map of ids: $out"
