@@ -288,6 +288,9 @@ func TestAWaiterEndsAtOnceWhenInterrupted(t *testing.T) {
 			"a builtin's close":       `echo "stop 1h" >"$1"/boxes/x/ctl; exit 0`,
 		} {
 			p := spawn(t, script, h.Mount)
+			if strings.Contains(script, "stop 1h") {
+				h.AwaitFile("x", "status", "stopping") // or it may wait for its open yet
+			}
 			p.blocked()
 			p.signal(sig)
 			if status := p.join(time.Second, what+" after "+sig.String()); status.Exited() && status.ExitStatus() == 0 {
