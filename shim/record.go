@@ -17,7 +17,7 @@ const recordTemp = ".exit.json.tmp"
 const (
 	StoppedByItself     = ""            // the command ended unasked
 	StoppedByStop       = "stop"        // a Stop over the control socket
-	StoppedByTerm       = "term"        // a SIGTERM sent to the shim
+	StoppedByTerm       = "term"        // a SIGTERM sent to the shim, or a SIGHUP, SIGINT or SIGQUIT
 	StoppedByDaemonDied = "daemon-died" // Spec.DieWithDaemon
 	StoppedByTimeout    = "timeout"     // ExecSpec.TimeoutNs; of an exec only
 )

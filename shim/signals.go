@@ -10,7 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The shim takes SIGCHLD and SIGTERM as events of its epoll loop.
+// The shim takes SIGCHLD, and the signals that end a program, as events of its epoll
+// loop. The latter are all a stop: what a terminal, a service manager or a person sends
+// to a supervisor means the box. Go would end the shim over them, with status 2, and the
+// box with it.
+//
+// SIGABRT and those of a fault (SIGSEGV, SIGBUS, …) stay with the runtime of Go, which
+// writes the stacks of a shim to its log and ends it.
 //
 // os/signal would cost a goroutine and three threads more, 70 KiB for each box,
 // and a signal would come by way of another thread. A signalfd needs the signals
@@ -21,8 +27,11 @@ import (
 
 // signalFD is the eventfd, and signalWeight what a signal adds to it.
 var (
-	signalFD     int32                                                //nolint:unused // assembly uses it
-	signalWeight = [65]uint64{unix.SIGCHLD: 1, unix.SIGTERM: 1 << 32} //nolint:unused // assembly uses it
+	signalFD     int32         //nolint:unused // assembly uses it
+	signalWeight = [65]uint64{ //nolint:unused // assembly uses it
+		unix.SIGCHLD: 1,
+		unix.SIGTERM: 1 << 32, unix.SIGHUP: 1 << 32, unix.SIGINT: 1 << 32, unix.SIGQUIT: 1 << 32,
+	}
 )
 
 // signalEntries gives the addresses of the handler and of its return.
@@ -54,7 +63,7 @@ func signalEvents() (int, error) {
 		restorer: uint64(restorer),
 		mask:     ^uint64(0),
 	}
-	for _, sig := range [...]unix.Signal{unix.SIGCHLD, unix.SIGTERM} {
+	for _, sig := range [...]unix.Signal{unix.SIGCHLD, unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT} {
 		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 		if errno != 0 {
 			return -1, errno
@@ -63,7 +72,8 @@ func signalEvents() (int, error) {
 	return fd, nil
 }
 
-// takeSignals says what has come since it was called the last time.
+// takeSignals says what has come since it was called the last time: that of a child,
+// and one that is a stop.
 func takeSignals(fd int) (child, term bool) {
 	var buf [8]byte
 	if _, err := retry(func() (int, error) { return unix.Read(fd, buf[:]) }); err != nil {

@@ -142,9 +142,10 @@ while True:
 	join notify 5
 }
 
-@test "SIGTERM and SIGINT unmount, leave nothing and end with 0" {
+@test "SIGTERM, SIGINT and SIGHUP unmount, leave nothing and end with 0" {
 	local sig
-	for sig in TERM INT; do
+	LAUNCH=(env --default-signal=INT,HUP)
+	for sig in TERM INT HUP; do
 		start_daemon
 		box "x$sig"
 		STOP_SIGNAL=$sig

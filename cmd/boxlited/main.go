@@ -256,7 +256,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	// From here on a signal ends the daemon in order. SIGPIPE is taken so that a
 	// reader of the log who goes away does not end it.
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
+	signal.Notify(signals, append(endSignals(), syscall.SIGUSR1)...)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	reg := newRegistry()
@@ -316,6 +316,19 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 			return exitOK, nil
 		}
 	}
+}
+
+// endSignals are the signals that end the daemon. Whoever started it with SIGHUP or
+// SIGINT ignored (nohup, the & of a shell script) wants it to outlive the terminal:
+// Notify would take these signals again.
+func endSignals() []os.Signal {
+	ends := []os.Signal{syscall.SIGTERM}
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		if !signal.Ignored(s) {
+			ends = append(ends, s)
+		}
+	}
+	return ends
 }
 
 // notify tells the service manager, if there is one.

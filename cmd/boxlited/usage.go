@@ -41,7 +41,9 @@ Flags:
 Signals:
   TERM, INT, HUP       wake waiting readers, unmount, exit 0 within 2 s. Boxes
                        live on, but for those with detach: false; the next
-                       boxlited on the same state directory finds them
+                       boxlited on the same state directory finds them. INT and
+                       HUP stay ignored if they were when it was started (by
+                       nohup, or by & in a script)
   USR1                 write the stacks of all goroutines to stderr
 
 Exit codes:
