@@ -259,6 +259,9 @@ func (p *Process) Blind() bool { return p.blind }
 // process, before its Watch. A hint proves nothing: the process is looked at.
 func (p *Process) Hint(fd int) { p.hint = fd }
 
+// Release gives up a process that was found and not put under watch.
+func (p *Process) Release() error { return unix.Close(p.fd) }
+
 // abandonBound is how long the end of an abandoned child is waited for.
 const abandonBound = 2 * time.Second
 

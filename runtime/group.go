@@ -315,6 +315,20 @@ func (t *groupTree) make(g *group) error {
 	return err
 }
 
+// made reports whether a group was made for this state directory, also by a daemon with
+// another parent.
+func (t *groupTree) made(g *group) bool {
+	if g == nil {
+		return false
+	}
+	for _, dir := range g.Dirs {
+		if filepath.Base(filepath.Dir(dir)) != filepath.Base(t.place) {
+			return false
+		}
+	}
+	return true
+}
+
 // path is the group's path from the root of each hierarchy.
 func (g *group) path() string {
 	return filepath.Join(g.tree.place, filepath.Base(uniq(g.Dirs)[0]))

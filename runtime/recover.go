@@ -165,6 +165,7 @@ type finding struct {
 	frozen bool
 	reply  *shim.Reply // nil if there is no shim, or none that answers
 	silent bool        // its shim lives and took longer than it had
+	others *othersRun  // the process of that run is another daemon's
 
 	complaints []error
 }
@@ -225,10 +226,10 @@ func (b *Box) find(complaints []error, bound time.Duration) *finding {
 		}
 	}
 	if f.live != nil && f.live.Run != last && f.live.Number >= number {
-		if f.run, err = b.adopt(f.live); err != nil {
-			f.note(err)
+		if f.run, err = b.adopt(f.live); err != nil && !errors.As(err, &f.others) {
 			f.known = false
 		}
+		f.note(err)
 	}
 	if f.run != nil {
 		b.regroup(f)
@@ -263,6 +264,9 @@ func (b *Box) conclude(f *finding) {
 		r := f.run
 		switch {
 		case !f.known:
+		case f.others != nil:
+			t.Status, t.ExitCode, t.Health = StatusStopped, -1, HealthNone
+			t.Runs, t.Started, t.Ended = max(t.Runs, f.live.Number), f.live.Started, time.Now()
 		case r == nil:
 			t.Status = b.record.rest(t.Config)
 			if b.record.Health != "" {
@@ -317,6 +321,9 @@ func (b *Box) settle(f *finding) {
 	r := f.run
 	switch {
 	case !f.known:
+		return
+	case f.others != nil:
+		b.disown(f.live)
 		return
 	case r == nil:
 		b.endExecs()
@@ -426,6 +433,9 @@ func (f *finding) status() Status {
 func (b *Box) regroup(f *finding) {
 	r := f.run
 	r.group = f.live.Cgroup
+	if r.proc == nil && !b.rt.groups.made(r.group) {
+		r.group = nil // in a copy of the state directory it may be what another's box has by now
+	}
 	if r.group == nil {
 		return
 	}
@@ -564,6 +574,9 @@ func (b *Box) adopt(live *shimRecord) (*run, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if err := b.isHome(r.proc.PID()); err != nil {
+		return nil, errors.Join(err, r.proc.Release())
 	}
 	b.holdOverlay(r)
 	if r.proc.Blind() {

@@ -73,3 +73,96 @@ ignored() {
 		ok grep -q "SIG$sig" "$STATE/boxes/x$sig/shim.log"
 	done
 }
+
+# other MOUNT STATE COMMAND…: a command of these helpers, for the daemon on another state
+# directory.
+other() {
+	local MNT=$1 STATE=$2
+	"${@:3}"
+}
+
+# exec_in BOX EXEC CMD: a command beside the box's own, that runs.
+exec_in() {
+	ok mkdir "$MNT/boxes/$1/exec/$2"
+	ok "${ECHO[@]}" "$MNT/boxes/$1/exec/$2/cmd" "$3"
+}
+
+@test "a copy of a state directory finds its boxes stopped, and leaves those of the original alone" {
+	local first pid name group
+	start_daemon
+	first=$DAEMON
+	up e "$SLEEPER"
+	up a "$SLEEPER"$'\n''restart: {policy: always}'$'\n''autostart: true'
+	up gone "$SLEEPER"$'\n''restart: {policy: always}'
+	up again "$SLEEPER"
+	up once "$SLEEPER"$'\n''remove_on_exit: true'
+	exec_in e x 'sleep 1000'
+	ok cp -a "$STATE" "$W/copy"
+	mkdir "$W/mnt2"
+	local -A pids=()
+	for name in e a gone once; do
+		pids[$name]=$(pid_of "$name")
+	done
+	# By now it is another run that has the cgroup which the copy has on record.
+	ctl again restart
+	group=$(cgroup_of "$(box_command "$(pid_of again)")" cpu)
+	mkdir "$group/inner"
+
+	other "$W/mnt2" "$W/copy" start_daemon
+	for name in e gone once; do
+		other "$W/mnt2" "$W/copy" is "$name" status stopped
+		other "$W/mnt2" "$W/copy" is "$name" pid -1
+		other "$W/mnt2" "$W/copy" is "$name" exit_code -1
+		other "$W/mnt2" "$W/copy" rd "$name/last_error"
+		assert "$out" has "is a copy: the run that is on record is process ${pids[$name]}, which belongs to $STATE/boxes/$name" "last_error"
+	done
+	other "$W/mnt2" "$W/copy" is e exec/x/status stopped
+	other "$W/mnt2" "$W/copy" is e exec/x/exit_code -1
+	other "$W/mnt2" "$W/copy" is again status stopped
+	[[ -d $group/inner ]] || fail "a cgroup of the original's box is gone"
+	rmdir "$group/inner"
+	# It has boxes of its own from there on.
+	other "$W/mnt2" "$W/copy" becomes a status running
+	assert "$(other "$W/mnt2" "$W/copy" pid_of a)" != "${pids[a]}" "pid of the copy's box"
+	other "$W/mnt2" "$W/copy" ctl e kill
+	other "$W/mnt2" "$W/copy" ctl e start
+	other "$W/mnt2" "$W/copy" ctl e kill
+	other "$W/mnt2" "$W/copy" ctl a kill
+	ctl gone kill
+	stop_daemon
+	assert "$DAEMON_RC" -eq 0 "exit status of the second"
+
+	# What has ended meanwhile was none of its business either.
+	other "$W/mnt2" "$W/copy" start_daemon
+	other "$W/mnt2" "$W/copy" is gone status stopped
+	other "$W/mnt2" "$W/copy" is gone exit_code -1
+	other "$W/mnt2" "$W/copy" is e exit_code 137
+	other "$W/mnt2" "$W/copy" is e exec/x/exit_code -1
+	other "$W/mnt2" "$W/copy" becomes a status running
+	other "$W/mnt2" "$W/copy" ctl a kill
+	stop_daemon
+
+	DAEMON=$first DAEMON_RC=''
+	for name in e a once; do
+		is "$name" status running
+		is "$name" pid "${pids[$name]}"
+		[[ -d $(cgroup_of "$(box_command "${pids[$name]}")" cpu) ]] || fail "the cgroup of $name is gone"
+	done
+	is e exec/x/status running
+}
+
+@test "a state directory that is moved keeps its boxes" {
+	local pid
+	start_daemon
+	up x "$SLEEPER"
+	pid=$(pid_of x)
+	stop_daemon
+	mv "$STATE" "$W/moved"
+	STATE=$W/moved
+	start_daemon
+	is x status running
+	is x pid "$pid"
+	is x last_error ok
+	ctl x kill
+	is x exit_code 137
+}
