@@ -111,12 +111,15 @@ func (r *LogReader) ReadAt(p []byte, off int64) (int, error) {
 // readLog reads the log in a box's directory at an offset in all that was ever
 // written, or from the oldest byte kept if that comes later: from says where.
 func readLog(dir *os.Root, p []byte, at int64) (n int, from int64, err error) {
-	for {
-		n, from, err = readParts(dir, p, at)
-		if !errors.Is(err, errRotated) {
-			return n, from, err
+	err = visitors.do(func() error {
+		for {
+			n, from, err = readParts(dir, p, at)
+			if !errors.Is(err, errRotated) {
+				return err
+			}
 		}
-	}
+	})
+	return n, from, err
 }
 
 // errRotated says that a rotation dropped a file between listing and opening it.

@@ -276,6 +276,7 @@ type Root struct {
 	proc             int   // /proc/PID of the command
 	top              place // the root
 	onClose          []func()
+	visits           slots
 
 	filesMu sync.Mutex
 	files   map[*openFile]struct{}
@@ -285,7 +286,7 @@ type Root struct {
 }
 
 func emptyRoot(ids idMap) *Root {
-	return &Root{ids: ids, files: map[*openFile]struct{}{}, mounts: map[uint64]bool{}}
+	return &Root{ids: ids, visits: make(slots, visitsOfBox), files: map[*openFile]struct{}{}, mounts: map[uint64]bool{}}
 }
 
 // attach makes it the way to the files that the process of /proc/PID proc sees, and
@@ -359,6 +360,20 @@ func closeFD(fd int) { _ = unix.Close(fd) }
 
 // use runs fn while the descriptors of the root are certainly open.
 func (r *Root) use(fn func() error) error {
+	return r.visit(func() error { return r.useNow(fn) })
+}
+
+// visitsOfBox is how many requests to the files of one box are carried out at once. A
+// box can make them take long, by what it does with a file at the same time; the others
+// have the rest of the visitors.
+const visitsOfBox = 6
+
+// visit runs what asks the file system of the box.
+func (r *Root) visit(fn func() error) error {
+	return r.visits.do(func() error { return visitors.do(fn) })
+}
+
+func (r *Root) useNow(fn func() error) error {
 	r.mu.RLock()
 	if !r.attached && !r.closed {
 		r.mu.RUnlock()
@@ -691,12 +706,14 @@ func (r *Root) keep(fd int) *openFile {
 }
 
 func (f *openFile) use(fn func(fd int) error) error {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	if f.fd < 0 {
-		return ErrEnded
-	}
-	return fn(f.fd)
+	return f.root.visit(func() error {
+		f.mu.RLock()
+		defer f.mu.RUnlock()
+		if f.fd < 0 {
+			return ErrEnded
+		}
+		return fn(f.fd)
+	})
 }
 
 // Close gives up the descriptor. What was written is with the kernel already.

@@ -152,7 +152,7 @@ func (b *Box) launch(r *run) {
 	if err == nil {
 		err = fmt.Errorf("%w by a stop or kill", ErrCanceled)
 	}
-	r.failure = err
+	r.failure = explainTasks(err)
 	if r.proc == nil {
 		close(r.launched)
 		b.ended(r, reaper.Exit{Outcome: reaper.AlreadyGone, Code: -1, At: time.Now()})
@@ -195,7 +195,11 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 	// it when it gets its orders.
 	enclosed := make(chan error, 1)
 	go func() { enclosed <- b.enclose(r) }()
-	h, err := shim.Launch(opt)
+	var h *shim.Handle
+	err = starters.do(func() (err error) {
+		h, err = shim.Launch(opt)
+		return err
+	})
 	if gerr := <-enclosed; gerr != nil {
 		if err == nil {
 			err = b.abandon(h, nil)
@@ -250,7 +254,7 @@ func (b *Box) enclose(r *run) error {
 	res := b.Snapshot().Config.Resources
 	err := b.rt.groups.missing(res)
 	if err == nil {
-		err = b.rt.groups.create(r.group, res)
+		err = starters.do(func() error { return b.rt.groups.create(r.group, res) })
 	}
 	if err == nil {
 		err = b.watchOOM(r, res)

@@ -34,6 +34,7 @@ func Main() {
 		write(fdStderr, []byte("boxlite-shim: this program is started by boxlited, once for each box; it does nothing by hand\n"))
 		syscall.Exit(2)
 	}
+	makeThreads()
 	syscall.Exit(boxInit())
 }
 

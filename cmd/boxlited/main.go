@@ -253,6 +253,9 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	if os.Geteuid() != 0 {
 		return exitOther, errors.New("must be run as root: it mounts a filesystem and makes namespaces")
 	}
+	if err := makeThreads(); err != nil {
+		return exitOther, err
+	}
 	// From here on a signal ends the daemon in order. SIGPIPE is taken so that a
 	// reader of the log who goes away does not end it.
 	signals := make(chan os.Signal, 8)
