@@ -38,6 +38,7 @@ type FS struct {
 	missed  []func() // under earlyMu: what is to be told once serving
 
 	notifier *notifier
+	end      func(value any, stack []byte) // see OnPanic
 	// rootGen tells apart what is shown of the files of boxes, see rootNode.
 	rootGen atomic.Uint64
 }

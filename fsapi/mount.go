@@ -156,6 +156,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (_ *Mount, err error) {
 				// Nothing here is read from a descriptor; its pipes would only be
 				// kept open.
 				DisableSplice: true,
+				PanicHandler:  f.panicked,
 				Logger:        stdlog.New(f.log.WriterLevel(logrus.InfoLevel), "go-fuse: ", 0),
 			},
 		}

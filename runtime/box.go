@@ -140,16 +140,34 @@ func (t *tx) event(name, detail string) {
 // the copy is published, the events are recorded, the observer is told, and who
 // waited for a change is woken, in this order. Else nothing has changed.
 func (b *Box) update(op string, fn func(t *tx) error) error {
-	b.mu.Lock()
-	old := b.snap.Load()
-	t := &tx{Snapshot: *old}
-	err := fn(t)
-	if err == nil && t.Status != old.Status && !CanMove(old.Status, t.Status) {
-		err = &TransitionError{From: old.Status, To: t.Status}
-	}
+	old, f, events, err := b.change(fn)
 	if err != nil {
-		b.mu.Unlock()
 		return b.fail(op, err)
+	}
+	if f != 0 {
+		if b.rt.opt.Observer != nil {
+			b.rt.opt.Observer.BoxChanged(b, f)
+		}
+		if events {
+			b.rt.announce()
+		}
+		close(old.next)
+	}
+	return nil
+}
+
+// change is the part of update that runs under the box's lock. It returns the snapshot
+// that was replaced, what differs in the new one, and whether there are new events.
+func (b *Box) change(fn func(t *tx) error) (old *Snapshot, f Field, events bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old = b.snap.Load()
+	t := &tx{Snapshot: *old}
+	if err := fn(t); err != nil {
+		return nil, 0, false, err
+	}
+	if t.Status != old.Status && !CanMove(old.Status, t.Status) {
+		return nil, 0, false, &TransitionError{From: old.Status, To: t.Status}
 	}
 	s := t.Snapshot
 	now := time.Now()
@@ -172,7 +190,7 @@ func (b *Box) update(op string, fn func(t *tx) error) error {
 		t.touched |= FieldEvents
 		s.changed[bits.TrailingZeros(uint(FieldEvents))] = now
 	}
-	f := s.diff(old) | t.touched
+	f = s.diff(old) | t.touched
 	b.rt.metrics.changed(old, &s)
 	if f != 0 {
 		b.publish(&s, now)
@@ -180,17 +198,7 @@ func (b *Box) update(op string, fn func(t *tx) error) error {
 	for _, e := range t.events {
 		b.rt.record(b, e, false)
 	}
-	b.mu.Unlock()
-	if f != 0 {
-		if b.rt.opt.Observer != nil {
-			b.rt.opt.Observer.BoxChanged(b, f)
-		}
-		if len(t.events) > 0 {
-			b.rt.announce()
-		}
-		close(old.next)
-	}
-	return nil
+	return old, f, len(t.events) > 0, nil
 }
 
 // refuse notes in last_error why a command or a configuration was refused, and

@@ -209,7 +209,7 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 			if b.run != nil {
 				b.run.final = true
 			}
-			remove = b.ranWith(t.Config).RemoveOnExit && !t.Restarting
+			remove = b.removesItself(t.Config) && !t.Restarting
 		}
 		if !t.Status.Active() {
 			return nil

@@ -12,10 +12,11 @@ import (
 )
 
 // armed is the point that BOXLITE_FAULT=NAME[:N] names, and how many passes are
-// left until it is the N-th.
+// left until it is the N-th. With BOXLITE_FAULT_BY=panic that one panics.
 var armed struct {
-	name string
-	left atomic.Int64
+	name   string
+	left   atomic.Int64
+	panics bool
 }
 
 func init() {
@@ -27,15 +28,19 @@ func init() {
 	if err != nil || n < 1 {
 		panic("BOXLITE_FAULT: " + count + " is no number of passes")
 	}
-	armed.name = name
+	armed.name, armed.panics = name, os.Getenv("BOXLITE_FAULT_BY") == "panic"
 	armed.left.Store(n)
 }
 
-// Fault ends the process as kill -9 does when it passes the armed point. What of
+// Fault ends the process as kill -9 does, or panics, when it passes the armed point. What of
 // holds is part of the name: it tells apart what passes the same line.
 func Fault(point string, of ...string) {
-	if name := strings.Join(append([]string{point}, of...), "/"); name != armed.name || armed.left.Add(-1) != 0 {
+	name := strings.Join(append([]string{point}, of...), "/")
+	if name != armed.name || armed.left.Add(-1) != 0 {
 		return
+	}
+	if armed.panics {
+		panic("fault point " + name)
 	}
 	// Its other threads get no further than this one: the signal is theirs too.
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)

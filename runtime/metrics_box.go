@@ -37,8 +37,10 @@ func (boxCollector) Describe(ch chan<- *prometheus.Desc) {
 // Collect looks at each box. One that ends meanwhile, or whose figures can't be read,
 // has none, and spoils nothing.
 func (c boxCollector) Collect(ch chan<- prometheus.Metric) {
+	defer endOnPanic()
 	count := map[Status]int{}
 	boxes := c.rt.Boxes()
+	Fault("metrics.collecting")
 	in := parents{}
 	defer in.close()
 	all := make([]series, 0, seriesPerBox*len(boxes)+len(moves))

@@ -204,11 +204,12 @@ func (b *Box) noteInTime(r *run, again bool) {
 	}
 }
 
-// ranWith is the configuration of the last run, or, where that is not known, the
-// present one. mu is held.
-func (b *Box) ranWith(present *Config) *Config {
+// removesItself reports whether the last run was to be followed by the removal of the
+// box. Where its configuration is not known the present one says so; a daemon that cannot
+// read that either removes nothing. mu is held.
+func (b *Box) removesItself(present *Config) bool {
 	if b.run != nil {
-		return b.run.cfg
+		present = b.run.cfg
 	}
-	return present
+	return present != nil && present.RemoveOnExit
 }

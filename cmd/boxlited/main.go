@@ -265,6 +265,7 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	reg := newRegistry()
 	ctl := fsapi.New(version, log, reg)
 	ctl.NotifyBy(spawnNotifier)
+	ctl.OnPanic(exitOnPanic(log))
 	rt, err := runtime.Open(runtime.Options{
 		State: opt.state, CgroupParent: opt.cgroupParent, FirstID: opt.firstID, IDs: opt.ids, RegistryConfig: opt.registryConfig, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl, Metrics: reg,
 	})

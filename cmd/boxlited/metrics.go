@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	goruntime "runtime"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -96,7 +97,7 @@ func (l *metricsListener) serve(g prometheus.Gatherer, reg prometheus.Registerer
 	}
 	errs := stdlog.New(l.log.WriterLevel(logrus.WarnLevel), "", 0)
 	l.server = http.Server{
-		Handler: metricsHandler(g, reg, errs), ErrorLog: errs, MaxHeaderBytes: maxHeadBytes,
+		Handler: dieOnPanic(metricsHandler(g, reg, errs), exitOnPanic(l.log)), ErrorLog: errs, MaxHeaderBytes: maxHeadBytes,
 		ReadHeaderTimeout: headBound, ReadTimeout: headBound, WriteTimeout: scrapeBound, IdleTimeout: idleBound,
 	}
 	l.log.Info("serving metrics")
@@ -115,6 +116,21 @@ func (l *metricsListener) Close() {
 	if err := errors.Join(l.server.Close(), l.Listener.Close()); err != nil && !errors.Is(err, net.ErrClosed) {
 		l.log.WithError(err).Warn("not closed")
 	}
+}
+
+// dieOnPanic keeps net/http from going on after a panic of h, as if nothing were the
+// matter: see fsapi.FS.OnPanic.
+func dieOnPanic(h http.Handler, end func(value any, stack []byte)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil && v != http.ErrAbortHandler {
+				end(v, debug.Stack())
+			} else if v != nil {
+				panic(v) // the client is gone
+			}
+		}()
+		h.ServeHTTP(w, r)
+	})
 }
 
 func metricsHandler(g prometheus.Gatherer, reg prometheus.Registerer, errs *stdlog.Logger) http.Handler {

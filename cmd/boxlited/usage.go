@@ -51,6 +51,9 @@ Exit codes:
   1  any other error (not root, …)      5  state directory unusable
   2  wrong command line                 6  shim binary missing
   3  another boxlited uses the state directory
+  7  a bug: a request has panicked; the log has the stack, boxes live on, and
+     the next boxlited finds them. (A panic elsewhere is Go's own end: exit
+     code 2, and the stack on stderr.)
 
 Started with NOTIFY_SOCKET set, boxlited tells the service manager READY=1 when
 the mount answers (sd_notify(3), Type=notify).

@@ -185,6 +185,20 @@ func (d *Daemon) AwaitKilled() {
 	}
 }
 
+// AwaitEnd waits until the daemon has ended by itself with an exit code. Its mount stays,
+// dead, until the next Start.
+func (d *Daemon) AwaitEnd(code int) {
+	d.home.T.Helper()
+	d.killed = true
+	if !d.wait(Bound) {
+		d.Kill()
+		d.home.T.Fatal("boxlited lives, but should have ended by itself")
+	}
+	if d.code != code {
+		d.home.T.Fatalf("boxlited ended with %d, not %d:\n%s", d.code, code, tail(d.home.Log(), 20))
+	}
+}
+
 // Stop ends the daemon as a service manager does. It must have reaped what has
 // ended, exit with 0 in StopBound, and leave no mount.
 func (d *Daemon) Stop() {

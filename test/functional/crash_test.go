@@ -128,6 +128,8 @@ func end(c *crashed) {
 
 func anew(c *crashed) { _ = c.h().Mkdir("x") }
 
+func scrape(c *crashed) { _, _ = c.h().Read("metrics") }
+
 func discard(c *crashed) { _ = c.h().Rmdir("x") }
 
 var (
@@ -269,6 +271,8 @@ var crashes = []crash{
 		_ = os.Mkdir(c.h().Box("x", "exec", "e1"), 0o755)
 		_ = os.Remove(c.h().Box("x", "exec", "e1"))
 	}, want: goesOn, then: execIs("")},
+
+	{point: "metrics.collecting", ready: ran, act: scrape, want: stays},
 
 	{point: "close.stopping", ready: withHolding, act: end, want: goesOn, then: holdingDied},
 	{point: "close.stopped", ready: withHolding, act: end, want: goesOn, then: holdingDied},
