@@ -2,7 +2,6 @@ package image
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,24 +12,15 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// registryConfig is the file of --registry-config: the auths of a docker config.json,
-// and the insecure-registries of a docker daemon.json.
+// registryConfig is the file of --registry-config: what says who we are to a registry in
+// a docker config.json, and the insecure-registries of a docker daemon.json. A file of
+// docker login has more keys, which mean nothing here.
 type registryConfig struct {
-	Auths    map[string]authEntry `json:"auths"`
-	Insecure []string             `json:"insecure-registries"`
-}
-
-type authEntry struct {
-	Auth          string `json:"auth"` // base64 of USER:PASSWORD
-	Username      string `json:"username"`
-	Password      string `json:"password"`
-	IdentityToken string `json:"identitytoken"`
-	RegistryToken string `json:"registrytoken"`
-	Email         string `json:"email"` // old; means nothing
+	credentialKeys
+	Insecure []string `json:"insecure-registries"`
 }
 
 const configMax = 1 << 20
@@ -64,7 +54,6 @@ func loadRegistryConfig(path string) (*registryConfig, error) {
 
 func (c *registryConfig) decode(b []byte) error {
 	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	if err := d.Decode(c); err != nil {
 		var syntax *json.SyntaxError
 		if errors.As(err, &syntax) {
@@ -73,34 +62,14 @@ func (c *registryConfig) decode(b []byte) error {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return errors.New("no JSON: it ends too early (write {} for nothing)")
 		}
-		return fmt.Errorf("%s (only auths and insecure-registries are known)", strings.TrimPrefix(err.Error(), "json: "))
+		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("something follows the object")
 	}
-	auths := map[string]authEntry{}
-	for key, a := range c.Auths {
-		host, err := registryHost(key)
-		if err != nil {
-			return fmt.Errorf("auths: %q: %w", key, err)
-		}
-		if _, twice := auths[host]; twice {
-			return fmt.Errorf("auths: %s is there twice", host)
-		}
-		if a.Auth != "" {
-			text, err := base64.StdEncoding.DecodeString(a.Auth)
-			user, password, ok := strings.Cut(strings.TrimRight(string(text), "\x00"), ":")
-			if err != nil || !ok {
-				return fmt.Errorf("auths: %q: auth is not the base64 of USER:PASSWORD", key)
-			}
-			a.Username, a.Password = user, password
-		}
-		if a.Username == "" && a.IdentityToken == "" && a.RegistryToken == "" {
-			return fmt.Errorf("auths: %q: has no auth (credential helpers are not supported)", key)
-		}
-		auths[host] = a
+	if err := c.check(); err != nil {
+		return err
 	}
-	c.Auths = auths
 	for i, key := range c.Insecure {
 		host, err := registryHost(key)
 		if err != nil || strings.Contains(key, "/") {
@@ -111,7 +80,7 @@ func (c *registryConfig) decode(b []byte) error {
 	return nil
 }
 
-// registryHost gives a key of auths as the host that references have.
+// registryHost gives a key of auths or credHelpers as the host that references have.
 func registryHost(key string) (string, error) {
 	host := key
 	for _, scheme := range []string{"https://", "http://"} {
@@ -126,15 +95,6 @@ func registryHost(key string) (string, error) {
 		return "", errors.New("must be a registry's HOST or HOST:PORT")
 	}
 	return r.RegistryStr(), nil
-}
-
-// auth returns the credentials for a registry.
-func (c *registryConfig) auth(registry string) authn.Authenticator {
-	a, ok := c.Auths[registry]
-	if !ok {
-		return authn.Anonymous
-	}
-	return authn.FromConfig(authn.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken})
 }
 
 // plain reports whether a host (with its port, if it has one) may be talked to

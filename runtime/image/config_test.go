@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 )
 
 func writeConfig(t *testing.T, text string) string {
@@ -25,15 +27,19 @@ func TestRegistryConfig(t *testing.T) {
 	for text, want := range map[string]string{
 		`{}`: "",
 		`{"auths": {"r.example": {"auth": "dTpw"}, "https://index.docker.io/v1/": {"username": "u", "password": "secret"}}, "insecure-registries": ["10.0.0.1:5000"]}`: "",
-		``:                       "ends too early",
-		"{\n\"auths\": {,}}":     "no JSON at line 2",
-		`{} x`:                   "something follows",
-		`{"credsStore": "x"}`:    `unknown field "credsStore"`,
-		`{"auths": {"a.b": {}}}`: "has no auth",
+		``:                   "ends too early",
+		"{\n\"auths\": {,}}": "no JSON at line 2",
+		`{} x`:               "something follows",
+		// As docker login writes it.
+		`{"auths": {"a.b": {}, "b.c": {"auth": "dTpw", "email": "u@b.c"}}, "credsStore": "desktop", "credHelpers": {"gcr.io": "gcloud"}, "HttpHeaders": {"User-Agent": "Docker"}, "currentContext": "default", "proxies": {"default": {}}}`: "",
+		`{"credsStore": "../x"}`:                                                   "no name of a helper",
+		`{"credsStore": 1}`:                                                        "cannot unmarshal",
+		`{"credHelpers": {"a.b": "x/y"}}`:                                          "no name of a helper",
+		`{"credHelpers": {"a b": "x"}}`:                                            "HOST or HOST:PORT",
+		`{"auths": {"a.b": {}, "/": {}}}`:                                          "HOST or HOST:PORT",
 		`{"auths": {"a.b": {"auth": "c2VjcmV0"}}}`:                                 "not the base64",
 		`{"auths": {"a.b": {"auth": "secret!"}}}`:                                  "not the base64",
 		`{"auths": {"/": {"auth": "dTpw"}}}`:                                       "HOST or HOST:PORT",
-		`{"auths": {"a.b": {"auth": "dTpw", "secret": true}}}`:                     "unknown field",
 		`{"auths": {"a.b": {"auth": "dTpw"}, "https://a.b/v2": {"auth": "dTpw"}}}`: "twice",
 		`{"insecure-registries": ["http://a.b/"]}`:                                 "HOST or HOST:PORT",
 		`{"insecure-registries": "a.b"}`:                                           "cannot unmarshal",
@@ -57,10 +63,10 @@ func TestRegistryConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := c.auth("index.docker.io").Authorization(); err != nil || got.Username != "u" || got.Password != "p" {
+	if got, err := authorization(c, "index.docker.io"); err != nil || got.Username != "u" || got.Password != "p" {
 		t.Errorf("%+v %v", got, err)
 	}
-	if c.auth("other.example") != authn.Anonymous {
+	if a, err := c.auth(t.Context(), "other.example"); a != authn.Anonymous || err != nil {
 		t.Error("another registry gets credentials")
 	}
 	for host, want := range map[string]bool{
@@ -70,6 +76,83 @@ func TestRegistryConfig(t *testing.T) {
 		if c.plain(host) != want {
 			t.Errorf("plain HTTP to %s: %v", host, !want)
 		}
+	}
+}
+
+func authorization(c *registryConfig, registry string) (*authn.AuthConfig, error) {
+	a, err := c.auth(context.Background(), registry)
+	if err != nil {
+		return nil, err
+	}
+	return a.Authorization()
+}
+
+// helper puts a credential helper on PATH: a script that has its question in $server.
+func helper(t *testing.T, name, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	text := "#!/bin/sh\n[ \"$1\" = get ] || exit 2\nread -r server || :\n" + script + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "docker-credential-"+name), []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+func TestCredentialHelpers(t *testing.T) {
+	helper(t, "known", `echo "{\"Username\": \"u-$server\", \"Secret\": \"s\"}"`)
+	helper(t, "token", `echo '{"Username": "<token>", "Secret": "t"}'`)
+	helper(t, "nothing", `echo "credentials not found in native keychain"; exit 1`)
+	helper(t, "broken", `echo "the vault is sealed"; exit 1`)
+	helper(t, "loud", `exec head -c 3000000 /dev/zero`)
+	config := func(text string) *registryConfig {
+		c, err := loadRegistryConfig(writeConfig(t, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	const auths = `"auths": {"a.b": {"auth": "dTpw"}}`
+	for _, c := range []struct {
+		config, registry string
+		want             authn.AuthConfig
+	}{
+		{`{"credsStore": "known", ` + auths + `}`, "a.b", authn.AuthConfig{Username: "u-a.b", Password: "s"}},
+		{`{"credHelpers": {"a.b": "known"}, "credsStore": "broken"}`, "a.b", authn.AuthConfig{Username: "u-a.b", Password: "s"}},
+		{`{"credHelpers": {"https://a.b/v1/": "token"}}`, "a.b", authn.AuthConfig{IdentityToken: "t"}},
+		{`{"credHelpers": {"docker.io": "known"}}`, "index.docker.io", authn.AuthConfig{Username: "u-https://index.docker.io/v1/", Password: "s"}},
+		{`{"credsStore": "nothing", ` + auths + `}`, "a.b", authn.AuthConfig{Username: "u", Password: "p"}},
+		{`{"credsStore": "nothing"}`, "a.b", authn.AuthConfig{}},
+		{`{"credHelpers": {"b.c": "broken"}, ` + auths + `}`, "a.b", authn.AuthConfig{Username: "u", Password: "p"}},
+	} {
+		got, err := authorization(config(c.config), c.registry)
+		if err != nil {
+			t.Errorf("%s: %v", c.config, err)
+		} else if got.Username != c.want.Username || got.Password != c.want.Password || got.IdentityToken != c.want.IdentityToken {
+			t.Errorf("%s: %+v", c.config, got)
+		}
+	}
+	for helper, want := range map[string]string{"broken": "the vault is sealed", "absent": "not found in $PATH", "loud": "docker-credential-loud gives no credentials for a.b"} {
+		_, err := authorization(config(`{"credsStore": "`+helper+`"}`), "a.b")
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", helper, err)
+		}
+	}
+	// One that hangs does not hold up whoever has given up waiting.
+	helper(t, "slow", `echo asked >"$ASKED"; exec sleep 600`)
+	asked := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(asked, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("ASKED", asked)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		if _, err := os.ReadFile(asked); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	}()
+	if _, err := config(`{"credsStore": "slow"}`).auth(ctx, "a.b"); err == nil {
+		t.Error("a helper that says nothing gives credentials")
 	}
 }
 

@@ -25,6 +25,18 @@ func (s *Store) pull(ctx context.Context, ref Ref, p *progress) (*Image, error) 
 	if err != nil {
 		return nil, err
 	}
+	if release := s.lease(r.digest.String()); release != nil {
+		defer release()
+		before := s.ByDigest(r.digest.String())
+		img, err := s.refer(ref, r.digest.String())
+		if err != nil {
+			return nil, s.explain(ref, err)
+		}
+		if img != before {
+			s.opt.Changed()
+		}
+		return img, nil
+	}
 	ids := make([]string, 0, len(r.layers))
 	for _, l := range r.layers {
 		ids = append(ids, l.diffID)
@@ -231,12 +243,5 @@ func (s *Store) keepNew(ref Ref, r *resolved, infos []layerInfo) (*Image, error)
 		Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir, StopSignal: c.StopSignal, Labels: c.Labels,
 		Layers: infos, Created: r.config.Created.UTC(), Pulled: time.Now().UTC(),
 	}
-	if err := s.write(rec); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i := s.adopt(rec)
-	s.show()
-	return i, nil
+	return s.enter(ref, rec)
 }

@@ -2,9 +2,11 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,10 +19,13 @@ import (
 
 // record is images/HEX.json: an image that is whole. It is written last.
 type record struct {
-	Version    int               `json:"version"`
-	Name       string            `json:"name"`
-	Digest     string            `json:"digest"`
-	Refs       []string          `json:"refs"`
+	Version int      `json:"version"`
+	Name    string   `json:"name"`
+	Digest  string   `json:"digest"`
+	Refs    []string `json:"refs"`
+	// Moved orders the records: of two that have one reference, because the power went
+	// between their writes, the one with the greater number is right.
+	Moved      int64             `json:"moved,omitempty"`
 	Entrypoint []string          `json:"entrypoint,omitempty"`
 	Cmd        []string          `json:"cmd,omitempty"`
 	Env        []string          `json:"env,omitempty"`
@@ -87,6 +92,7 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
+	var records []*record
 	for _, e := range found {
 		path := s.path("images", e.Name())
 		if strings.HasPrefix(e.Name(), ".") {
@@ -116,6 +122,10 @@ func (s *Store) load() error {
 			}
 			continue
 		}
+		records = append(records, r)
+	}
+	slices.SortStableFunc(records, func(a, b *record) int { return cmp.Compare(a.Moved, b.Moved) })
+	for _, r := range records {
 		s.adopt(r)
 	}
 	return nil
@@ -131,12 +141,15 @@ func (s *Store) whole(r *record) error {
 	return nil
 }
 
-// adopt makes an image known. mu is held, or nobody else is there.
+// adopt makes an image known, and takes its references from those that had them. mu is
+// held, or nobody else is there.
 func (s *Store) adopt(r *record) *Image {
 	i := &Image{
 		Name: r.Name, Digest: r.Digest, Refs: r.Refs, Entrypoint: r.Entrypoint, Cmd: r.Cmd, Env: r.Env, User: r.User,
 		WorkingDir: r.WorkingDir, StopSignal: r.StopSignal, Labels: r.Labels, Created: r.Created, Pulled: r.Pulled,
+		moved: r.Moved,
 	}
+	s.moves = max(s.moves, r.Moved)
 	for _, l := range r.Layers {
 		s.ready[l.ID] = l
 		i.ids = append(i.ids, l.ID)
@@ -147,10 +160,21 @@ func (s *Store) adopt(r *record) *Image {
 		i.Layers = append(i.Layers, s.path("layers/sha256", l.ID))
 	}
 	s.images[i.Digest] = i
+	maps.DeleteFunc(s.refs, func(_, of string) bool { return of == i.Digest })
 	for _, text := range r.Refs {
-		if ref, err := ParseRef(text); err == nil {
-			s.refs[ref.key()] = i
+		ref, err := ParseRef(text)
+		if err != nil {
+			continue
 		}
+		if old := s.images[s.refs[ref.key()]]; old != nil {
+			less := *old
+			less.Refs = slices.DeleteFunc(slices.Clone(old.Refs), func(text string) bool {
+				o, err := ParseRef(text)
+				return err == nil && o.key() == ref.key()
+			})
+			s.images[less.Digest] = &less
+		}
+		s.refs[ref.key()] = i.Digest
 	}
 	return i
 }
@@ -188,6 +212,7 @@ func (s *Store) recordOf(i *Image) *record {
 	r := &record{
 		Version: recordVersion, Name: i.Name, Digest: i.Digest, Refs: slices.Clone(i.Refs), Entrypoint: i.Entrypoint, Cmd: i.Cmd, Env: i.Env,
 		User: i.User, WorkingDir: i.WorkingDir, StopSignal: i.StopSignal, Labels: i.Labels, Created: i.Created, Pulled: i.Pulled,
+		Moved: i.moved,
 	}
 	for _, id := range i.ids {
 		r.Layers = append(r.Layers, s.ready[id])
@@ -195,32 +220,57 @@ func (s *Store) recordOf(i *Image) *record {
 	return r
 }
 
-// refer adds a reference to an image, which is protected by a lease.
+// refer makes a reference mean an image, which is protected by a lease.
 func (s *Store) refer(ref Ref, digest string) (*Image, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	s.mu.Lock()
 	i := s.images[digest]
-	known := s.refs[ref.key()] == i
+	known := s.refs[ref.key()] == digest
 	r := s.recordOf(i)
 	s.mu.Unlock()
 	if known {
 		return i, nil
 	}
 	r.Refs = append(r.Refs, ref.text)
+	return s.enter(ref, r)
+}
+
+// enter writes a record that has come to have a reference, makes its image known, and
+// then takes the reference from the record that had it. The lock writing is held.
+func (s *Store) enter(ref Ref, r *record) (*Image, error) {
+	s.mu.Lock()
+	old := s.refs[ref.key()]
+	r.Moved = s.moves + 1
+	s.mu.Unlock()
 	if err := s.write(r); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for key, of := range s.refs {
-		if of == i {
-			delete(s.refs, key)
+	i := s.adopt(r)
+	var less *record
+	if o := s.images[old]; o != nil && old != i.Digest {
+		less = s.recordOf(o)
+	}
+	s.show()
+	s.mu.Unlock()
+	if less != nil {
+		if err := s.rewrite(less); err != nil {
+			// It says too much. The greater number of the other says so to the next daemon.
+			s.log.WithField("image", less.Name).WithError(err).Warn("the record of an image that a reference has left is not written anew")
 		}
 	}
-	i = s.adopt(r)
-	s.show()
 	return i, nil
+}
+
+// rewrite writes a record anew, unless its image is being removed.
+func (s *Store) rewrite(r *record) error {
+	release := s.lease(r.Digest)
+	if release == nil {
+		return nil
+	}
+	defer release()
+	return s.write(r)
 }
 
 // nameFor is a name that no other image has: a few digits of the digest, or as many as

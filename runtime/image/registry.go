@@ -135,7 +135,11 @@ func (s *registrySource) connect(ctx context.Context) (*http.Client, error) {
 			return nil, err
 		}
 	}
-	t, err := transport.NewWithContext(ctx, repo.Registry, s.access.auth(registry), &guarded{s.store.transport, s.access, registry, s.store.limits.Manifest}, []string{repo.Scope(transport.PullScope)})
+	auth, err := s.access.auth(ctx, registry)
+	if err != nil {
+		return nil, s.explain(ctx, err)
+	}
+	t, err := transport.NewWithContext(ctx, repo.Registry, auth, &guarded{s.store.transport, s.access, registry, s.store.limits.Manifest}, []string{repo.Scope(transport.PullScope)})
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}

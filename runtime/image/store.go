@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -51,7 +52,8 @@ type Image struct {
 	Created time.Time
 	Pulled  time.Time
 
-	ids []string // of its layers
+	ids   []string // of its layers
+	moved int64    // see record.Moved
 }
 
 // Store keeps images in a directory. It is safe for concurrent use.
@@ -81,7 +83,8 @@ type Store struct {
 	// is waited for: a removal must not be held up.
 	mu     sync.Mutex
 	images map[string]*Image
-	refs   map[string]*Image // by key of Ref
+	refs   map[string]string // the digest of the image that a reference means, by key of Ref
+	moves  int64             // how often a reference came to mean an image; see record.Moved
 	leases map[string]int    // by digest
 	ready  map[string]layerInfo
 	pins   map[string]int       // layers that a pull needs
@@ -106,7 +109,7 @@ func Open(dir string, opt Options) (*Store, error) {
 	s := &Store{
 		dir: filepath.Clean(dir), opt: opt, log: opt.Log.WithField("op", "image"), limits: defaultLimits, stall: stallBound, pause: fetchPause,
 		transport: newTransport(), slots: make(chan struct{}, unpackers),
-		images: map[string]*Image{}, refs: map[string]*Image{}, leases: map[string]int{}, ready: map[string]layerInfo{}, pins: map[string]int{},
+		images: map[string]*Image{}, refs: map[string]string{}, leases: map[string]int{}, ready: map[string]layerInfo{}, pins: map[string]int{},
 		told: map[string]*progress{},
 	}
 	s.ground, s.end = context.WithCancel(context.Background())
@@ -249,7 +252,7 @@ func (s *Store) ByDigest(digest string) *Image {
 }
 
 // Ensure returns the image of a reference: the one that is here if the reference is
-// known, whatever it means elsewhere by now, else it is pulled. progress, which may be
+// known, whatever it means elsewhere by now (which Refresh asks), else it is pulled. progress, which may be
 // nil, must not block; it is not called after Ensure has returned. Until release is
 // called the image is not removed. Who wants what is pulled already joins in; when ctx
 // ends the others go on, and the pull ends when all have left.
@@ -305,7 +308,7 @@ func (s *Store) forget(ref Ref, p *progress) {
 // known returns the image of a reference that is known, with a lease.
 func (s *Store) known(ref Ref) (*Image, func(), error) {
 	s.mu.Lock()
-	i, closed := s.refs[ref.key()], s.closed
+	i, closed := s.images[s.refs[ref.key()]], s.closed
 	same := s.images[ref.pinned()]
 	if i != nil {
 		s.leases[i.Digest]++
@@ -395,11 +398,7 @@ func (s *Store) remove(name string, inUse func(string) (string, bool)) (gone []s
 	}
 	gone = append(gone, to)
 	delete(s.images, i.Digest)
-	for key, of := range s.refs {
-		if of.Digest == i.Digest {
-			delete(s.refs, key)
-		}
-	}
+	maps.DeleteFunc(s.refs, func(_, of string) bool { return of == i.Digest })
 	s.show()
 	return append(gone, s.discard(i.ids)...), nil
 }
