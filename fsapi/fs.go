@@ -81,6 +81,8 @@ const (
 	inoMetrics
 	inoGhosts
 	inoImagesDir
+	inoImagesCtl
+	inoImagesError
 
 	inoPerBox = 64 // more than a box has files
 )

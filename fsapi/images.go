@@ -13,8 +13,8 @@ import (
 	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
-// imagesDir is images/, where rmdir removes an image. They come by themselves: a box
-// that needs one has it pulled.
+// imagesDir is images/, where rmdir removes an image. They come by themselves, since a box
+// that needs one has it pulled, or by images/ctl.
 type imagesDir struct {
 	dir
 	mu      sync.Mutex
@@ -89,8 +89,24 @@ func (d *imagesDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttr
 	return touchOnly(d, in, out)
 }
 
-// Lookup finds an image.
+// entries are the files of images/. No image has such a name: each has an @ in it.
+func (d *imagesDir) entries() []entry {
+	return []entry{
+		{"ctl", inoImagesCtl, fuse.S_IFREG, func() node { return &imagesCtlFile{fs: d.fs} }},
+		{"last_error", inoImagesError, fuse.S_IFREG, func() node {
+			return &textFile{fs: d.fs, mode: 0o444, render: func() ([]byte, attr) {
+				s, at := d.fs.rt.ImagesError()
+				return []byte(s + "\n"), attr{mtime: at, timeout: long}
+			}}
+		}},
+	}
+}
+
+// Lookup finds an image, or a file of the directory.
 func (d *imagesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if found, errno := find(ctx, d.EmbeddedInode(), d.entries(), name, out); errno != syscall.ENOENT {
+		return found, errno
+	}
 	i := d.fs.rt.Images().Get(name)
 	if i == nil {
 		return nil, syscall.ENOENT
@@ -98,17 +114,20 @@ func (d *imagesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut)
 	return enter(ctx, d.EmbeddedInode(), &imageDir{dir: dir{fs: d.fs}, id: idOf(i), ino: d.ino(i)}, d.ino(i), fuse.S_IFDIR, out)
 }
 
-// Readdir lists the images by name.
+// Readdir lists the files, and the images by name.
 func (d *imagesDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	images := d.fs.rt.Images().List()
-	out := make([]fuse.DirEntry, 0, len(images))
+	out := make([]fuse.DirEntry, 0, len(images)+2)
+	for _, e := range d.entries() {
+		out = append(out, fuse.DirEntry{Name: e.name, Ino: e.ino, Mode: e.kind})
+	}
 	for _, i := range images {
 		out = append(out, fuse.DirEntry{Name: i.Name, Ino: d.ino(i), Mode: fuse.S_IFDIR})
 	}
 	return fs.NewListDirStream(out), 0
 }
 
-// Rmdir removes an image that no box needs.
+// Rmdir removes an image that no box uses.
 func (d *imagesDir) Rmdir(_ context.Context, name string) syscall.Errno {
 	err := d.fs.rt.RemoveImage(name)
 	if err == nil {
@@ -264,5 +283,9 @@ func (f *FS) ImagesChanged() {
 	if d := f.root.GetChild("images"); d != nil {
 		invalidate(d)
 		f.notifier.mark(nil, rootImages)
+		if e := d.GetChild("last_error"); e != nil {
+			invalidate(e)
+			f.notifier.mark(nil, rootImagesError)
+		}
 	}
 }

@@ -66,7 +66,7 @@ func TestImagesAreShownAndRemoved(t *testing.T) {
 	events := watch(t, dir)
 	img, release := pulled(t, rt, ref)
 	see(t, events, dir+"/ MODIFY,ISDIR")
-	if names := client(t, "ls", dir); names != img.Name+"\n" || !strings.HasPrefix(names, "some@") {
+	if names := client(t, "ls", dir); names != "ctl\nlast_error\n"+img.Name+"\n" || !strings.HasPrefix(names, "some@") {
 		t.Errorf("images/ has %q", names)
 	}
 	if got := client(t, "stat", "-c", "%a %h %F", dir, dir+"/"+img.Name, dir+"/"+img.Name+"/info.json"); got != "755 3 directory\n755 2 directory\n444 1 regular file\n" {
@@ -106,7 +106,7 @@ func TestImagesAreShownAndRemoved(t *testing.T) {
 	// A descriptor outlives the image, and says so.
 	denied(t, "cat: -: No such device", "sh", "-c", `exec 3<"$1/info.json" && rmdir "$1" && cat <&3`, "sh", dir+"/"+img.Name)
 	see(t, events, dir+"/ DELETE,ISDIR "+img.Name)
-	if names := client(t, "ls", dir); names != "" {
+	if names := client(t, "ls", dir); names != "ctl\nlast_error\n" {
 		t.Errorf("images/ has %q", names)
 	}
 	again, release := pulled(t, rt, ref)

@@ -47,6 +47,7 @@ const (
 	rootEvents runtime.Field = 1 << iota
 	rootLastError
 	rootImages
+	rootImagesError
 )
 
 // marks are what is to be touched of one box, or of the daemon's own files.
@@ -65,6 +66,8 @@ func (m *marks) path(f runtime.Field) string {
 			return "events"
 		case rootImages:
 			return "images"
+		case rootImagesError:
+			return "images/last_error"
 		}
 		return "last_error"
 	}

@@ -54,7 +54,8 @@ type Box struct {
 
 	booted bool // under mu: the machine was booted since the run that another daemon began last
 
-	execs execs
+	execs  execs
+	images imageUse
 
 	look sync.Mutex // one look at an unknown box at a time; see reconsider
 

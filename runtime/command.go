@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -39,6 +40,10 @@ type Command struct {
 	Grace *time.Duration
 	// Signal is what a signal command sends.
 	Signal syscall.Signal
+	// Image is what a pull is of, and All says that a prune spares nothing but what is
+	// used; see Runtime.ImagesDo.
+	Image image.Ref
+	All   bool
 	// because replaces the verb as the cause of the end in the metrics.
 	because string
 	// only is the run that a stop is for: it does nothing to another, to a backoff, or

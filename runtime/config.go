@@ -36,6 +36,9 @@ type Config struct {
 	// Image is the reference of the image that a container is made from, or empty.
 	// See image.ParseRef.
 	Image string
+	// Pull says when the image is asked for where it comes from: one of the Pull
+	// constants.
+	Pull string
 	// Rootfs is the directory that a container has for a root, or empty. With
 	// Overlay it is not changed: what the container writes is the box's own.
 	Rootfs  string
@@ -191,6 +194,7 @@ func defaultConfig(box string) *Config {
 		Workdir:  "/",
 		User:     "root",
 		Engine:   EngineHost,
+		Pull:     PullMissing,
 		Overlay:  true,
 		Hostname: box,
 		Network:  "host",
@@ -206,6 +210,13 @@ func defaultConfig(box string) *Config {
 		Labels:  map[string]string{},
 	}
 }
+
+// When a start asks for the image where it comes from.
+const (
+	PullMissing = "missing" // if its reference is not known
+	PullNewer   = "newer"   // always, but the image that is known will do
+	PullAlways  = "always"  // always, and fails if that does
+)
 
 // ConfigError says what is wrong with a config.yaml. It never holds a value
 // of env.

@@ -140,6 +140,9 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		{"image", func(s configSpot) {
 			d.word(s, "an image, like docker://docker.io/library/alpine:3", setConfigImage(&c.Image))
 		}},
+		{"pull", func(s configSpot) {
+			d.word(s, "missing, newer or always", setConfigChoice(&c.Pull, PullMissing, PullNewer, PullAlways))
+		}},
 		{"rootfs", func(s configSpot) { d.word(s, "an absolute path, like /srv/rootfs", setConfigPath(&c.Rootfs)) }},
 		{"overlay", func(s configSpot) { d.flag(s, &c.Overlay) }},
 		{"entrypoint", d.entrypoint},
@@ -187,7 +190,7 @@ func (d *configDecoder) settleEngine(line int, given map[string]bool) {
 	case c.Engine == EngineContainer && !rooted:
 		fail("engine", "engine container needs a file system: add image: docker://… or rootfs: /dir")
 	case c.Engine != EngineContainer:
-		for _, key := range []string{"image", "rootfs", "overlay", "entrypoint", "runtime"} {
+		for _, key := range []string{"image", "pull", "rootfs", "overlay", "entrypoint", "runtime"} {
 			if given[key] {
 				fail(key, fmt.Sprintf("%s is for engine container only: leave it or the engine out", key))
 			}
@@ -195,6 +198,8 @@ func (d *configDecoder) settleEngine(line int, given map[string]bool) {
 		return
 	case given["overlay"] && given["image"]:
 		fail("overlay", "overlay is for rootfs only: an image is always shared, and its changes are the box's own")
+	case given["pull"] && !given["image"]:
+		fail("pull", "pull is for image only: a rootfs is used as it is")
 	case given["entrypoint"] && !given["image"]:
 		fail("entrypoint", "entrypoint is for image only: put all words into command")
 	}

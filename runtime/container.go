@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -87,6 +88,9 @@ func (b *Box) root(ctx context.Context, r *run) (*containerRoot, error) {
 			return nil, fmt.Errorf("rootfs: %s holds %s, which no box may see", dir, hidden)
 		}
 	}
+	if err := b.useImage(""); err != nil {
+		return nil, err
+	}
 	root := &containerRoot{layers: []string{dir}}
 	if r.cfg.Overlay {
 		sum := sha256.Sum256([]byte(dir))
@@ -112,12 +116,21 @@ func (b *Box) imageRoot(ctx context.Context, r *run) (*containerRoot, error) {
 			}
 		})
 	}
-	img, release, err := b.rt.images.Ensure(ctx, ref, say)
-	b.explain(r, "", nil)
-	if err != nil {
+	get := map[string]func(context.Context, image.Ref, func(image.Progress)) (*image.Image, func(), error){
+		PullMissing: b.rt.images.Ensure, PullNewer: b.rt.images.Newest, PullAlways: b.rt.images.Refresh,
+	}[r.cfg.Pull]
+	img, release, err := get(ctx, ref, say)
+	if img == nil {
+		b.explain(r, "", nil)
 		return nil, err
 	}
 	defer release()
+	var note func(*tx)
+	if err != nil {
+		b.log("start").WithField("image", img.Name).WithError(err).Warn("the image that is here is used: a newer one cannot be had")
+		note = func(t *tx) { t.event("image", "step=kept name="+img.Name+" reason="+strconv.Quote(err.Error())) }
+	}
+	b.explain(r, "", note)
 	if err := b.useImage(img.Digest); err != nil {
 		return nil, err
 	}
@@ -128,8 +141,7 @@ func (b *Box) imageRoot(ctx context.Context, r *run) (*containerRoot, error) {
 	if len(root.layers) == 0 {
 		return nil, fmt.Errorf("image: %s has no layers", ref)
 	}
-	_, hex, _ := strings.Cut(img.Digest, ":")
-	root.upper, err = b.changes(r, "image-"+hex[:min(16, len(hex))], root.layers[0])
+	root.upper, err = b.changes(r, imageKey(img.Digest), root.layers[0])
 	return root, err
 }
 
@@ -148,7 +160,8 @@ func (b *Box) explain(r *run, detail string, note func(*tx)) {
 	}
 }
 
-// useImage notes, on disk, that the box uses an image: it cannot be removed then.
+// useImage notes, on disk, from which image the box's container is made, or "" that it is
+// from none: it cannot be removed while that runs.
 func (b *Box) useImage(digest string) error {
 	b.save.Lock()
 	defer b.save.Unlock()
@@ -324,9 +337,17 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 			return err
 		}
 	}
-	if err := b.keepProcess(p); err != nil {
+	made := &containerProcess{Process: *p}
+	if root.image != nil {
+		made.Image = root.image.Digest
+	}
+	for _, m := range spec.Mounts {
+		made.Mounts = append(made.Mounts, m.Destination)
+	}
+	if err := b.keepProcess(made); err != nil {
 		return err
 	}
+	r.effective = made.effective()
 	spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec)
 	if err != nil {
 		return fmt.Errorf("seccomp profile: %w", err)
@@ -401,41 +422,20 @@ func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, 
 	return p, u, nil
 }
 
-// processFile is, in a box's directory, the process of its last container: what an
-// exec has in common with it, also for the next daemon.
-const processFile = "process.json"
-
-func (b *Box) keepProcess(p *specs.Process) error {
-	text, err := json.Marshal(p)
-	if err != nil {
-		return err
-	}
-	dir, err := b.pin()
-	if err != nil {
-		return err
-	}
-	return errors.Join(replaceFile(dir, processFile, text, loose), dir.Close())
-}
-
 // containedExec is execSpec for a container.
 func (b *Box) containedExec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, error) {
 	c := r.cfg
 	if by.UID != 0 && cmd.User != "" && cmd.User != c.User {
 		return nil, fmt.Errorf("%w: only root chooses the user: leave the key out", ErrDenied)
 	}
-	dir, err := b.pin()
-	if err != nil {
-		return nil, err
-	}
-	text, err := dir.ReadFile(processFile)
-	err = errors.Join(err, dir.Close())
-	p := &specs.Process{}
-	if err == nil {
-		err = json.Unmarshal(text, p)
+	made, err := b.readBackProcess()
+	if err == nil && len(made.Args) == 0 {
+		err = fs.ErrNotExist
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the process of the container is not known: %w", err)
 	}
+	p := &made.Process
 	p.Args = cmd.Command
 	env := map[string]string{}
 	for _, kv := range p.Env {

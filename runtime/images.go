@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -46,37 +47,113 @@ func (rt *Runtime) imagesChanged() {
 // Images returns the store of images.
 func (rt *Runtime) Images() *image.Store { return rt.images }
 
-// RemoveImage removes an image that no box needs. The errors are image.ErrNotFound,
+// RemoveImage removes an image that no box uses. The errors are image.ErrNotFound,
 // image.ErrInUse and those of the disk; it does not wait for the deletion.
 func (rt *Runtime) RemoveImage(name string) error {
 	if rt.isClosing() {
 		return ErrClosed
 	}
-	return rt.images.Remove(name, func(digest string) (string, bool) {
-		box, ok := rt.imageUsed(digest)
-		return fmt.Sprintf("box %q", box), ok
-	})
-}
-
-// imageUsed returns a box that needs an image.
-func (rt *Runtime) imageUsed(digest string) (box string, ok bool) {
-	if users := rt.imageUsers(digest); len(users) > 0 {
-		return users[0], true
+	if i := rt.images.Get(name); i != nil {
+		rt.imageInUse(i.Digest) // so that the store, under its lock, waits for no disk
 	}
-	return "", false
+	err := rt.images.Remove(name, rt.imageInUse)
+	if err != nil {
+		rt.RefuseImages(err)
+	}
+	return err
 }
 
-func (rt *Runtime) imageUsers(digest string) []string {
-	users := []string{}
-	for _, b := range rt.Boxes() {
-		b.mu.Lock()
-		used := b.record.Image == digest && !b.removed
-		b.mu.Unlock()
-		if used {
-			users = append(users, b.Name())
+// VerbPull and VerbPrune are the commands of images/ctl.
+const (
+	VerbPull  Verb = "pull"
+	VerbPrune Verb = "prune"
+)
+
+// ImagesDo carries out a command of images/ctl: it accepts or refuses it at once, and
+// returns the work it started, which goes on whether or not anybody waits for it.
+func (rt *Runtime) ImagesDo(by By, c Command) (*Completion, error) {
+	if rt.isClosing() {
+		return nil, ErrClosed
+	}
+	note := fmt.Sprintf("by=%d:%d %s", by.UID, by.PID, c.Verb)
+	var work func() error
+	switch c.Verb {
+	case VerbPull:
+		note += " " + c.Image.String()
+		work = func() error { return rt.pullImage(c.Image) }
+	case VerbPrune:
+		if c.All {
+			note += " all"
 		}
+		work = func() error { return rt.pruneImages(c.All) }
+	default:
+		return nil, rt.RefuseImages(ErrInvalid)
 	}
-	return users
+	rt.emit(nil, "command", note)
+	done := newCompletion()
+	rt.background(func() {
+		err := work()
+		if err != nil {
+			err = rt.RefuseImages(err)
+		} else {
+			rt.noteImages("ok")
+		}
+		done.complete(err)
+	})
+	return done, nil
+}
+
+// pullImage asks where an image comes from for what its reference means now.
+func (rt *Runtime) pullImage(ref image.Ref) error {
+	told := -1
+	img, release, err := rt.images.Refresh(context.Background(), ref, func(p image.Progress) {
+		if p.Done != told {
+			told = p.Done
+			rt.emit(nil, "image", fmt.Sprintf("ref=%s step=%s layers=%d/%d bytes=%d/%d", ref, p.Step, p.Done, p.Layers, p.Bytes, p.Total))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer release()
+	rt.emit(nil, "image", fmt.Sprintf("ref=%s step=pulled name=%s digest=%s", ref, img.Name, img.Digest))
+	return nil
+}
+
+// pruneImages removes the images that no box uses, and no reference means unless all are
+// to go.
+func (rt *Runtime) pruneImages(all bool) error {
+	for _, i := range rt.images.List() {
+		rt.imageInUse(i.Digest) // as in RemoveImage
+	}
+	removed, err := rt.images.Prune(all, rt.imageInUse)
+	for _, name := range removed {
+		rt.emit(nil, "image", "step=removed name="+name)
+	}
+	return err
+}
+
+// ImagesError returns the sentence of images/last_error, and when it was said.
+func (rt *Runtime) ImagesError() (string, time.Time) {
+	n := rt.imagesError.Load()
+	return n.text, n.at
+}
+
+// RefuseImages notes in images/last_error why something was refused, and returns that.
+func (rt *Runtime) RefuseImages(err error) error {
+	rt.noteImages(oneLine(err.Error()))
+	return err
+}
+
+// imagesNote is what images/last_error says.
+type imagesNote struct {
+	text string
+	at   time.Time
+}
+
+func (rt *Runtime) noteImages(text string) {
+	rt.imagesError.Store(&imagesNote{text, time.Now()})
+	rt.imagesChanged()
 }
 
 // ImageInfo returns what is known of an image.

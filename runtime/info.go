@@ -27,6 +27,7 @@ type Info struct {
 	FirstID       *uint32     `json:"first_id"` // of the host, of the box's containers
 	Probe         *ProbeInfo  `json:"probe"`
 	Execs         ExecsInfo   `json:"execs"`
+	Effective     *Effective  `json:"effective"` // of the last container; null for engine host
 	Config        *ConfigInfo `json:"config"`
 }
 
@@ -39,6 +40,7 @@ type ConfigInfo struct {
 	User         string            `json:"user"`
 	Engine       string            `json:"engine"`
 	Image        *string           `json:"image"`
+	Pull         *string           `json:"pull"`       // null without an image
 	Entrypoint   []string          `json:"entrypoint"` // null: that of the image
 	Rootfs       *string           `json:"rootfs"`
 	Overlay      bool              `json:"overlay"`
@@ -128,6 +130,10 @@ func (b *Box) Info(s *Snapshot) Info {
 		Runs: s.Runs, Created: s.Created.UTC(), Started: stamp(s.Started), Ended: stamp(s.Ended), OOMKills: s.OOMKills, ConfigPending: s.Pending,
 		Restarts: s.Restarts, RestartAt: stamp(s.RestartAt), FirstID: unlessZero(b.firstID.Load()),
 	}
+	if s.effective != nil {
+		e := *s.effective
+		i.Effective = &e
+	}
 	i.Execs.Running, i.Execs.Total = b.execsActive()
 	if s.run != nil {
 		if p := s.run.probe.Load(); p != nil {
@@ -153,7 +159,7 @@ func (b *Box) Info(s *Snapshot) Info {
 		Command: orEmpty(c.Command), EnvNames: make([]string, 0, len(c.Env)), Workdir: c.Workdir, User: c.User, Engine: c.Engine,
 		Hostname: c.Hostname, Network: c.Network, Mounts: make([]MountInfo, 0, len(c.Mounts)), Rlimits: map[string]any{},
 		Resources: ResourcesInfo{CPUs: unlessZero(res.CPUs), Memory: unlessZero(res.Memory), Pids: unlessZero(res.Pids)},
-		Image:     unlessZero(c.Image), Entrypoint: c.Entrypoint, Rootfs: unlessZero(c.Rootfs), Overlay: c.Overlay && c.Rootfs != "", Runtime: unlessZero(c.Runtime),
+		Image:     unlessZero(c.Image), Entrypoint: c.Entrypoint, Rootfs: unlessZero(c.Rootfs), Overlay: c.Overlay && c.Engine == EngineContainer, Runtime: unlessZero(c.Runtime),
 		NoNewPrivs: c.Security.NoNewPrivileges, ReadonlyRoot: c.Security.ReadonlyRootfs,
 		CapAdd: orEmpty(c.Security.Capabilities.Add), CapDrop: orEmpty(c.Security.Capabilities.Drop),
 		HealthCheck: HealthInfo{
@@ -165,6 +171,9 @@ func (b *Box) Info(s *Snapshot) Info {
 		Expire:     ExpireInfo{After: duration(c.Expire.After), Idle: duration(c.Expire.Idle)},
 		StopSignal: signalName(c.Stop.Signal), StopTimeout: c.Stop.Timeout.String(),
 		Autostart: c.Autostart, RemoveOnExit: c.RemoveOnExit, Detach: c.Detach, LogMaxSize: c.Log.MaxSize, Labels: labels,
+	}
+	if c.Image != "" {
+		i.Config.Pull = &c.Pull
 	}
 	for name := range c.Env {
 		i.Config.EnvNames = append(i.Config.EnvNames, name)

@@ -152,6 +152,13 @@ func (b *Box) readBack() (complaints []error) {
 		}
 	}
 	note(err)
+	if rec.FirstID != 0 { // it has had a container
+		p, err := b.readBackProcess()
+		note(err)
+		if p != nil && len(p.Args) > 0 {
+			s.effective = p.effective()
+		}
+	}
 	b.publish(s, rec.lastChange())
 	note(b.readBackExecs())
 	return complaints

@@ -43,6 +43,8 @@ type run struct {
 	// firstID is the host's id that is 0 in the container of the run; 0 for none.
 	firstID uint32
 	filter  *filterKey // of a seccomp filter that is to be learnt
+	// effective is what its container is made of; set before the fork.
+	effective *Effective
 	// overlay is what is held of the container's root; set before ended can be called.
 	overlay overlayHold
 	before  *run // the run before, as long as this one has not begun; nil if there was none
@@ -220,6 +222,9 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 	if err := b.update("start", func(t *tx) error {
 		r.proc = proc
 		t.PID = h.PID
+		if r.effective != nil {
+			t.effective = r.effective
+		}
 		return nil
 	}); err != nil {
 		h.Close()

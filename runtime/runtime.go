@@ -103,6 +103,8 @@ type Runtime struct {
 
 	lastError atomic.Pointer[string]
 	errorTime atomic.Int64
+	// imagesError is what images/last_error says.
+	imagesError atomic.Pointer[imagesNote]
 
 	closing chan struct{}
 	// work counts goroutines that write to the state directory; workMu keeps a
@@ -122,6 +124,7 @@ func Open(opt Options) (*Runtime, error) {
 	}
 	rt.events.max = eventHistory
 	rt.setLastError("ok")
+	rt.imagesError.Store(&imagesNote{"ok", time.Now()})
 	rt.metrics = newMetrics()
 	err := rt.metrics.register(opt.Metrics, rt)
 	if err != nil {

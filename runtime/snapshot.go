@@ -55,10 +55,11 @@ type Snapshot struct {
 	// OOMKills is how many processes of the last run the OOM killer took.
 	OOMKills uint64
 
-	owners  map[string]Owner
-	run     *run
-	changed [numFields]time.Time
-	next    chan struct{}
+	owners    map[string]Owner
+	run       *run
+	effective *Effective // of the last container
+	changed   [numFields]time.Time
+	next      chan struct{}
 }
 
 // Changed returns when the field changed last.
@@ -88,7 +89,7 @@ func (s *Snapshot) diff(o *Snapshot) Field {
 	set(s.ExitCode != o.ExitCode, FieldExitCode)
 	set(s.LastError != o.LastError, FieldLastError)
 	set(string(s.Text) != string(o.Text) || s.Config != o.Config, FieldConfig)
-	set(s.Pending != o.Pending || s.Restarting != o.Restarting || s.Detail != o.Detail || s.Removed != o.Removed || s.Runs != o.Runs || s.Restarts != o.Restarts || !s.RestartAt.Equal(o.RestartAt) || s.OOMKills != o.OOMKills || s.run != o.run || !s.Started.Equal(o.Started), FieldInfo)
+	set(s.Pending != o.Pending || s.Restarting != o.Restarting || s.Detail != o.Detail || s.Removed != o.Removed || s.Runs != o.Runs || s.Restarts != o.Restarts || !s.RestartAt.Equal(o.RestartAt) || s.OOMKills != o.OOMKills || s.run != o.run || s.effective != o.effective || !s.Started.Equal(o.Started), FieldInfo)
 	return f
 }
 

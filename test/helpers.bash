@@ -455,6 +455,12 @@ push() {
 	DIGEST=$out
 }
 
+# list_images: out is the names of the images, a line each.
+list_images() {
+	ok ls "$MNT/images"
+	out=$(grep @ <<<"$out" || :)
+}
+
 # busybox_root DIR: a root file system of busybox-static with all its names.
 busybox_root() {
 	mkdir -p "$1"/{bin,etc,proc,sys,dev,tmp,root}

@@ -7,7 +7,7 @@ load helpers
 @test "images/ is empty at first, and refuses what is not offered" {
 	start_daemon
 	ok ls -A "$MNT/images"
-	assert "$out" = '' "images"
+	assert "$out" = $'ctl\nlast_error' "images"
 	ok stat -c '%a %h %U %F' "$MNT/images"
 	assert "$out" = '755 2 root directory' "stat of images/"
 	refused EPERM mkdir "$MNT/images/x"
@@ -43,14 +43,14 @@ load helpers
 	stop_daemon
 	echo '{"version": 1, "name": "../../x"}' >"$STATE/images/images/0.json"
 	start_daemon
-	ok ls -A "$MNT/images"
+	list_images
 	assert "$out" = '' "images"
 	[[ -e $STATE/images/images/0.bad ]] || fail "the record is gone"
 }
 
 @test "a registry configuration that is wrong keeps the daemon from starting" {
 	local text
-	for text in '{"auths": {"r.example": {"auth": "c2VjcmV0"}}}' '{"credsStore": "x"}' 'nonsense' ''; do
+	for text in '{"auths": {"r.example": {"auth": "c2VjcmV0"}}}' '{"credsStore": "../x"}' 'nonsense' ''; do
 		echo "$text" >"$W/registry.json"
 		launch_daemon --registry-config "$W/registry.json"
 		await_daemon

@@ -21,7 +21,7 @@ setup() {
 
 # image_dir: the one image that there is.
 image_dir() {
-	ok ls "$MNT/images"
+	list_images
 	assert "$(wc -w <<<"$out")" -eq 1 "images"
 	IMG=$MNT/images/$out
 }
@@ -69,7 +69,7 @@ story() {
 	ok rmdir "$MNT/boxes/$box"
 	await "its cgroups to be gone" 5 no_groups_of_boxes
 	ok rmdir "$IMG"
-	ok ls "$MNT/images"
+	list_images
 	assert "$out" = "" "images"
 	assert "$(find "$STATE/images" -type f | wc -l)" -eq 0 "files of images"
 }
@@ -125,7 +125,7 @@ json_file() {
 	assert "$rc" -ne 0 "status of the start"
 	rd x/info.json
 	[[ $out == *'"detail": null'* ]] || fail "detail: $out"
-	ok ls "$MNT/images"
+	list_images
 	assert "$out" = "" "images"
 	# So does the end of the daemon.
 	bg start "${ECHO[@]}" "$MNT/boxes/x/ctl" start

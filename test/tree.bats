@@ -14,6 +14,8 @@ ROOT_FILES='boxes/
 events
 features
 images/
+images/ctl
+images/last_error
 last_error
 metrics
 version
@@ -43,11 +45,13 @@ wait/stopped 444'
 @test "the root has exactly the files of the contract" {
 	ok sh -c 'cd "$1" && find . -mindepth 1 \( -type d -printf "%P/\n" -o -printf "%P\n" \) | sort' sh "$MNT"
 	assert "$out" = "$ROOT_FILES" "files of the root"
-	ok sh -c 'cd "$1" && stat -c "%n %a %F" boxes events features images last_error metrics version wait wait/event' sh "$MNT"
+	ok sh -c 'cd "$1" && stat -c "%n %a %F" boxes events features images images/ctl images/last_error last_error metrics version wait wait/event' sh "$MNT"
 	assert "${out//regular empty file/regular file}" = 'boxes 755 directory
 events 444 regular file
 features 444 regular file
 images 755 directory
+images/ctl 200 regular file
+images/last_error 444 regular file
 last_error 444 regular file
 metrics 444 regular file
 version 444 regular file

@@ -1,0 +1,151 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// An image is used by the boxes that run on it, and by those that have changes on it:
+// these would fit no other. A box that only names it, or ran on it and changed nothing,
+// can have it fetched again, or another in its place.
+
+// imageUse remembers on which images a box has changes. Only its runs make any, so what
+// was seen after one holds until the next.
+type imageUse struct {
+	mu   sync.Mutex
+	seen map[string]seenChanges // by imageKey
+}
+
+type seenChanges struct {
+	runs    int // how many runs there had been
+	changed bool
+}
+
+// imageKey names, in changesDir, the directory of a box's changes to an image.
+func imageKey(digest string) string {
+	_, hex, _ := strings.Cut(digest, ":")
+	return "image-" + hex[:min(16, len(hex))]
+}
+
+// useOf says how the box uses an image, "" for not at all.
+func (b *Box) useOf(digest string) string {
+	b.mu.Lock()
+	s, last, removed := b.snap.Load(), b.record.Image, b.removed
+	b.mu.Unlock()
+	switch {
+	case removed:
+		return ""
+	case last == digest && (s.Status.Active() || s.Status == StatusRestarting):
+		return "runs on it"
+	case b.hasChanges(digest, s.Runs):
+		return "has changes on it"
+	}
+	return ""
+}
+
+// hasChanges reports whether the box, which has had so many runs and is between two, has
+// changes on an image. What cannot be looked at counts as some.
+func (b *Box) hasChanges(digest string, runs int) bool {
+	key := imageKey(digest)
+	b.images.mu.Lock()
+	defer b.images.mu.Unlock()
+	if seen, ok := b.images.seen[key]; ok && seen.runs == runs {
+		return seen.changed
+	}
+	changed, err := b.changedIn(filepath.Join(b.dir, changesDir, key, "upper"))
+	if err != nil {
+		b.log("image").WithError(err).Warn("it is not known whether the box has changes on an image")
+		return true
+	}
+	if b.images.seen == nil {
+		b.images.seen = map[string]seenChanges{}
+	}
+	b.images.seen[key] = seenChanges{runs, changed}
+	return changed
+}
+
+// changedIn reports whether there is anything in the upper directory of an overlay but
+// what the OCI runtime has made there for the mounts of the box's last container.
+func (b *Box) changedIn(upper string) (bool, error) {
+	p, err := b.readBackProcess()
+	if err != nil {
+		return false, err
+	}
+	targets := map[string]bool{} // false: a directory above one
+	for _, target := range append(p.Mounts, usualMounts()...) {
+		targets[target] = true
+		for dir := filepath.Dir(target); dir != "/" && !targets[dir]; dir = filepath.Dir(dir) {
+			targets[dir] = false
+		}
+	}
+	return changedBelow(upper, "/", targets)
+}
+
+// usualMounts are the targets of the mounts that containers have whatever they are: the
+// last one may have been made from another root.
+func usualMounts() (targets []string) {
+	spec, c := &specs.Spec{}, defaultConfig("")
+	addMounts(spec, c, true)
+	c.containerFiles(spec)
+	for _, m := range spec.Mounts {
+		targets = append(targets, m.Destination)
+	}
+	return targets
+}
+
+// changedBelow looks at one directory of an upper directory. It goes down only to where a
+// mount is, however deep the box has made a tree.
+func changedBelow(upper, at string, targets map[string]bool) (bool, error) {
+	entries, err := os.ReadDir(filepath.Join(upper, at))
+	if errors.Is(err, os.ErrNotExist) && at == "/" {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		name := filepath.Join(at, e.Name())
+		mount, known := targets[name]
+		switch {
+		case known && e.IsDir() && !opaque(filepath.Join(upper, name)):
+			changed, err := changedBelow(upper, name, targets)
+			if changed || err != nil {
+				return changed, err
+			}
+		case mount && e.Type().IsRegular():
+			if fi, err := e.Info(); err != nil || fi.Size() > 0 {
+				return err == nil, err
+			}
+		default:
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// imageUsers returns the names of the boxes that use an image.
+func (rt *Runtime) imageUsers(digest string) []string {
+	users := []string{}
+	for _, b := range rt.Boxes() {
+		if b.useOf(digest) != "" {
+			users = append(users, b.Name())
+		}
+	}
+	return users
+}
+
+// imageInUse says which box uses an image, and how.
+func (rt *Runtime) imageInUse(digest string) (by string, ok bool) {
+	for _, b := range rt.Boxes() {
+		if how := b.useOf(digest); how != "" {
+			return fmt.Sprintf("box %q, which %s", b.Name(), how), true
+		}
+	}
+	return "", false
+}
