@@ -25,8 +25,8 @@ var execFiles = []struct {
 	{"cmd", 0o600, func(f execFile) node { return &cmdFile{execFile: f} }},
 	{"ctl", 0o200, func(f execFile) node { return &execCtlFile{execFile: f} }},
 	{"stdin", 0o200, func(f execFile) node { return &stdinFile{execFile: f} }},
-	{"stdout", 0o444, func(f execFile) node { return &outputFile{execFile: f, open: (*runtime.Exec).Stdout} }},
-	{"stderr", 0o444, func(f execFile) node { return &outputFile{execFile: f, open: (*runtime.Exec).Stderr} }},
+	{"stdout", 0o400, func(f execFile) node { return &outputFile{execFile: f, open: (*runtime.Exec).Stdout} }},
+	{"stderr", 0o400, func(f execFile) node { return &outputFile{execFile: f, open: (*runtime.Exec).Stderr} }},
 	{"status", 0o444, execWord(func(s *runtime.ExecSnapshot) string { return string(s.Status) })},
 	{"exit_code", 0o444, execWord(func(s *runtime.ExecSnapshot) string { return strconv.Itoa(s.ExitCode) })},
 	{"pid", 0o444, execWord(func(s *runtime.ExecSnapshot) string { return strconv.Itoa(s.PID) })},
@@ -111,7 +111,7 @@ func (d *execsDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 }
 
 func (d *execsDir) enter(ctx context.Context, e *runtime.Exec, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	f := execFile{fs: d.fs, e: e, mode: 0o755}
+	f := execFile{fs: d.fs, e: e, mode: runtime.ExecMode}
 	return enter(ctx, d.EmbeddedInode(), &execDir{dir: dir{fs: d.fs}, execFile: f}, execIno(e, 0), fuse.S_IFDIR, out)
 }
 
@@ -126,21 +126,29 @@ func (d *execsDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 }
 
 // Mkdir makes an exec, which belongs to who asks.
-func (d *execsDir) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	var uid, gid uint32
-	if c, ok := fuse.FromContext(ctx); ok {
-		uid, gid = c.Uid, c.Gid
+func (d *execsDir) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	c, ok := fuse.FromContext(ctx)
+	if !ok {
+		return nil, syscall.EIO // as root's it would have root's rights
 	}
-	e, err := d.box.CreateExec(name, uid, gid)
+	owner := runtime.Owner{UID: c.Uid, GID: c.Gid, Mode: runtime.ExecMode}
+	if mode&noMode == 0 {
+		owner.Mode = mode & 0o777
+	}
+	e, err := d.box.CreateExec(name, owner)
 	if err != nil {
 		return nil, toErrno(err)
 	}
 	return d.enter(ctx, e, out)
 }
 
-// Rmdir removes an exec that has no process.
-func (d *execsDir) Rmdir(_ context.Context, name string) syscall.Errno {
-	return toErrno(d.box.RemoveExec(name))
+// Rmdir removes an exec that has no process, for root or whom it belongs to.
+func (d *execsDir) Rmdir(ctx context.Context, name string) syscall.Errno {
+	c, ok := fuse.FromContext(ctx)
+	if !ok {
+		return syscall.EIO
+	}
+	return toErrno(d.box.RemoveExec(name, c.Uid))
 }
 
 // execDir is the directory of one exec, or wait/ in it.

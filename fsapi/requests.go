@@ -59,6 +59,7 @@ func (c *counted) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.
 
 func (c *counted) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	defer c.mkdir.since(time.Now())
+	markMode(in)
 	return c.RawFileSystem.Mkdir(cancel, in, name, out)
 }
 

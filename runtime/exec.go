@@ -185,9 +185,14 @@ func (b *Box) newExec(name string, rec *execRecord) *Exec {
 	return e
 }
 
-// CreateExec makes an empty exec that belongs to that user.
-func (b *Box) CreateExec(name string, uid, gid uint32) (*Exec, error) {
-	e, err := b.createExec(name, &execRecord{Version: recordVersion, Created: time.Now(), UID: uid, GID: gid})
+// CreateExec makes an empty exec that belongs to owner, whose mode is that of its
+// directory; 0 is the default.
+func (b *Box) CreateExec(name string, owner Owner) (*Exec, error) {
+	rec := &execRecord{Version: recordVersion, Created: time.Now(), UID: owner.UID, GID: owner.GID}
+	if owner.Mode != 0 && owner.Mode != ExecMode {
+		rec.Owners = map[string]Owner{"": owner}
+	}
+	e, err := b.createExec(name, rec)
 	if err != nil {
 		return nil, b.refuse(b.fail("exec", fmt.Errorf("%q: %w", name, err)))
 	}
@@ -369,11 +374,16 @@ func (e *Exec) SetOwner(name string, o Owner) error {
 	return nil
 }
 
-// RemoveExec removes an exec that has no process: ErrBusy otherwise.
-func (b *Box) RemoveExec(name string) error {
+// RemoveExec removes an exec that has no process, for the user uid: ErrBusy if it has
+// one, ErrDenied if it is another's.
+func (b *Box) RemoveExec(name string, uid uint32) error {
 	e := b.Exec(name)
 	if e == nil {
 		return b.fail("exec", fmt.Errorf("%q: %w", name, ErrNoExec))
+	}
+	if err := e.Snapshot().mayRemove(uid); err != nil {
+		// Not by Refuse: who waits for the command's output waits on.
+		return b.refuse(e.fail(err))
 	}
 	err := e.remove()
 	if err != nil {
@@ -532,11 +542,11 @@ func (e *Exec) run(by By, text []byte) (*Completion, error) {
 	if !going {
 		return nil, ErrNoProcess
 	}
-	spec, err := b.execSpec(r.r, cmd, by)
+	s := *e.snap.Load()
+	spec, err := b.execSpec(r.r, cmd, s.rights(by.UID))
 	if err != nil {
 		return nil, err
 	}
-	s := *e.snap.Load()
 	s.run, s.Text = r.r.id, text
 	if err := e.openStreams(root); err != nil {
 		return nil, err
@@ -584,12 +594,15 @@ func (e *Exec) removeSpec() {
 	}
 }
 
-// execSpec is what the shim needs to run cmd in the run, for somebody. Who is not root
-// gets no more than the box's own command has, and on the host not even root.
-func (b *Box) execSpec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, error) {
+// execSpec is what the shim needs to run cmd in the run, with those rights. Who is not
+// root gets no more than the box's own command has, and on the host not even root.
+func (b *Box) execSpec(r *run, cmd *ExecCommand, rights execRights) (*shim.ExecSpec, error) {
 	c := r.cfg
+	if rights.limited && cmd.User != "" && cmd.User != c.User {
+		return nil, rights.refuse("only root chooses the user: leave the key out")
+	}
 	if c.Engine == EngineContainer {
-		return b.containedExec(r, cmd, by)
+		return b.containedExec(r, cmd)
 	}
 	name := c.User
 	if cmd.User != "" {
@@ -599,13 +612,8 @@ func (b *Box) execSpec(r *run, cmd *ExecCommand, by By) (*shim.ExecSpec, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if by.UID != 0 {
-		switch {
-		case cmd.User != "" && cmd.User != c.User:
-			return nil, fmt.Errorf("%w: only root chooses the user: leave the key out", ErrDenied)
-		case uid == 0 && c.Engine == "host":
-			return nil, fmt.Errorf("%w: the box runs as root, which on engine host is the host's: give it another user in config.yaml", ErrDenied)
-		}
+	if rights.limited && uid == 0 {
+		return nil, rights.refuse("the box runs as root, which on engine host is the host's: give it another user in config.yaml")
 	}
 	x := &shim.ExecSpec{
 		Argv: cmd.Command, Workdir: c.Workdir, UID: uid, GID: gid, Groups: groups,

@@ -126,7 +126,7 @@ func execBox(t *testing.T) (*Box, *Exec) {
 	})
 	b, err := rt.Create("box")
 	must(t, err)
-	e, err := b.CreateExec("e1", 1, 2)
+	e, err := b.CreateExec("e1", Owner{UID: 1, GID: 2})
 	must(t, err)
 	t.Cleanup(func() {
 		if b.Exec("e1") == e {
@@ -174,7 +174,7 @@ func TestWhoIsNotRootGetsNoMoreThanTheBoxHas(t *testing.T) {
 			cfg, err := ParseConfig("box", []byte(c.config))
 			must(t, err)
 			c.cmd.Command = []string{"true"}
-			x, err := b.execSpec(&run{cfg: cfg}, &c.cmd, By{UID: c.by})
+			x, err := b.execSpec(&run{cfg: cfg}, &c.cmd, (&ExecSnapshot{}).rights(c.by))
 			if !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
 				t.Fatalf("got %v, want %v", err, c.err)
 			}
@@ -188,7 +188,7 @@ func TestWhoIsNotRootGetsNoMoreThanTheBoxHas(t *testing.T) {
 // A shim that knows no exec drops the question, and answers what it knows.
 func TestExecOfAnOlderShim(t *testing.T) {
 	b, e := execBox(t)
-	b.inRun(t, "command: [a]")
+	b.inRun(t, "command: [a]\nuser: nobody")
 	dir, err := os.Open(b.dir)
 	must(t, err)
 	defer dir.Close()
@@ -285,7 +285,7 @@ func TestOutputIsConsumedAndGivenBack(t *testing.T) {
 	if _, _, err := out.Poll(buf); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
-	must(t, b.RemoveExec("e1"))
+	must(t, b.RemoveExec("e1", 0))
 	if _, _, err := out.Poll(buf); !errors.Is(err, ErrRemoved) {
 		t.Errorf("of what is gone: %v", err)
 	}
@@ -339,7 +339,7 @@ func TestExecsAreFoundAgain(t *testing.T) {
 	b, e := execBox(t)
 	must(t, e.SetOwner("cmd", Owner{UID: 7, GID: 8, Mode: 0o640}))
 	for _, name := range []string{"ended", "lost", "rebooted"} {
-		_, err := b.CreateExec(name, 0, 0)
+		_, err := b.CreateExec(name, Owner{})
 		must(t, err)
 		boot := b.rt.bootID
 		if name == "rebooted" {

@@ -38,15 +38,15 @@ ended() {
 	assert "$out" = "" "execs of a new box"
 	ok mkdir "$(E x e1)"
 	ok find "$(E x e1)" -printf '%P %m %y\n'
-	assert "$(sort <<<"$out")" = " 755 d
+	assert "$(sort <<<"$out")" = " 700 d
 cmd 600 f
 ctl 200 f
 exit_code 444 f
 pid 444 f
 status 444 f
-stderr 444 f
+stderr 400 f
 stdin 200 f
-stdout 444 f
+stdout 400 f
 wait 755 d
 wait/stopped 444 f" "tree of an exec"
 	is x exec/e1/status empty

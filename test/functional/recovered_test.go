@@ -161,11 +161,11 @@ func (r *recovered) live(first string) error {
 		}
 		_, _ = e.Run(runtime.By{}, []byte("true"))
 	}
-	if e, err := b.CreateExec("g", 0, 0); err == nil {
+	if e, err := b.CreateExec("g", runtime.Owner{}); err == nil {
 		_, _ = e.Run(runtime.By{}, []byte("true"))
 	}
 	for _, name := range []string{"e", "f", "g"} {
-		_ = b.RemoveExec(name)
+		_ = b.RemoveExec(name, 0)
 	}
 	r.step = first
 	switch first {
