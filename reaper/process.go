@@ -203,6 +203,20 @@ func Find(bootID string, id Identity) (*Process, error) {
 	return newProcess(now, fd), nil
 }
 
+// Lives reports whether the process with the given identity has not ended, as far as can be
+// known.
+func Lives(bootID string, id Identity) (bool, error) {
+	p, err := Find(bootID, id)
+	if errors.Is(err, ErrGone) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	ended := p.Ended()
+	return !ended, unix.Close(p.fd)
+}
+
 // openBlind opens the directory in /proc of the process that has the pid now: the
 // kernel answers in it for that process only, never for one that got its pid later.
 func openBlind(bootID string, pid int) (Identity, int, error) {

@@ -288,6 +288,9 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	if err != nil {
 		return err
 	}
+	if r.layers, err = root.mounted(); err != nil {
+		return err
+	}
 	p, who, err := c.process(root, b.rt.bounding)
 	if err != nil {
 		return err

@@ -32,7 +32,7 @@ type ImageInfo struct {
 // openImages opens the store of images.
 func (rt *Runtime) openImages() error {
 	s, err := image.Open(filepath.Join(rt.opt.State, "images"), image.Options{
-		RegistryConfig: rt.opt.RegistryConfig, Log: rt.log, Changed: rt.imagesChanged,
+		RegistryConfig: rt.opt.RegistryConfig, Log: rt.log, Changed: rt.imagesChanged, InUse: rt.mountedLayers,
 	})
 	rt.images = s
 	return err

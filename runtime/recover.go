@@ -508,9 +508,12 @@ func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
 		return nil, nil
 	}
 	s := b.Snapshot()
+	b.mu.Lock()
+	image := b.record.Image
+	b.mu.Unlock()
 	live := &shimRecord{
 		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id, Cgroup: b.rt.groups.of(b.name, s.Config != nil && s.Config.Engine == EngineContainer),
-		Started: time.Unix(0, reply.State.StartedNs), Config: string(s.Text),
+		Started: time.Unix(0, reply.State.StartedNs), Config: string(s.Text), Image: image,
 	}
 	Fault("recover.found")
 	if err := b.putOnRecord(live); err != nil {

@@ -42,7 +42,9 @@ type run struct {
 	group *group // nil on a host without cgroups
 	// firstID is the host's id that is 0 in the container of the run; 0 for none.
 	firstID uint32
-	filter  *filterKey // of a seccomp filter that is to be learnt
+	// layers are those of its image, by the inode numbers of their directories.
+	layers []uint64
+	filter *filterKey // of a seccomp filter that is to be learnt
 	// effective is what its container is made of; set before the fork.
 	effective *Effective
 	// overlay is what is held of the container's root; set before ended can be called.
@@ -235,7 +237,7 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 	image := b.record.Image
 	b.mu.Unlock()
 	err = b.putOnRecord(&shimRecord{
-		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text), Cgroup: r.group, FirstID: r.firstID, Image: image,
+		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text), Cgroup: r.group, FirstID: r.firstID, Image: image, Layers: r.layers,
 	})
 	Fault("start.recorded")
 	if err != nil {

@@ -264,6 +264,9 @@ type shimRecord struct {
 	// FirstID and Image are those of the state.json, which may be found broken.
 	FirstID uint32 `json:"first_id,omitempty"`
 	Image   string `json:"image,omitempty"`
+	// Layers are those of the image that are mounted, by the inode numbers of their
+	// directories.
+	Layers []uint64 `json:"layers,omitempty"`
 }
 
 const recordVersion = 1

@@ -237,11 +237,5 @@ func (s *Store) keepNew(ref Ref, r *resolved, infos []layerInfo) (*Image, error)
 	if s.ByDigest(digest) != nil {
 		return nil, nil
 	}
-	c := r.config.Config
-	rec := &record{
-		Version: recordVersion, Name: s.nameFor(ref, digest), Digest: digest, Refs: []string{ref.text},
-		Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir, StopSignal: c.StopSignal, Labels: c.Labels,
-		Layers: infos, Created: r.config.Created.UTC(), Pulled: time.Now().UTC(),
-	}
-	return s.enter(ref, rec)
+	return s.enter(ref, newRecord(s.nameFor(ref, digest), digest, ref.text, r.config, infos))
 }

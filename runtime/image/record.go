@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -50,39 +49,76 @@ type layerInfo struct {
 
 const recordVersion = 1
 
-var (
-	imageName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}@[0-9a-f]{12,64}$`)
-	layerID   = regexp.MustCompile(`^[0-9a-f]{64}(-[0-9a-f]{16})?$`)
-)
+var layerID = regexp.MustCompile(`^[0-9a-f]{64}(-[0-9a-f]{16})?$`)
 
-// decodeRecord is strict about what the store depends on.
-func decodeRecord(b []byte) (*record, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	r := &record{}
-	if err := d.Decode(r); err != nil {
-		return nil, err
+// newRecord is the record of an image that was pulled just now.
+func newRecord(name, digest, ref string, f *v1.ConfigFile, layers []layerInfo) *record {
+	c := f.Config
+	return &record{
+		Version: recordVersion, Name: name, Digest: digest, Refs: []string{ref},
+		Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir, StopSignal: c.StopSignal, Labels: c.Labels,
+		Layers: layers, Created: written(f.Created.Time), Pulled: time.Now().UTC(),
 	}
+}
+
+// written is a time as a record can have it. When an image was made is whatever its maker
+// wrote: in UTC it may be of a year that RFC 3339 has no digits for.
+func written(t time.Time) time.Time {
+	first, last := time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	t = t.UTC()
+	switch {
+	case t.Before(first):
+		return first
+	case t.After(last):
+		return last
+	}
+	return t
+}
+
+// check says what of a record the store could not use. It is asked before a record is
+// written and after it is read, so that none is written that would be lost.
+func (r *record) check() error {
 	h, err := v1.NewHash(r.Digest)
 	switch {
 	case r.Version != recordVersion:
-		return nil, fmt.Errorf("version %d is not %d", r.Version, recordVersion)
-	case !imageName.MatchString(r.Name):
-		return nil, fmt.Errorf("name is %q", r.Name)
+		return fmt.Errorf("version %d is not %d", r.Version, recordVersion)
 	case err != nil || !validHash(h):
-		return nil, fmt.Errorf("digest is %q", r.Digest)
-	case !strings.HasSuffix(r.Name, "@"+h.Hex[:len(r.Name)-1-strings.LastIndexByte(r.Name, '@')]):
-		return nil, fmt.Errorf("name is %q, and digest %q", r.Name, r.Digest)
+		return fmt.Errorf("digest is %q", r.Digest)
+	case !validName(r.Name, r.Digest):
+		return fmt.Errorf("name is %q, and digest %q", r.Name, r.Digest)
 	}
 	for _, l := range r.Layers {
 		if !layerID.MatchString(l.ID) || l.Size < 0 {
-			return nil, fmt.Errorf("layer is %q", l.ID)
+			return fmt.Errorf("layer is %q", l.ID)
 		}
 	}
-	return r, nil
+	return nil
+}
+
+func (r *record) encode() ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	return append(b, '\n'), err
+}
+
+// decodeRecord is strict about what the store depends on. The name is not of that kind: it
+// follows from the rest, and one that is none is made anew.
+func decodeRecord(b []byte) (*record, error) {
+	r := &record{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, err
+	}
+	if h, err := v1.NewHash(r.Digest); err == nil && validHash(h) && !validName(r.Name, r.Digest) {
+		base, _, _ := strings.Cut(r.Name, "@")
+		r.Name = nameOf(base, r.Digest, len(h.Hex))
+	}
+	return r, r.check()
 }
 
 func (s *Store) recordPath(digest string) string {
-	return s.path("images", strings.TrimPrefix(digest, "sha256:")+".json")
+	return s.path("images", hexOf(digest)+".json")
 }
 
 // load reads all records. What cannot be used is kept aside for a person to look at,
@@ -126,9 +162,23 @@ func (s *Store) load() error {
 	}
 	slices.SortStableFunc(records, func(a, b *record) int { return cmp.Compare(a.Moved, b.Moved) })
 	for _, r := range records {
+		if s.named(r.Name) {
+			base, _, _ := strings.Cut(r.Name, "@")
+			r.Name = nameOf(base, r.Digest, len(hexOf(r.Digest)))
+		}
 		s.adopt(r)
 	}
 	return nil
+}
+
+// named reports whether an image has a name. mu is held, or nobody else is there.
+func (s *Store) named(name string) bool {
+	for _, i := range s.images {
+		if i.Name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // whole says which layer of an image is missing.
@@ -181,9 +231,9 @@ func (s *Store) adopt(r *record) *Image {
 
 // write writes a record; layers must be on the disk before.
 func (s *Store) write(r *record) error {
-	b, err := json.MarshalIndent(r, "", "  ")
+	b, err := r.encode()
 	if err != nil {
-		return err
+		return fmt.Errorf("record of the image: %w", err)
 	}
 	path := s.recordPath(r.Digest)
 	tmp := filepath.Join(filepath.Dir(path), ".new")
@@ -191,7 +241,7 @@ func (s *Store) write(r *record) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(b, '\n'))
+	_, err = f.Write(b)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -276,10 +326,9 @@ func (s *Store) rewrite(r *record) error {
 // nameFor is a name that no other image has: a few digits of the digest, or as many as
 // it takes. The lock writing is held.
 func (s *Store) nameFor(ref Ref, digest string) string {
-	digits := strings.TrimPrefix(digest, "sha256:")
-	for n := 12; ; n++ {
-		name := safeBase(ref.base()) + "@" + digits[:n]
-		if i := s.Get(name); i == nil || n == len(digits) {
+	for n := digitsMin; ; n++ {
+		name := nameOf(ref.base(), digest, n)
+		if i := s.Get(name); i == nil || n == len(hexOf(digest)) {
 			return name
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/google/go-containerregistry/pkg/name"
 )
@@ -68,7 +69,7 @@ const refMax = 4096 // bytes, as of a path
 // sentence that says what to write instead.
 func ParseRef(s string) (Ref, error) {
 	r := Ref{text: s}
-	if len(s) > refMax || !printable.MatchString(s) {
+	if len(s) > refMax || !utf8.ValidString(s) || !printable.MatchString(s) {
 		return Ref{}, errorf(ErrRef, "image %.64q: must be of at most %d printable characters without spaces", s, refMax)
 	}
 	rest, ok := "", false
@@ -123,20 +124,4 @@ func (r *Ref) parseRemote(s string) (err error) {
 		return errorf(ErrRef, "image %q: the digest must be a sha256", r.text)
 	}
 	return nil
-}
-
-// safeBase makes any name fit for a file name.
-func safeBase(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-', c == '.' && i > 0:
-		default:
-			b[i] = '_'
-		}
-	}
-	if len(b) == 0 {
-		return "image"
-	}
-	return string(b[:min(len(b), 128)])
 }

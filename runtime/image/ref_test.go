@@ -1,9 +1,14 @@
 package image
 
 import (
+	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 func TestReferences(t *testing.T) {
@@ -61,9 +66,10 @@ func TestReferences(t *testing.T) {
 }
 
 func FuzzParseRef(f *testing.F) {
-	for _, s := range []string{"oci:/a/b:1", "docker-archive:/f.tar", "docker://r.example/a/b:1@sha256:" + strings.Repeat("0", 64), "docker://[::1]:5/a", "docker://UPPER"} {
+	for _, s := range []string{"oci:/a/b:1", "docker-archive:/f.tar", "docker://r.example/a/b:1@sha256:" + strings.Repeat("0", 64), "docker://[::1]:5/a", "docker://UPPER", "oci:/a/-x", "oci:/a/.x", "oci:/a@b/c"} {
 		f.Add(s)
 	}
+	digest := "sha256:" + strings.Repeat("0", 64)
 	f.Fuzz(func(t *testing.T, s string) {
 		ref, err := ParseRef(s)
 		if err != nil {
@@ -76,8 +82,47 @@ func FuzzParseRef(f *testing.F) {
 		if err != nil || again.key() != ref.key() || ref.String() != s {
 			t.Errorf("%q: %q %v", s, again.key(), err)
 		}
-		if name := safeBase(ref.base()) + "@000000000000"; !imageName.MatchString(name) {
-			t.Errorf("%q gives the name %q", s, name)
+		// What is kept of it is found again by the next daemon.
+		kept := &record{Version: recordVersion, Name: nameOf(ref.base(), digest, digitsMin), Digest: digest, Refs: []string{ref.text}}
+		text, err := kept.encode()
+		if err != nil {
+			t.Fatalf("%q: %v", s, err)
+		}
+		read, err := decodeRecord(text)
+		if err != nil || read.Name != kept.Name || !slices.Equal(read.Refs, kept.Refs) {
+			t.Errorf("%q: %+v was kept, and is read as %+v, %v", s, kept, read, err)
+		}
+		if strings.ContainsAny(kept.Name, "/\x00\n ") || strings.HasPrefix(kept.Name, "-") || strings.HasPrefix(kept.Name, ".") {
+			t.Errorf("%q gives the name %q", s, kept.Name)
+		}
+	})
+}
+
+// FuzzRecordRoundTrip: what an image says of itself is read back as it was written.
+func FuzzRecordRoundTrip(f *testing.F) {
+	f.Add("busybox", "A=b", "label", "value", int64(0))
+	f.Add("-x", "\xff\x00", "\u2028", "<&>", int64(1)<<40)
+	f.Add("a@b@c", "", "", "", int64(-1)<<60)
+	digest := "sha256:" + strings.Repeat("0a", 32)
+	f.Fuzz(func(t *testing.T, base, env, label, value string, created int64) {
+		for _, text := range []*string{&base, &env, &label, &value} {
+			*text = strings.ToValidUTF8(*text, "?") // as JSON was read
+		}
+		cfg := v1.ConfigFile{Config: v1.Config{Env: []string{env}, Cmd: []string{value}, Labels: map[string]string{label: value}}, Created: v1.Time{Time: time.Unix(created, 0)}}
+		r := newRecord(nameOf(base, digest, digitsMin), digest, "oci:/a", &cfg, nil)
+		text, err := r.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, err := decodeRecord(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := read.encode(); err != nil || !bytes.Equal(again, text) {
+			t.Errorf("written was %s, and then %s, %v", text, again, err)
+		}
+		if read.Name != r.Name || !read.Created.Equal(r.Created) {
+			t.Errorf("written was %+v, and read %+v", r, read)
 		}
 	})
 }

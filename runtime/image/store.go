@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -30,8 +31,20 @@ type Options struct {
 	RegistryConfig string
 	// Log takes the structured log.
 	Log *logrus.Entry
+	// InUse says what the boxes that run have mounted, by their own records. Open asks for
+	// it. It may be nil: nothing.
+	InUse func() (Use, error)
 	// Changed is called after an image came or went, with no lock held. It may be nil.
 	Changed func()
+}
+
+// Use is what is in use, whatever the store's own records say.
+type Use struct {
+	Layers []uint64 // by the inode numbers of their directories
+	// Unknown are digests of images that are in use by whom has no list of the layers.
+	Unknown []string
+	// All: there may be more than that.
+	All bool
 }
 
 // Image is an image that is here, whole. It does not change.
@@ -148,7 +161,7 @@ func (s *Store) aside(dir, name string) string {
 
 // recover makes the directories, reads the records, and clears away the rest.
 func (s *Store) recover() error {
-	for _, d := range []string{".", "images", "layers", "layers/sha256", "blobs", "partial", "tmp", "trash"} {
+	for _, d := range []string{".", "images", "layers", "layers/sha256", "blobs", "partial", "held", "tmp", "trash"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return err
 		}
@@ -156,16 +169,7 @@ func (s *Store) recover() error {
 	if err := s.load(); err != nil {
 		return err
 	}
-	// An unpacked layer that no image has may not be whole on the disk.
-	found, err := os.ReadDir(s.path("layers/sha256"))
-	if err != nil {
-		return err
-	}
-	for _, e := range found {
-		if _, known := s.ready[e.Name()]; !known {
-			err = errors.Join(err, os.Rename(s.path("layers/sha256", e.Name()), s.aside("trash", e.Name())))
-		}
-	}
+	err := s.clearLayers()
 	half, rerr := os.ReadDir(s.path("tmp"))
 	err = errors.Join(err, rerr)
 	for _, e := range half {
@@ -180,6 +184,63 @@ func (s *Store) recover() error {
 	}
 	s.sweep(paths)
 	return errors.Join(err, rerr)
+}
+
+// clearLayers puts layers that no image has into the trash: they may not be whole on the
+// disk. One that a box has mounted is only moved out of the way, into held/: the mount goes
+// with it, and the layer can be fetched anew meanwhile.
+func (s *Store) clearLayers() error {
+	use, err := s.inUse()
+	if err != nil {
+		return err
+	}
+	found, err := os.ReadDir(s.path("layers/sha256"))
+	if err != nil {
+		return err
+	}
+	held, err := os.ReadDir(s.path("held"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range held {
+		if id, _, _ := strings.Cut(e.Name(), "."); !use(e) {
+			errs = append(errs, os.Rename(s.path("held", e.Name()), s.aside("trash", id)))
+		}
+	}
+	for _, e := range found {
+		id := e.Name()
+		if _, known := s.ready[id]; known {
+			continue
+		}
+		to := "trash"
+		if use(e) {
+			to = "held"
+			s.log.WithField("layer", id).Warn("no image has a layer that a box runs on: it is kept until that has ended")
+		}
+		errs = append(errs, os.Rename(s.path("layers/sha256", id), s.aside(to, id)))
+	}
+	return errors.Join(errs...)
+}
+
+// inUse returns what tells whether a directory that no image has may be in use as a layer.
+func (s *Store) inUse() (func(fs.DirEntry) bool, error) {
+	if s.opt.InUse == nil {
+		return func(fs.DirEntry) bool { return false }, nil
+	}
+	use, err := s.opt.InUse()
+	if err != nil {
+		return nil, err
+	}
+	all := use.All || slices.ContainsFunc(use.Unknown, func(digest string) bool { return s.images[digest] == nil })
+	return func(e fs.DirEntry) bool {
+		fi, err := e.Info()
+		if all || err != nil {
+			return true
+		}
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		return !ok || slices.Contains(use.Layers, st.Ino)
+	}, nil
 }
 
 // sweep deletes what is in the trash, in the background: it may be large.
