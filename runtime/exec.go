@@ -460,7 +460,7 @@ func (e *Exec) forget(run string) {
 func (e *Exec) ask(ctx context.Context, req shim.Request, bound time.Duration) (shim.ExecReply, error) {
 	dir, err := os.Open(e.b.dir)
 	if err != nil {
-		return shim.ExecReply{}, err
+		return shim.ExecReply{Stdin: -1}, err
 	}
 	defer dir.Close()
 	if bound > 0 {
@@ -470,6 +470,7 @@ func (e *Exec) ask(ctx context.Context, req shim.Request, bound time.Duration) (
 	}
 	req.Exec = e.name
 	reply, err := shim.AskExec(ctx, dir, req)
+	e.in.take(reply.Stdin)
 	if err == nil && reply.Errno != 0 {
 		err = reply.Errno
 	}

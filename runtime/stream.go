@@ -97,7 +97,9 @@ func (p *poller) remove(fd int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.wake, int32(fd))
-	_ = unix.Close(fd) // this takes it out of the epoll; it has no other descriptor
+	// The close alone would leave one in the epoll that the shim has as well.
+	_ = unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
+	_ = unix.Close(fd)
 }
 
 // openFIFO opens a stream of the exec, and makes it known to the poller.
@@ -351,7 +353,27 @@ func (e *Exec) PollWrite(p []byte) (int, <-chan struct{}, error) {
 	return 0, more, nil
 }
 
-// open is called with mu held.
+// take has a descriptor that the shim has sent for the pipe that the command reads from;
+// -1 is none.
+func (i *inStream) take(fd int) {
+	if fd < 0 {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	// What ends it closes it after it has said so.
+	s := i.e.Snapshot()
+	over := s.Removed || s.stdinClosed || s.Status == ExecStopped || s.Status == ExecFailed
+	// One that cannot be waited for is none: open then says why the FIFO can't either.
+	if i.fd >= 0 || over || i.e.b.rt.poller.add(fd) != nil {
+		_ = unix.Close(fd)
+		return
+	}
+	i.fd = fd
+}
+
+// open opens the FIFO of a command that the shim gives no pipe for: of a terminal, and
+// where the shim is an older one. It is called with mu held.
 func (i *inStream) open() error {
 	root, err := i.e.b.pin()
 	if err != nil {

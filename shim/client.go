@@ -54,14 +54,19 @@ func exchange(ctx context.Context, conn *os.File, req Request) (Reply, error) {
 	return reply, err
 }
 
-// converse sends a request and waits for the answer, which comes with credentials.
-func converse(ctx context.Context, conn *os.File, req Request) (packet, cred []byte, err error) {
+// converse sends a request and waits for the answer, which comes with credentials, and
+// to some requests with a descriptor.
+func converse(ctx context.Context, conn *os.File, req Request) (packet, oob []byte, err error) {
 	defer deadlineOn(ctx, conn)()
 	if _, err := conn.Write(appendRequest(nil, req)); err != nil {
 		return nil, nil, err
 	}
 	buf := make([]byte, maxMessage)
-	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	room := unix.CmsgSpace(unix.SizeofUcred)
+	if req.Op == OpExec || req.Op == OpExecState {
+		room += unix.CmsgSpace(4)
+	}
+	oob = make([]byte, room)
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, nil, err
@@ -69,12 +74,12 @@ func converse(ctx context.Context, conn *os.File, req Request) (packet, cred []b
 	var n, oobn int
 	var rerr error
 	if err := raw.Read(func(fd uintptr) bool {
-		n, oobn, _, _, rerr = recvmsg(int(fd), buf, oob, 0)
+		n, oobn, _, _, rerr = recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC)
 		if n == 0 && rerr == nil {
 			// The kernel looks for a packet and then for the end, and tells the end
 			// also where both come in between. 8 of 100,000 answers were lost so on a
 			// busy machine. After the end no more comes.
-			n, oobn, _, _, rerr = recvmsg(int(fd), buf, oob, 0)
+			n, oobn, _, _, rerr = recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC)
 		}
 		return !errors.Is(rerr, unix.EAGAIN) && !errors.Is(rerr, unix.EINTR)
 	}); err != nil {
@@ -97,22 +102,42 @@ func converse(ctx context.Context, conn *os.File, req Request) (packet, cred []b
 func AskExec(ctx context.Context, dir *os.File, req Request) (ExecReply, error) {
 	conn, err := dial(ctx, dir)
 	if err != nil {
-		return ExecReply{}, err
+		return ExecReply{Stdin: -1}, err
 	}
 	defer conn.Close()
-	packet, cred, err := converse(ctx, conn, req)
+	packet, oob, err := converse(ctx, conn, req)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return ExecReply{}, err
+		return ExecReply{Stdin: -1}, err
 	}
 	reply, err := decodeExecReply(packet)
+	reply.Stdin = descriptor(oob)
 	// Before, there may be no process: the kernel would give the shim's own pid.
 	if err == nil && reply.State.Phase == ExecRunning {
-		reply.PID, err = sender(cred)
+		reply.PID, err = sender(oob)
+	}
+	if err != nil && reply.Stdin >= 0 {
+		closeFD(reply.Stdin)
+		reply.Stdin = -1
 	}
 	return reply, err
+}
+
+// descriptor returns the descriptor that came with a packet, or -1.
+func descriptor(oob []byte) int {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return -1
+	}
+	for i := range messages {
+		// There was room for one.
+		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil && len(fds) == 1 {
+			return fds[0]
+		}
+	}
+	return -1
 }
 
 // recvmsg is replaced by tests.

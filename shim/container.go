@@ -365,10 +365,6 @@ func overwrite(path string, data []byte) error {
 // spawnContainer has the runtime start the container, and returns the pid of its
 // command. It waits for the runtime, as a shim that starts has nothing else to do.
 func spawnContainer(s *supervisor, logFD int) (int, *StartError) {
-	// The container opens it by way of /dev/stdout, and is not root there.
-	if err := unix.Fchown(logFD, int(s.spec.UID), int(s.spec.GID)); err != nil {
-		return 0, startError(StepLog, "cannot give the log's pipe to the command", err)
-	}
 	if failed := s.callRuntime(logFD, "run", "--detach", "--bundle", containerDir, "--pid-file", pidFile, s.spec.Box); failed != nil {
 		return 0, failed
 	}

@@ -20,10 +20,10 @@ const (
 
 // execs are the commands that were started beside the box's own.
 //
-// What they read and write goes through FIFOs on disk, which the shim only keeps
-// open: data stays there whoever of the daemon, its successor and the command is
-// gone. Each of the three has opened them by itself, so that nobody's O_NONBLOCK
-// is another's.
+// What they read and write goes through FIFOs on disk, which the shim keeps open: data
+// stays there whoever of the daemon, its successor and the command is gone. Each of the
+// three has opened them by itself, so that nobody's O_NONBLOCK is another's. Between the
+// FIFO of stdin and the command is a pipe: see inPump.
 type execs struct {
 	list    []*execProcess // those with an empty name are free
 	child   *child         // what all have in common
@@ -41,6 +41,7 @@ type execProcess struct {
 	report  int // the pipe that tells whether it was executed; 0 for none
 	conn    int // the connection that waits for that to be known; 0 for none
 	stdin   int // a writer, so that the command meets no EOF; 0 once it is closed
+	in      inPump
 	stdout  int // these keep what was not read
 	stderr  int
 
@@ -90,6 +91,8 @@ func (s *supervisor) handleExec(req Request, fd int, now int64) (ExecReply, bool
 	}
 	var errno unix.Errno
 	switch req.Op {
+	case OpExecState:
+		return e.begunReply(), true
 	case OpExecSignal:
 		errno = unix.ESRCH
 		if e.pid != 0 {
@@ -113,6 +116,15 @@ func (s *supervisor) handleExec(req Request, fd int, now int64) (ExecReply, bool
 func (e *execProcess) reply(errno unix.Errno) ExecReply {
 	r := ExecReply{Errno: errno, State: e.state, pid: e.pid}
 	r.State.Phase, r.State.StdinClosed = e.phase, e.stdin == 0
+	return r
+}
+
+// begunReply is the reply to who may want to write to the command.
+func (e *execProcess) begunReply() ExecReply {
+	r := e.reply(0)
+	if e.phase == ExecRunning && e.stdin != 0 {
+		r.stdin = e.in.pipe
+	}
 	return r
 }
 
@@ -270,21 +282,21 @@ func (s *supervisor) openStreams(e *execProcess, dir int) (files [3]int, failed 
 		return s.openTTY(e, dir)
 	}
 	const own = execFD &^ unix.O_NONBLOCK
-	if files[0], failed = openFIFO(dir, ExecStdin, unix.O_RDONLY|own); failed != nil {
+	if files[0], failed = e.in.open(dir); failed != nil {
 		return files, failed
 	}
 	if files[1], failed = openFIFO(dir, ExecStdout, unix.O_WRONLY|own); failed != nil {
 		return files, failed
 	}
-	if files[2], failed = openFIFO(dir, ExecStderr, unix.O_WRONLY|own); failed != nil || s.spec.Container == nil {
+	if files[2], failed = openFIFO(dir, ExecStderr, unix.O_WRONLY|own); failed != nil {
 		return files, failed
 	}
-	// A container opens them by way of /dev/stdout, and is not root there.
-	for _, fd := range files {
-		if err := unix.Fchown(fd, int(e.order.uid), int(e.order.gid)); err != nil {
+	for i, mode := range [...]uint32{inputMode, outputMode, outputMode} {
+		if err := giveStream(files[i], e.order.uid, e.order.gid, mode); err != nil {
 			return files, startError(StepExecFiles, "cannot give its streams to the command", err)
 		}
 	}
+	s.pumpStdin(e)
 	return files, nil
 }
 
@@ -386,7 +398,7 @@ func (s *supervisor) answerBegin(e *execProcess) {
 		return
 	}
 	e.conn = 0
-	r := e.reply(0)
+	r := e.begunReply()
 	sendExecReply(fd, &r)
 	if i := s.srv.find(fd); i >= 0 {
 		s.srv.drop(s, i)
@@ -400,6 +412,10 @@ func sendExecReply(fd int, r *ExecReply) {
 	var oob []byte
 	if r.pid != 0 {
 		oob = unix.UnixCredentials(&unix.Ucred{Pid: int32(r.pid)})
+	}
+	if r.stdin != 0 {
+		// An older daemon has no room for it, and never gets it then.
+		oob = append(oob, unix.UnixRights(r.stdin)...)
 	}
 	err := unix.Sendmsg(fd, packet, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	if err != nil && !errors.Is(err, unix.EPIPE) {
@@ -427,6 +443,9 @@ func (s *supervisor) closeStdin(e *execProcess) {
 	if e.stdin != 0 {
 		closeFD(e.stdin)
 		e.stdin = 0
+	}
+	if e.in.pipe != 0 {
+		s.pumpStdin(e) // and what is the end of the FIFO is that of the pipe
 	}
 }
 
@@ -482,6 +501,9 @@ func (s *supervisor) execEnds(e *execProcess, phase ExecPhase) {
 	s.closeReport(e)
 	s.closeTTY(e)
 	s.closeStdin(e)
+	if phase == ExecFailed {
+		s.closePump(e)
+	}
 	e.phase = phase
 	e.state.EndedNs = wallclock()
 	s.execs.running--
@@ -544,6 +566,7 @@ func (s *supervisor) forgetExec(e *execProcess) {
 	if e.starter != 0 {
 		s.callEnded() // it is of no use any more how it ends
 	}
+	s.closePump(e)
 	for _, fd := range [...]int{e.stdin, e.stdout, e.stderr} {
 		if fd != 0 {
 			closeFD(fd)
@@ -559,6 +582,9 @@ func (s *supervisor) execEvent(fd int) bool {
 		case e.name == "":
 		case fd == e.report:
 			s.reported(e)
+			return true
+		case e.in.has(fd):
+			s.pumpStdin(e)
 			return true
 		case e.tty.has(e, fd):
 			s.pumpTTY(e)

@@ -57,7 +57,11 @@ func (b *box) prepare(name string, edit func(*ExecSpec), argv ...string) *comman
 func (c *command) try(op Op, sig syscall.Signal) (ExecReply, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return AskExec(ctx, c.b.dir, Request{Op: op, Run: c.b.spec.Run, Exec: c.name, Signal: sig})
+	r, err := AskExec(ctx, c.b.dir, Request{Op: op, Run: c.b.spec.Run, Exec: c.name, Signal: sig})
+	if r.Stdin >= 0 {
+		closeFD(r.Stdin) // all here goes through the FIFO, as with a daemon that knows no other way
+	}
+	return r, err
 }
 
 func (c *command) ask(op Op, sig syscall.Signal) ExecReply {

@@ -212,6 +212,9 @@ func (s *supervisor) start() *StartError {
 	if err := unix.SetNonblock(pipe[0], true); err != nil {
 		return startError(StepLog, what, err)
 	}
+	if err := giveStream(pipe[1], s.spec.UID, s.spec.GID, outputMode); err != nil {
+		return startError(StepLog, "cannot give the log's pipe to the command", err)
+	}
 	if err := s.watch(pipe[0]); err != nil {
 		return startError(StepLog, what, err)
 	}

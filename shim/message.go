@@ -191,8 +191,13 @@ type ExecReply struct {
 	// PID is that of the command as the asker sees it, by the kernel's word, or -1
 	// when it does not run.
 	PID int
+	// Stdin is what to write to, to be closed by who has asked, or -1. It comes with the
+	// answers to OpExec and OpExecState while the command runs and may meet no EOF yet;
+	// not from older shims, nor for a terminal: those have the FIFO.
+	Stdin int
 
-	pid int // as the shim sees it
+	pid   int // as the shim sees it
+	stdin int // the shim's own; 0 for none
 }
 
 // timedOutCode is the exit code of an exec that took too long, as timeout(1) has it.
@@ -219,7 +224,7 @@ func decodeExecReply(b []byte) (ExecReply, error) {
 	if d.u8() != wireVersion {
 		d.bad = true
 	}
-	r := ExecReply{Errno: syscall.Errno(d.u32()), PID: -1}
+	r := ExecReply{Errno: syscall.Errno(d.u32()), PID: -1, Stdin: -1}
 	r.State = ExecState{
 		Phase: ExecPhase(d.u8()), StdinClosed: d.bool(), Code: d.natural(), Signal: int(d.signal()), TimedOut: d.bool(),
 		StartedNs: d.i64(), EndedNs: d.i64(), Failed: d.string(),

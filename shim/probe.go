@@ -244,11 +244,8 @@ func (s *supervisor) fork(c *child) unix.Errno {
 	if err := s.watch(out[0]); err != nil {
 		return toErrno(err)
 	}
-	if s.spec.Container != nil {
-		// As with the log: it may open it by way of /dev/stdout.
-		if err := unix.Fchown(out[1], int(s.spec.UID), int(s.spec.GID)); err != nil {
-			return toErrno(err)
-		}
+	if err := giveStream(out[1], s.spec.UID, s.spec.GID, outputMode); err != nil {
+		return toErrno(err)
 	}
 	c.files, c.report = [3]uintptr{fdNull, uintptr(out[1]), uintptr(out[1])}, uintptr(report[1])
 	pid, errno := forkExec(c)

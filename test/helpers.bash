@@ -28,6 +28,7 @@ declare -gA ERRNO_TEXT=(
 	[ESRCH]="No such process"
 	[EINTR]="Interrupted system call"
 	[EIO]="Input/output error"
+	[EPIPE]="Broken pipe"
 	[E2BIG]="Argument list too long"
 	[EAGAIN]="Resource temporarily unavailable"
 	[EACCES]="Permission denied"
