@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"os"
@@ -8,13 +9,16 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 func refresh(t *testing.T, s *Store, ref Ref) *Image {
 	t.Helper()
-	img, release, err := s.Refresh(t.Context(), ref, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	img, release, err := s.Refresh(ctx, ref, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,13 +160,14 @@ func TestARefreshAsksAnew(t *testing.T) {
 		_, _, err := s.Refresh(t.Context(), ref, nil)
 		done <- err
 	}()
+	defer close(published)
 	<-asked
 	srv.on(nil)
 	srv.push(t, "a:latest", second)
 	if got := refresh(t, s, ref); got.Digest != digestOf(t, second) {
 		t.Errorf("the new one is not seen: %s", got.Name)
 	}
-	close(published)
+	published <- struct{}{}
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
