@@ -146,7 +146,7 @@ func (d *boxDir) entries() []entry {
 	}
 	return append(out,
 		entry{"wait", boxIno(d.box, 1), fuse.S_IFDIR, d.wait},
-		entry{"exec", boxIno(d.box, inoPerBox-1), fuse.S_IFDIR, func() node { return &execsDir{dir: dir{fs: d.fs}, box: d.box} }})
+		entry{"exec", boxIno(d.box, boxInoExec), fuse.S_IFDIR, func() node { return &execsDir{dir: dir{fs: d.fs}, box: d.box} }})
 }
 
 func (d *boxDir) wait() node {

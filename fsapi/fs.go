@@ -87,6 +87,12 @@ const (
 	inoPerBox = 64 // more than a box has files
 )
 
+// What a box has besides boxFiles and waitFiles counts down from the end of its range.
+const (
+	boxInoExec = inoPerBox - 1 - iota
+	boxInoRoot
+)
+
 func boxIno(b *runtime.Box, index int) uint64 {
 	return (b.Serial()+1)*inoPerBox + uint64(index)
 }

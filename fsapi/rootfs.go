@@ -242,7 +242,7 @@ func (n *rootNode) meet(ctx context.Context, name string, info runtime.RootInfo,
 func (t *rootTree) guarded() runtime.RootInfo {
 	at := unix.StatxTimestamp{Sec: t.box.Snapshot().Started.Unix()}
 	return runtime.RootInfo{
-		Mode: syscall.S_IFDIR | 0o700, Nlink: 2, Blksize: 4096, Ino: boxIno(t.box, inoPerBox-1),
+		Mode: syscall.S_IFDIR | 0o700, Nlink: 2, Blksize: 4096, Ino: boxIno(t.box, boxInoRoot),
 		Atime: at, Mtime: at, Ctime: at,
 	}
 }

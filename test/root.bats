@@ -56,6 +56,18 @@ untouched() {
 	assert "$(stat -c %Y "$OUT" "$OUT/f" | uniq)" -eq 1580608922 "times of the host's files"
 }
 
+@test "no two files of the tree have one inode number" {
+	hostile x
+	box y
+	ok mkdir "$MNT/boxes/x/exec/e1" "$MNT/boxes/x/exec/e2"
+	ok find "$MNT" -printf '%i %p\n'
+	local all=$out
+	ok stat -c '%i %n' "$R"
+	all+=$'\n'$out
+	assert "$(wc -l <<<"$all")" -gt 60 "files of the tree"
+	assert "$(awk 'seen[$1] {print seen[$1], $2} {seen[$1] = $2}' <<<"$all")" = '' "files with the number of another"
+}
+
 @test "root/ has the box's files, and lets in nobody but root" {
 	hostile x
 	# Who looks at boxes does not look at their files.
