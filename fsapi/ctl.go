@@ -46,14 +46,23 @@ func (c *ctlFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn
 }
 
 // Open gives a handle with commands of its own.
-func (c *ctlFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (c *ctlFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	return c.fs.openCtl(ctx, c, boxTarget{c.box}, flags)
+}
+
+// openCtl opens a ctl, by which commands are given to something.
+func (f *FS) openCtl(ctx context.Context, file node, to target, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if flags&syscall.O_ACCMODE != syscall.O_WRONLY {
 		return nil, 0, syscall.EACCES
 	}
-	if c.removed() != 0 {
+	if to.gone() {
 		return nil, 0, syscall.ENOENT
 	}
-	return &ctlHandle{fs: c.fs, target: boxTarget{c.box}}, fuse.FOPEN_DIRECT_IO, 0
+	g, errno := newGrant(ctx, file, mayWrite)
+	if errno != 0 {
+		return nil, 0, errno
+	}
+	return &ctlHandle{fs: f, target: granted{to, g}}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // order is a command and who gave it.
@@ -82,11 +91,25 @@ func (t boxTarget) gone() bool                                    { return t.Sna
 func (t boxTarget) verbs() string                                 { return verbList }
 func (t boxTarget) parse(words []string) (runtime.Command, error) { return parseCommand(words) }
 
+// granted is a target as who has opened its ctl may use it: what waits in a queue when
+// that ends is not begun.
+type granted struct {
+	target
+	right *grant
+}
+
+func (t granted) Do(by runtime.By, c runtime.Command) (*runtime.Completion, error) {
+	if err := t.right.check(); err != nil {
+		return nil, err
+	}
+	return t.target.Do(by, c)
+}
+
 // ctlHandle carries out the commands that are written through one open, in
 // order.
 type ctlHandle struct {
 	fs     *FS
-	target target
+	target granted
 
 	mu    sync.Mutex
 	queue []order
@@ -104,6 +127,9 @@ var (
 func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
 	if h.target.gone() {
 		return 0, syscall.ENODEV
+	}
+	if err := h.target.right.check(); err != nil {
+		return 0, toErrno(err)
 	}
 	if len(data) > maxCommands {
 		_ = h.target.RefuseCommand(fmt.Errorf("a write of %d bytes: commands are at most %d", len(data), maxCommands))

@@ -30,6 +30,7 @@ var errnos = []struct {
 	{runtime.ErrNoProcess, syscall.ESRCH},
 	{runtime.ErrNoExec, syscall.ENOENT},
 	{runtime.ErrDenied, syscall.EPERM},
+	{errRevoked, syscall.EACCES},
 	{runtime.ErrPipe, syscall.EPIPE},
 	{runtime.ErrClosed, syscall.ESHUTDOWN},
 	{image.ErrClosed, syscall.ESHUTDOWN},

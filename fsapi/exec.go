@@ -316,14 +316,18 @@ func (o *outputFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAtt
 }
 
 // Open gives a reader.
-func (o *outputFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (o *outputFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if errno := readOnly(flags); errno != 0 {
 		return nil, 0, errno
 	}
 	if o.removed() {
 		return nil, 0, syscall.ENOENT
 	}
-	h := &outputHandle{file: o, nonblock: flags&syscall.O_NONBLOCK != 0}
+	g, errno := newGrant(ctx, o, mayRead)
+	if errno != 0 {
+		return nil, 0, errno
+	}
+	h := &outputHandle{file: o, right: g, nonblock: flags&syscall.O_NONBLOCK != 0}
 	if o.wait {
 		h.stream = o.e.WaitStopped()
 	} else {
@@ -335,6 +339,7 @@ func (o *outputFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint3
 
 type outputHandle struct {
 	file     *outputFile
+	right    *grant
 	stream   runtime.Stream
 	unread   func([]byte) // nil where nothing is consumed
 	nonblock bool
@@ -352,6 +357,9 @@ func (h *outputHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.Rea
 		dest = dest[:maxRead-1] // see waitHandle
 	}
 	for {
+		if err := h.right.check(); err != nil {
+			return nil, toErrno(err)
+		}
 		n, more, err := h.stream.Poll(dest)
 		switch {
 		case errors.Is(err, io.EOF):
@@ -422,18 +430,22 @@ func (i *stdinFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttr
 }
 
 // Open gives a writer.
-func (i *stdinFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (i *stdinFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if flags&syscall.O_ACCMODE != syscall.O_WRONLY {
 		return nil, 0, syscall.EACCES
 	}
 	if i.removed() {
 		return nil, 0, syscall.ENOENT
 	}
+	g, errno := newGrant(ctx, i, mayWrite)
+	if errno != 0 {
+		return nil, 0, errno
+	}
 	i.e.OpenStdin()
 	if flags&syscall.O_TRUNC != 0 {
 		go i.regrow()
 	}
-	return &stdinHandle{file: i, nonblock: flags&syscall.O_NONBLOCK != 0}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_STREAM | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
+	return &stdinHandle{file: i, right: g, nonblock: flags&syscall.O_NONBLOCK != 0}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_STREAM | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
 }
 
 // regrow makes the kernel take the file for as long as before: an open that truncates
@@ -448,6 +460,7 @@ func (i *stdinFile) regrow() {
 
 type stdinHandle struct {
 	file     *stdinFile
+	right    *grant
 	nonblock bool
 }
 
@@ -461,7 +474,12 @@ var (
 func (h *stdinHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
 	done := 0
 	for {
-		n, more, err := h.file.e.PollWrite(data[done:])
+		var n int
+		var more <-chan struct{}
+		err := h.right.check()
+		if err == nil {
+			n, more, err = h.file.e.PollWrite(data[done:])
+		}
 		done += n
 		var errno syscall.Errno
 		switch {
@@ -519,14 +537,8 @@ func (c *execCtlFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAt
 }
 
 // Open gives a handle with commands of its own.
-func (c *execCtlFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	if flags&syscall.O_ACCMODE != syscall.O_WRONLY {
-		return nil, 0, syscall.EACCES
-	}
-	if c.removed() {
-		return nil, 0, syscall.ENOENT
-	}
-	return &ctlHandle{fs: c.fs, target: execTarget{c.e}}, fuse.FOPEN_DIRECT_IO, 0
+func (c *execCtlFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	return c.fs.openCtl(ctx, c, execTarget{c.e}, flags)
 }
 
 // execTarget is an exec as what commands are given to.
@@ -594,28 +606,44 @@ func (c *cmdFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
 		return &execTextHandle{file: &c.execFile, inode: c.EmbeddedInode(), text: string(s.Text)}, readFlags, 0
 	}
+	g, errno := newGrant(ctx, c, mayWrite)
+	if errno != 0 {
+		return nil, 0, errno
+	}
 	by := caller(ctx)
 	owner := tgid(by.PID)
 	if owner != 0 {
 		by.PID = owner // FUSE names the thread
 	}
-	return &configHandle{fs: c.fs, doc: cmdDraft{c.e, by}, append: flags&syscall.O_APPEND != 0, owner: owner}, fuse.FOPEN_DIRECT_IO, 0
+	return &configHandle{fs: c.fs, doc: cmdDraft{c.e, by, g}, append: flags&syscall.O_APPEND != 0, owner: owner}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // cmdDraft is a cmd being written, by who has opened it: what he may is not more when
 // he passes it on to somebody else.
 type cmdDraft struct {
 	*runtime.Exec
-	by runtime.By
+	by    runtime.By
+	right *grant
 }
 
 func (d cmdDraft) gone() bool                 { return d.Snapshot().Removed }
-func (d cmdDraft) mayWrite() error            { return d.MayRun() }
 func (d cmdDraft) checkPrefix(b []byte) error { return runtime.CheckExecPrefix(d.Box().Name(), b) }
 func (d cmdDraft) check(b []byte) error       { return d.Check(b) }
 func (d cmdDraft) refuse(err error) error     { return d.Refuse(err) }
 
-func (d cmdDraft) commit(b []byte) (*runtime.Completion, error) { return d.Run(d.by, b) }
+func (d cmdDraft) mayWrite() error {
+	if err := d.right.check(); err != nil {
+		return err
+	}
+	return d.MayRun()
+}
+
+func (d cmdDraft) commit(b []byte) (*runtime.Completion, error) {
+	if err := d.right.check(); err != nil {
+		return nil, err
+	}
+	return d.Run(d.by, b)
+}
 
 // ExecChanged has watchers told of an exec that has begun or ended, in those of its
 // files that the kernel has.

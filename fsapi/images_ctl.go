@@ -42,11 +42,8 @@ func (c *imagesCtlFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.Set
 }
 
 // Open gives a handle with commands of its own.
-func (c *imagesCtlFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	if flags&syscall.O_ACCMODE != syscall.O_WRONLY {
-		return nil, 0, syscall.EACCES
-	}
-	return &ctlHandle{fs: c.fs, target: imagesTarget{c.fs.rt}}, fuse.FOPEN_DIRECT_IO, 0
+func (c *imagesCtlFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	return c.fs.openCtl(ctx, c, imagesTarget{c.fs.rt}, flags)
 }
 
 // imagesTarget is the store of images as what commands are given to.

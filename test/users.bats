@@ -74,7 +74,8 @@ while True:
 	done
 	assert "$(grep -c took "$W/thief.out")" -eq 0 "execs that were taken"
 	# What belongs to her she may take, so the attack is one.
-	kill_tree "${JOB[thief]}"
+	kill_tree "${JOB[thief]}" || : # one of it may be gone already
+	await "the thief to go" 5 gone "${JOB[thief]}"
 	ok mkdir "$(E x e2)"
 	ok chown 1000 "$(E x e2)"
 	ok "${ALICE[@]}" sh -c 'rmdir "$1" && mkdir "$1"' sh "$(E x e2)"
@@ -208,4 +209,132 @@ denied() {
 	mode "$(E x p)" 750
 	mode "$(E x plain022)" 700
 	mode "$(E x m750)/stdout" 400
+}
+
+# --- what was given, and taken back ------------------------------------------
+
+# hold NAME ID… -- PATH=TEXT…: somebody opens files and keeps them open, see holder.py.
+# turn has him write to them, release has him close them.
+hold() {
+	local name=$1 id=()
+	shift
+	while [[ $1 != -- ]]; do
+		id+=("$1")
+		shift
+	done
+	shift
+	mkfifo -m 0666 "$W/$name.fifo"
+	bg "$name" "${id[@]}" /usr/bin/python3 "$BATS_TEST_DIRNAME/holder.py" "$W/$name.fifo" "$@"
+	exec {TURNS[$name]}<>"$W/$name.fifo"
+	await "$name to have them open" 5 lines "$name" 1
+}
+
+declare -gA TURNS=()
+
+lines() { (($(wc -l <"$W/$1.out") >= $2)); }
+
+# turn NAME SAID: he writes, and that goes as told.
+turn() {
+	local n
+	n=$(wc -l <"$W/$1.out")
+	echo >&"${TURNS[$1]}"
+	await "the turn of $1" 5 lines "$1" $((n + 1))
+	assert "$(tail -n 1 "$W/$1.out")" = "$2" "what $1 may"
+}
+
+release() {
+	echo end >&"${TURNS[$1]}"
+	join "$1"
+}
+
+@test "an open ctl, cmd or stdin loses its right with the chown" {
+	up x $'command: [sleep, infinity]\nuser: nobody'
+	local b=$MNT/boxes/x
+	ok mkdir "$(E x e1)" "$(E x e2)"
+	ok chmod 0711 "$(E x e1)" "$(E x e2)"
+	ok "${ECHO[@]}" "$(E x e1)/cmd" cat
+	ok chown 1000 "$b/ctl" "$(E x e1)/stdin" "$(E x e1)/ctl" "$(E x e2)/cmd"
+	hold alice "${ALICE[@]}" -- "$b/ctl=signal CONT" "$(E x e1)/stdin=hers" "$(E x e1)/ctl=signal CONT" "$(E x e2)/cmd=true"
+	hold root env -- "$b/ctl=signal CONT"
+	turn alice 'ok ok ok ok'
+	ok chown 0 "$b/ctl" "$(E x e1)/stdin" "$(E x e1)/ctl" "$(E x e2)/cmd"
+	rd x/last_error
+	local before=$out
+	turn alice 'EACCES EACCES EACCES EACCES'
+	turn root ok
+	# She says nothing in the box's name either, and what she had written is not run.
+	is x last_error "$before"
+	release alice
+	is x exec/e2/status empty
+	is x exec/e2/cmd ''
+	rd x/events
+	assert "$(grep -c 'by=1000:.*signal SIGCONT' <<<"$out")" -eq 1 "her signals"
+	# To have it back is to have it: what counts is what is so now.
+	ok chown 1000 "$b/ctl"
+	hold again "${ALICE[@]}" -- "$b/ctl=signal CONT"
+	ok chmod 0020 "$b/ctl"
+	turn again EACCES
+	ok chmod 0200 "$b/ctl"
+	turn again ok
+}
+
+@test "a right that is a group's or a capability's lasts as long as that" {
+	up x "$SLEEPER"
+	local b=$MNT/boxes/x
+	ok chown 0:2000 "$b/ctl"
+	ok chmod 0220 "$b/ctl"
+	hold member setpriv --reuid 1001 --regid 1001 --groups 2000,2001 -- "$b/ctl=signal CONT"
+	hold able setpriv --reuid 1002 --regid 1002 --clear-groups --inh-caps +dac_override --ambient-caps +dac_override -- "$b/ctl=signal CONT"
+	turn member ok
+	turn able ok
+	ok chgrp 2001 "$b/ctl"
+	turn member ok
+	ok chgrp 0 "$b/ctl"
+	turn member EACCES
+	turn able ok
+}
+
+@test "commands that wait are not begun for who has lost the box" {
+	script x <<'S'
+trap '' TERM
+echo up
+while :; do sleep 0.05; done
+S
+	ctl x start
+	logs x up
+	ok chown 1000 "$MNT/boxes/x/ctl"
+	hold alice "${ALICE[@]}" -- "$MNT/boxes/x/ctl=$(printf 'stop 1s\nstart')"
+	turn alice ok
+	is x status stopping
+	ok chown 0 "$MNT/boxes/x/ctl"
+	becomes x status stopped
+	release alice
+	is x status stopped
+	# Who has it still is served.
+	ok chown 1000 "$MNT/boxes/x/ctl"
+	ctl x start
+	ok "${ALICE[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" $'stop 100ms\nstart'
+	is x status running
+}
+
+@test "a reader of an exec's output loses it with the chown" {
+	up x "$SLEEPER"
+	ok mkdir "$(E x e1)"
+	ok chmod 0711 "$(E x e1)"
+	ok "${ECHO[@]}" "$(E x e1)/cmd" cat
+	ok chown 1000 "$(E x e1)/stdout"
+	hold root env -- "$(E x e1)/stdin=line"
+	bg alice "${ALICE[@]}" cat "$(E x e1)/stdout"
+	await_blocked alice
+	turn root ok
+	await "her line" 5 lines alice 1
+	await_blocked alice
+	ok chown 0 "$(E x e1)/stdout"
+	turn root ok
+	join alice
+	assert "$rc" -ne 0 "status of her cat"
+	assert "$err" has "${ERRNO_TEXT[EACCES]}" "what it says"
+	assert "$out" = line "what she has got"
+	ok head -c 5 "$(E x e1)/stdout"
+	assert "$out" = line "what root gets"
 }

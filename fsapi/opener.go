@@ -1,0 +1,121 @@
+package fsapi
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// The kernel asks who may use a file when it is opened, and never again. That is right for
+// what is read; but who was given a box, an exec or its streams, and has had them taken
+// away, would go on to drive them through what he has kept open. So these files ask again
+// at each use, whether whoever has opened them might open them now.
+
+// The rights to a file, as in the last three bits of a mode.
+const (
+	mayRead  = 4
+	mayWrite = 2
+)
+
+// errRevoked says that a file was open before it was taken away.
+var errRevoked = errors.New("the file was given to somebody else since it was opened")
+
+// opener is who has opened a file.
+type opener struct {
+	uid, gid uint32
+	groups   []uint32 // nil where owner and group were enough
+	override bool     // modes don't hold him
+}
+
+// grant is the right to use an open file.
+type grant struct {
+	opener
+	file node
+	want uint32
+}
+
+// newGrant returns the right to use a file of who opens it now. The kernel has let him by what
+// it knew of the file; that may have changed meanwhile.
+func newGrant(ctx context.Context, file node, want uint32) (*grant, syscall.Errno) {
+	c, ok := fuse.FromContext(ctx)
+	if !ok {
+		return nil, syscall.EIO
+	}
+	g := &grant{opener: opener{uid: c.Uid, gid: c.Gid, override: c.Uid == 0}, file: file, want: want}
+	err := g.check()
+	if errors.Is(err, errRevoked) {
+		g.groups, g.override = credentials(int(c.Pid))
+		err = g.check()
+	}
+	return g, toErrno(err)
+}
+
+// check says why the file may not be used any more, if that is so.
+func (g *grant) check() error {
+	a, errno := g.file.stat()
+	switch {
+	case errno != 0:
+		return runtime.ErrRemoved
+	case g.override || g.may(a):
+		return nil
+	}
+	return errRevoked
+}
+
+// may reports whether the mode gives the opener the right.
+func (g *grant) may(a attr) bool {
+	mode := a.mode
+	switch {
+	case g.uid == a.uid:
+		mode >>= 6
+	case g.gid == a.gid || slices.Contains(g.groups, a.gid):
+		mode >>= 3
+	}
+	return mode&g.want == g.want
+}
+
+// credentials returns the supplementary groups of a thread, and whether no mode of a file
+// holds it. Of a thread that this process cannot see there are none, and it is held.
+func credentials(tid int) (groups []uint32, override bool) {
+	if tid <= 0 {
+		return nil, false
+	}
+	task := "/proc/" + strconv.Itoa(tid)
+	status, err := os.ReadFile(task + "/status")
+	if err != nil {
+		return nil, false
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "Groups:"); ok {
+			for word := range strings.FieldsSeq(v) {
+				if id, err := strconv.ParseUint(word, 10, 32); err == nil {
+					groups = append(groups, uint32(id))
+				}
+			}
+		}
+		if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			set, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+			override = err == nil && set&(1<<unix.CAP_DAC_OVERRIDE) != 0
+		}
+	}
+	return groups, override && sameUserNamespace(task)
+}
+
+// sameUserNamespace reports whether capabilities there count here.
+func sameUserNamespace(task string) bool {
+	theirs, err := os.Readlink(task + "/ns/user")
+	if err != nil {
+		return false
+	}
+	ours, err := os.Readlink("/proc/self/ns/user")
+	return err == nil && theirs == ours
+}
