@@ -43,6 +43,8 @@ type Config struct {
 	// Overlay it is not changed: what the container writes is the box's own.
 	Rootfs  string
 	Overlay bool
+	// Init gives a container an init of boxlite's for its pid 1; without it that is the command.
+	Init bool
 	// Entrypoint are the words before the command, instead of those of the image;
 	// nil leaves these.
 	Entrypoint []string
@@ -196,6 +198,7 @@ func defaultConfig(box string) *Config {
 		Engine:   EngineHost,
 		Pull:     PullMissing,
 		Overlay:  true,
+		Init:     true,
 		Hostname: box,
 		Network:  "host",
 		Rlimits:  map[string]Rlimit{"nofile": {Soft: 1024, Hard: 1024}},

@@ -145,6 +145,7 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		}},
 		{"rootfs", func(s configSpot) { d.word(s, "an absolute path, like /srv/rootfs", setConfigPath(&c.Rootfs)) }},
 		{"overlay", func(s configSpot) { d.flag(s, &c.Overlay) }},
+		{"init", func(s configSpot) { d.flag(s, &c.Init) }},
 		{"entrypoint", d.entrypoint},
 		{"runtime", func(s configSpot) { d.word(s, "crun or runc", setConfigChoice(&c.Runtime, ociRuntimes...)) }},
 		{"hostname", func(s configSpot) { d.word(s, "a host name, like web-1", setConfigHostname(&c.Hostname)) }},
@@ -190,7 +191,7 @@ func (d *configDecoder) settleEngine(line int, given map[string]bool) {
 	case c.Engine == EngineContainer && !rooted:
 		fail("engine", "engine container needs a file system: add image: docker://… or rootfs: /dir")
 	case c.Engine != EngineContainer:
-		for _, key := range []string{"image", "pull", "rootfs", "overlay", "entrypoint", "runtime"} {
+		for _, key := range []string{"image", "pull", "rootfs", "overlay", "init", "entrypoint", "runtime"} {
 			if given[key] {
 				fail(key, fmt.Sprintf("%s is for engine container only: leave it or the engine out", key))
 			}

@@ -24,6 +24,7 @@ func TestConfigDefaults(t *testing.T) {
 		User:     "root",
 		Engine:   "host",
 		Overlay:  true,
+		Init:     true,
 		Hostname: "web",
 		Network:  "host",
 		Rlimits:  map[string]Rlimit{"nofile": {1024, 1024}},
@@ -115,6 +116,7 @@ func TestConfigEveryKey(t *testing.T) {
 		User:     "nobody:1000",
 		Engine:   "host",
 		Overlay:  true,
+		Init:     true,
 		Hostname: "web-1.example",
 		Network:  "none",
 		Mounts: []Mount{

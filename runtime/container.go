@@ -300,7 +300,7 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	for _, m := range c.Mounts {
 		s.Mounts = append(s.Mounts, shim.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
 	}
-	sc := &shim.Container{Runtime: []string{path}, Layers: root.layers, Upper: root.upper, FirstID: r.firstID, IDs: idsOfBox}
+	sc := &shim.Container{Runtime: []string{path}, Layers: root.layers, Upper: root.upper, FirstID: r.firstID, IDs: idsOfBox, Init: c.Init, PrivateNet: c.Network == "none"}
 	// runc sets the limits from outside, which takes a capability or to be the owner.
 	if name == "crun" || b.rt.bounding&capabilityMask([]string{"SYS_RESOURCE"}) != 0 {
 		sc.Owner = r.firstID
@@ -634,12 +634,12 @@ func (c *Config) containerSpec(p *specs.Process, firstID uint32) *specs.Spec {
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+	made := map[specs.LinuxNamespaceType]string{specs.UserNamespace: shim.UserNamespace}
+	if c.Init {
+		made[specs.PIDNamespace], made[specs.NetworkNamespace] = shim.PIDNamespace, shim.NetworkNamespace
+	}
 	for _, t := range spaces {
-		ns := specs.LinuxNamespace{Type: t}
-		if t == specs.UserNamespace {
-			ns.Path = shim.UserNamespace
-		}
-		spec.Linux.Namespaces = append(spec.Linux.Namespaces, ns)
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: made[t]})
 	}
 	return spec
 }

@@ -44,6 +44,7 @@ type ConfigInfo struct {
 	Entrypoint   []string          `json:"entrypoint"` // null: that of the image
 	Rootfs       *string           `json:"rootfs"`
 	Overlay      bool              `json:"overlay"`
+	Init         bool              `json:"init"`
 	Runtime      *string           `json:"runtime"` // null: the first that is there
 	Hostname     string            `json:"hostname"`
 	Network      string            `json:"network"`
@@ -159,7 +160,7 @@ func (b *Box) Info(s *Snapshot) Info {
 		Command: orEmpty(c.Command), EnvNames: make([]string, 0, len(c.Env)), Workdir: c.Workdir, User: c.User, Engine: c.Engine,
 		Hostname: c.Hostname, Network: c.Network, Mounts: make([]MountInfo, 0, len(c.Mounts)), Rlimits: map[string]any{},
 		Resources: ResourcesInfo{CPUs: unlessZero(res.CPUs), Memory: unlessZero(res.Memory), Pids: unlessZero(res.Pids)},
-		Image:     unlessZero(c.Image), Entrypoint: c.Entrypoint, Rootfs: unlessZero(c.Rootfs), Overlay: c.Overlay && c.Engine == EngineContainer, Runtime: unlessZero(c.Runtime),
+		Image:     unlessZero(c.Image), Entrypoint: c.Entrypoint, Rootfs: unlessZero(c.Rootfs), Overlay: c.Overlay && c.Engine == EngineContainer, Init: c.Init && c.Engine == EngineContainer, Runtime: unlessZero(c.Runtime),
 		NoNewPrivs: c.Security.NoNewPrivileges, ReadonlyRoot: c.Security.ReadonlyRootfs,
 		CapAdd: orEmpty(c.Security.Capabilities.Add), CapDrop: orEmpty(c.Security.Capabilities.Drop),
 		HealthCheck: HealthInfo{

@@ -150,12 +150,15 @@ func (b *Box) beginRoot(r *run, root *Root) error {
 // openCommand returns /proc/PID of a box's command: of the oldest child of the shim,
 // since what else becomes its child (probes, orphans) comes later. Of a box that has ids
 // of its own it is the oldest that is in a user namespace of its own, child or grandchild:
-// an OCI runtime that is still around has the host's files.
+// an OCI runtime that is still around has the host's files. Its init is not the command.
 func openCommand(bootID string, shim reaper.Identity, ids idMap) (int, error) {
-	found, err := oldestChild(shim.PID, func(fd int) bool { return ids == everyID || !ourUsers(fd) })
+	executed := func(fd int) bool {
+		return ids == everyID || !sameProgram("/proc/self/fd/"+strconv.Itoa(fd), "/proc/"+strconv.Itoa(shim.PID))
+	}
+	found, err := oldestChild(shim.PID, func(fd int) bool { return executed(fd) && (ids == everyID || !ourUsers(fd)) })
 	if err == nil && found < 0 && ids != everyID {
 		var parent int
-		if parent, err = oldestChild(shim.PID, func(int) bool { return true }); err == nil && parent >= 0 {
+		if parent, err = oldestChild(shim.PID, executed); err == nil && parent >= 0 {
 			found, err = childOf(parent, func(fd int) bool { return !ourUsers(fd) })
 			closeFD(parent)
 		}
@@ -232,6 +235,14 @@ func oldestChild(pid int, wanted func(fd int) bool) (int, error) {
 func ourUsers(dir int) bool {
 	var ours, its unix.Stat_t
 	return unix.Stat("/proc/self/ns/user", &ours) != nil || unix.Fstatat(dir, "ns/user", &its, 0) != nil || ours.Dev == its.Dev && ours.Ino == its.Ino
+}
+
+// sameProgram reports whether two processes, given by their directories in /proc, have
+// the same program: the init of a container has that of its shim, and no process of the box
+// can have it.
+func sameProgram(a, b string) bool {
+	var sa, sb unix.Stat_t
+	return unix.Stat(a+"/exe", &sa) == nil && unix.Stat(b+"/exe", &sb) == nil && sa.Dev == sb.Dev && sa.Ino == sb.Ino
 }
 
 // parentOf reads the parent and the start time, in ticks after boot, of a process.

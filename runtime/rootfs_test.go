@@ -479,7 +479,8 @@ func TestTheCommandOfABoxWithIdsOfItsOwn(t *testing.T) {
 func TestTheCommandBelowItsRuntime(t *testing.T) {
 	boot, err := reaper.BootID()
 	must(t, err)
-	c := exec.Command("sh", "-c", "sh -c 'unshare -U sleep 60; :'; :")
+	// The first child has the program of the shim, as the init of a container has.
+	c := exec.Command("sh", "-c", "unshare -U sh -c 'sleep 61; :' & bash -c 'unshare -U sleep 60; :'; :")
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	must(t, c.Start())
 	defer func() {
@@ -489,16 +490,21 @@ func TestTheCommandBelowItsRuntime(t *testing.T) {
 	shim, err := reaper.Identify(boot, c.Process.Pid)
 	must(t, err)
 	for end := time.Now().Add(5 * time.Second); ; {
+		name := ""
 		fd, err := openCommand(boot, shim, idMap{base: 300000, size: 65536})
 		if err == nil {
 			if ourUsers(fd) {
 				t.Error("the command has the host's ids")
 			}
+			name, err = readProc(fd, "cmdline", 1<<10)
+			must(t, err)
 			must(t, unix.Close(fd))
-			return
+			if name == "sleep\x0060\x00" { // and not an unshare that becomes it, or the init
+				return
+			}
 		}
 		if time.Now().After(end) {
-			t.Fatal("the command is not found: ", err)
+			t.Fatalf("the command is not found but %q: %v", name, err)
 		}
 	}
 }

@@ -113,6 +113,9 @@ func (st *Stats) add(pid int, shim bool) error {
 			if err != nil {
 				return err
 			}
+			if shim && sameProgram(dir, "/proc/"+c) {
+				continue // the init of a container, which its cgroup would not count either
+			}
 			if err := st.add(n, false); err != nil {
 				return err
 			}

@@ -50,3 +50,43 @@ TEXT ·signalEntries(SB),NOSPLIT,$0-16
 	MOVD	$·signalReturn(SB), R0
 	MOVD	R0, restorer+8(FP)
 	RET
+
+// func idle()
+//
+// A page of 64 KiB is the largest there is, and the code may lie in two. How far the
+// memory of a process goes differs from kernel to kernel: one that is too far is EINVAL.
+// Where the kernel has sealed a mapping munmap does nothing: madvise gives up the pages up
+// to that one.
+TEXT ·idle(SB),NOSPLIT|NOFRAME,$0-0
+	MOVD	$·idle(SB), R12
+	AND	$~0xffff, R12, R12
+	ADD	$0x20000, R12, R13
+	MOVD	$0, R0
+	MOVD	R12, R1
+	MOVD	$215, R8	// SYS_munmap
+	SVC
+	MOVD	$(1<<52), R14
+above:
+	SUB	R13, R14, R15
+	MOVD	R13, R0
+	MOVD	R15, R1
+	MOVD	$215, R8	// SYS_munmap
+	SVC
+	MOVD	R13, R0
+	MOVD	R15, R1
+	MOVD	$4, R2	// MADV_DONTNEED
+	MOVD	$233, R8	// SYS_madvise
+	SVC
+	LSR	$1, R14, R14
+	MOVD	$(1<<36), R15
+	CMP	R15, R14
+	BHS	above
+wait:
+	MOVD	$0, R0
+	MOVD	$0, R1
+	MOVD	$0, R2
+	MOVD	$0, R3
+	MOVD	$0, R4
+	MOVD	$73, R8	// SYS_ppoll
+	SVC
+	B	wait

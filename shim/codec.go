@@ -15,7 +15,7 @@ const wireVersion = 1
 // specVersion is the first byte of a Spec. That only goes from a daemon to the
 // shim it has just started, so it may change without cutting a new daemon off
 // from the shims of an old one, as a change of wireVersion would.
-const specVersion = 4
+const specVersion = 5
 
 // maxSpec bounds an encoded Spec. A config is 64 KiB at most; what the daemon
 // adds to it (PATH, resolved names) is small.
@@ -236,6 +236,8 @@ func appendSpec(b []byte, s *Spec) []byte {
 		b = appendU32(b, c.Owner)
 		b = appendU32(b, c.FirstID)
 		b = appendU32(b, c.IDs)
+		b = appendBool(b, c.Init)
+		b = appendBool(b, c.PrivateNet)
 		b = appendString(b, string(c.Probe))
 		b = appendStrings(b, c.Detach)
 	}
@@ -298,7 +300,7 @@ func decodeSpec(b []byte) (*Spec, error) {
 				c.Files[i] = File{Name: d.string(), Data: d.bytes()}
 			}
 		}
-		c.Owner, c.FirstID, c.IDs, c.Probe, c.Detach = d.u32(), d.u32(), d.u32(), d.bytes(), d.strings()
+		c.Owner, c.FirstID, c.IDs, c.Init, c.PrivateNet, c.Probe, c.Detach = d.u32(), d.u32(), d.u32(), d.bool(), d.bool(), d.bytes(), d.strings()
 		s.Container = c
 	}
 	if err := d.end(); err != nil {

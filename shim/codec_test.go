@@ -23,7 +23,7 @@ func fullSpec() Spec {
 		Probe: Probe{Kind: ProbeHTTP, Argv: []string{"true"}, Addr: "::1", Port: 80, Request: "GET / HTTP/1.0\r\n\r\n", TimeoutNs: 1e9},
 		Container: &Container{
 			Runtime: []string{"/usr/bin/crun", "--debug"}, Config: []byte("{}"), Layers: []string{"/a", "/b"}, Upper: "/c",
-			Files: []File{{"hosts", []byte("::1 localhost\n")}}, Owner: 7, FirstID: 1 << 30, IDs: 1 << 16, Probe: []byte("{}"), Detach: []string{"/sys/fs/cgroup/unified"},
+			Files: []File{{"hosts", []byte("::1 localhost\n")}}, Owner: 7, FirstID: 1 << 30, IDs: 1 << 16, Init: true, PrivateNet: true, Probe: []byte("{}"), Detach: []string{"/sys/fs/cgroup/unified"},
 		},
 	}
 }

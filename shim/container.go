@@ -29,8 +29,8 @@ const (
 //
 // Layers are shared by boxes that have different ids. They are mounted with the ids
 // of this box, which costs no copy and changes nothing on disk.
-func setUpContainer(spec *Spec) *StartError {
-	c := spec.Container
+func (s *supervisor) setUpContainer() *StartError {
+	spec, c := s.spec, s.spec.Container
 	const what = "cannot make the container's root"
 	// What is given is taken before anything is covered.
 	mounts := make([]int, len(spec.Mounts))
@@ -69,9 +69,11 @@ func setUpContainer(spec *Spec) *StartError {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return startError(StepNamespace, "cannot mount /proc", err)
 	}
-	ids, errno := idMap(c)
-	if errno != 0 {
-		return startError(StepNamespace, "cannot make a user namespace", errno)
+	var ids int
+	var err error
+	s.init, ids, err = makeNamespaces(c)
+	if err != nil {
+		return startError(StepNamespace, "cannot make the container's namespaces", err)
 	}
 	defer closeFD(ids)
 	if err := mapAll(c, ids, spec.Mounts, mounts, layers); err != nil {
@@ -90,6 +92,11 @@ func setUpContainer(spec *Spec) *StartError {
 	}
 	if err := mountRoot(layers, changes); err != nil {
 		return startError(StepMount, what, err)
+	}
+	if c.Init {
+		if err := s.init.enter(); err != nil {
+			return startError(StepNamespace, "cannot make the container's init", err)
+		}
 	}
 	if err := checkRoot(); err != nil {
 		return err
@@ -110,12 +117,37 @@ func setUpContainer(spec *Spec) *StartError {
 	if err := writeFile(containerDir+"/config.json", c.Config, 0); err != nil {
 		return startError(StepMount, "cannot write config.json", err)
 	}
-	err := writeFile(UserNamespace, nil, 0)
-	if err == nil {
-		err = unix.Mount("/proc/self/fd/"+strconv.Itoa(ids), UserNamespace, "", unix.MS_BIND, "")
+	return s.keepNamespaces()
+}
+
+// keepNamespaces puts the namespaces of the container where its configuration has them.
+func (s *supervisor) keepNamespaces() *StartError {
+	c := s.spec.Container
+	namespaces := [...]struct {
+		name, path string
+		made       bool
+	}{
+		{"user", UserNamespace, true},
+		{"pid", PIDNamespace, c.Init},
+		{"net", NetworkNamespace, c.Init && c.PrivateNet},
 	}
-	if err != nil {
-		return startError(StepNamespace, "cannot keep the user namespace", err)
+	for _, n := range namespaces {
+		if !n.made {
+			continue
+		}
+		err := writeFile(n.path, nil, 0)
+		if err == nil {
+			err = unix.Mount(s.init.proc("ns/"+n.name), n.path, "", unix.MS_BIND, "")
+		}
+		if err != nil {
+			return startError(StepNamespace, "cannot keep the "+n.name+" namespace of the container", err)
+		}
+	}
+	if c.Init {
+		return s.init.await()
+	}
+	if err := s.init.end(); err != nil {
+		return startError(StepNamespace, "cannot reap who has made the user namespace", err)
 	}
 	return nil
 }
@@ -300,37 +332,6 @@ func writeFile(path string, data []byte, owner int) error {
 		err = unix.Fchown(fd, owner, owner)
 	}
 	return errors.Join(err, unix.Close(fd))
-}
-
-// idMap makes the user namespace of a container. It takes a process to make one, which
-// does nothing and is killed at once.
-func idMap(c *Container) (int, unix.Errno) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if errno := actAs(uintptr(c.Owner)); errno != 0 {
-		return -1, errno
-	}
-	pid, cloneErrno := forkPaused(uintptr(unix.SIGCHLD) | unix.CLONE_NEWUSER)
-	runtimeAfterFork()
-	if errno := actAs(0); errno != 0 {
-		fatal("setresuid", errno)
-	}
-	if cloneErrno != 0 {
-		return -1, unix.Errno(cloneErrno)
-	}
-	proc := "/proc/" + strconv.Itoa(int(pid))
-	ids := []byte("0 " + strconv.FormatUint(uint64(c.FirstID), 10) + " " + strconv.FormatUint(uint64(c.IDs), 10) + "\n")
-	err := overwrite(proc+"/uid_map", ids)
-	if err == nil {
-		err = overwrite(proc+"/gid_map", ids)
-	}
-	fd := -1
-	if err == nil {
-		fd, err = retry(func() (int, error) { return unix.Open(proc+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0) })
-	}
-	kill(int(pid))
-	_, werr := retry(func() (int, error) { return unix.Wait4(int(pid), nil, 0, nil) })
-	return fd, toErrno(errors.Join(err, werr))
 }
 
 // actAs sets the effective user of the thread, which keeps its capabilities: some

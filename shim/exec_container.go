@@ -78,7 +78,7 @@ func (s *supervisor) killOrphans() {
 
 // knows reports whether a child is one whose end matters to somebody.
 func (s *supervisor) knows(pid int) bool {
-	if pid == s.pid || pid == s.probe.pid || pid == s.probe.starter || s.probe.place(pid) >= 0 {
+	if pid == s.pid || pid == s.init.pid || pid == s.probe.pid || pid == s.probe.starter || s.probe.place(pid) >= 0 {
 		return true
 	}
 	for _, e := range s.execs.list {

@@ -196,11 +196,11 @@ func (s *supervisor) start() *StartError {
 	if err := s.openCgroups(); err != nil {
 		return err
 	}
-	setUp := setUp
 	if s.spec.Container != nil {
-		setUp = setUpContainer
-	}
-	if err := setUp(s.spec); err != nil {
+		if err := s.setUpContainer(); err != nil {
+			return err
+		}
+	} else if err := setUp(s.spec); err != nil {
 		return err
 	}
 	const what = "cannot make the log's pipe"

@@ -307,23 +307,6 @@ func rlimitName(resource int) string {
 	}
 }
 
-// forkPaused forks a child that does nothing, until it is killed. See forkExec.
-//
-//go:noinline
-//go:norace
-//go:nocheckptr
-func forkPaused(flags uintptr) (pid, errno uintptr) {
-	runtimeBeforeFork()
-	pid, errno = rawVfork(flags)
-	if errno != 0 || pid != 0 {
-		return
-	}
-	runtimeAfterForkInChild()
-	for {
-		_, _, _ = syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
-	}
-}
-
 // forkExec forks; the child becomes the command and never returns from here.
 //
 // The two may share memory and stack while the child lives in this function, so

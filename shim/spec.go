@@ -98,6 +98,11 @@ type Container struct {
 	// kernel counts of a user (inotify instances, queued signals) it counts of this one
 	// too, and one container must not use up all that the host's root may have.
 	Owner uint32
+	// Init gives the container an init of the shim's for its pid 1. Config then takes the
+	// pid namespace from PIDNamespace, and with PrivateNet, which says that the container has
+	// a network namespace of its own, that from NetworkNamespace. Without an init the command
+	// is pid 1, and Config has the runtime make both.
+	Init, PrivateNet bool
 	// Probe is the process of a ProbeCommand, as the JSON of the runtime.
 	Probe []byte
 	// Detach lists mount points (of cgroup hierarchies) that the runtime is not to
@@ -117,7 +122,10 @@ const (
 	ContainerRoot = containerDir + "/root"
 	// UserNamespace is the user namespace of the container, with its ids mapped.
 	UserNamespace = containerDir + "/userns"
-	containerDir  = privateDir + "/box"
+	// PIDNamespace and NetworkNamespace are those of the init, if the container has one.
+	PIDNamespace     = containerDir + "/pidns"
+	NetworkNamespace = containerDir + "/netns"
+	containerDir     = privateDir + "/box"
 	// privateDir is covered in the shim's mount namespace.
 	privateDir = "/run"
 )

@@ -21,6 +21,7 @@ type supervisor struct {
 	probe  probe
 	strays strays
 	execs  execs
+	init   containerInit
 
 	oomScore string // the command's oom_score_adj; empty: as the shim's
 
@@ -158,7 +159,7 @@ func (s *supervisor) stop(by string, sig unix.Signal, graceNs, now int64) {
 		}
 		if graceNs > 0 {
 			s.signal(sig)
-			if s.spec.Container != nil && s.alive && !obeys(s.pid, sig) {
+			if c := s.spec.Container; c != nil && !c.Init && s.alive && !obeys(s.pid, sig) {
 				s.killAt = max(now, 1) // as the signal itself would have done to any other process
 			}
 		}

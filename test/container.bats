@@ -121,13 +121,18 @@ mounts_of_box() { grep -e "$W" -e ' /run/box' /proc/self/mountinfo || :; }
 
 @test "a stop of a command that does nothing about the signal needs no grace" {
 	RT=crun
-	up_box a 'echo up; sleep 1000'
-	logs a up
-	local began=$SECONDS
-	ctl a 'stop 60s'
-	assert $((SECONDS - began)) -lt 20 "seconds of the stop"
-	is a status stopped
-	is a exit_code 137
+	local began init
+	for init in true false; do
+		up_box a 'echo up; sleep 1000' "init: $init"
+		logs a up
+		began=$SECONDS
+		ctl a 'stop 60s'
+		assert $((SECONDS - began)) -lt 20 "seconds of the stop, with init: $init"
+		is a status stopped
+		# Pid 1 would be spared the signal.
+		is a exit_code "$([[ $init == true ]] && echo 143 || echo 137)"
+		ok rmdir "$MNT/boxes/a"
+	done
 	# One that ignores it has its grace, and so has one whom the signal would not end anyway.
 	up_box c 'echo up; sleep 1000' 'stop: {signal: SIGWINCH}'
 	logs c up
@@ -143,6 +148,70 @@ mounts_of_box() { grep -e "$W" -e ' /run/box' /proc/self/mountinfo || :; }
 	ctl b kill
 	is b exit_code 137
 }
+
+# orphans BOX N: execs that leave a process which ends after them.
+orphans() {
+	local i
+	for ((i = 0; i < $2; i++)); do
+		ok mkdir "$MNT/boxes/$1/exec/e$i"
+		ok "${ECHO[@]}" "$MNT/boxes/$1/exec/e$i/cmd" '{command: [sh, -c, "sleep 0.05 & sleep 0.1 &"]}'
+		rd "$1/exec/e$i/wait/stopped"
+		assert "$out" = 0 "code of exec $i"
+		ok rmdir "$MNT/boxes/$1/exec/e$i"
+	done
+}
+# states SHIM: of all processes in the pid namespace of a container, a letter each.
+states() { for pid in $(box_pids "$(box_command "$1")"); do status_of "$pid"; done | sort | xargs; }
+status_of() { awk '$1 == "State:" {print $2}' "/proc/$1/status" 2>/dev/null || :; }
+states_are() { [[ $(states "$1") == "$2" ]]; }
+
+reaped() {
+	local shim
+	up_box "$RT-z" 'echo up; exec sleep 1000' 'resources: {pids: 20}' \
+		'health_check: {command: [sh, -c, "sleep 0.05 & sleep 0.1 &"], interval: 100ms, retries: 1, start_period: 0s}'
+	becomes "$RT-z" health healthy
+	shim=$(pid_of "$RT-z")
+	orphans "$RT-z" 12
+	is "$RT-z" health healthy
+	configure "$RT-z" <<<"$(t cat "$MNT/boxes/$RT-z/config.yaml" | sed 's/^health_check:.*/health_check: {disabled: true}/')"
+	ctl "$RT-z" restart
+	shim=$(pid_of "$RT-z")
+	logs "$RT-z" up 2
+	orphans "$RT-z" 5
+	# The init and the command, and no zombie.
+	await "all else to be gone" 5 states_are "$shim" 'S S'
+	ctl "$RT-z" kill
+	ok rmdir "$MNT/boxes/$RT-z"
+}
+@test "what execs and probes leave in a container is reaped, whatever its command does" { both reaped; }
+
+first() {
+	in_box "$RT-1" 'echo "pid $$"; cat /proc/1/comm'
+	line 'pid 2'
+	line boxlite-init
+	ok rmdir "$MNT/boxes/$RT-1"
+	in_box "$RT-2" 'echo "pid $$"; ip link show lo | grep -c LOWER_UP' 'init: false'
+	line 'pid 1'
+	line 1
+	ok rmdir "$MNT/boxes/$RT-2"
+}
+@test "pid 1 of a container is an init, or with init: false its command" {
+	both first
+	refused EINVAL sh -c 'mkdir "$1/boxes/h" && printf "%s\n" "command: [ls]" "init: false" | cat >"$1/boxes/h/config.yaml"' sh "$MNT"
+	rd h/last_error
+	assert "$out" has "init is for engine container only" "last_error"
+}
+
+killed_init() {
+	up_box "$RT-d" 'echo up; exec sleep 1000'
+	logs "$RT-d" up
+	ok kill -KILL "$(init_of "$(pid_of "$RT-d")")"
+	becomes "$RT-d" status stopped
+	is "$RT-d" exit_code 137
+	await "its cgroups to be gone" 5 no_groups_of_boxes
+	ok rmdir "$MNT/boxes/$RT-d"
+}
+@test "a container ends with its init" { both killed_init; }
 
 limits() {
 	in_box "$RT-m" 'x=$(head -c 100000000 /dev/zero | tr "\0" x); echo survived' 'resources: {memory: 32MiB, pids: 20}'
@@ -178,10 +247,12 @@ grouped() {
 	becomes "$RT-g" exec/e/status running
 	shim=$(pid_of "$RT-g")
 	command=$(box_command "$shim")
-	await "the probe to run" 10 has_processes "$command" 4
+	# With the init, which is in the shim's group.
+	await "the probe to run" 10 has_processes "$command" 5
+	assert "$(cgroup_of "$(init_of "$shim")" pids)" = "$(cgroup_of "$shim" pids)" "the group of pids of the init"
 	for c in cpu memory pids freezer; do
 		assert "$(cgroup_of "$shim" $c)" = "$(cgroup_of "$DAEMON" $c)" "the shim's group of $c"
-		assert "$(for pid in $(box_pids "$command"); do cgroup_of "$pid" $c; done | sort -u)" =~ ^[^$'\n']*"/boxlite/"[^/]*"/box-$RT-g$" "the groups of $c of the container's processes"
+		assert "$(for pid in $(box_pids "$command" | without_inits); do cgroup_of "$pid" $c; done | sort -u)" =~ ^[^$'\n']*"/boxlite/"[^/]*"/box-$RT-g$" "the groups of $c of the container's processes"
 	done
 	assert "$(cpu_limit "$RT-g") $(memory_limit "$RT-g") $(pids_limit "$RT-g")" = "150000 $((64 << 20)) 20" "limits"
 	assert "$(stat_of "$RT-g" pids)" -eq 4 "pids in stats"
@@ -191,7 +262,7 @@ grouped() {
 	configure "$RT-g" <<<"$(t cat "$MNT/boxes/$RT-g/config.yaml" | sed 's/^resources:.*/resources: {pids: 30}/')"
 	assert "$(cpu_limit "$RT-g") $(memory_limit "$RT-g") $(pids_limit "$RT-g")" = "max max 30" "limits that were changed"
 	ctl "$RT-g" pause
-	for pid in $(box_pids "$command"); do
+	for pid in $(box_pids "$command" | without_inits); do
 		frozen "$pid" || fail "process $pid of a paused box is not frozen"
 	done
 	ctl "$RT-g" kill

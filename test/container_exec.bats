@@ -191,7 +191,10 @@ probes() {
 @test "the command of a health check runs inside the container" { both probes; }
 
 files() {
-	sleeper "$RT-f"
+	mkdir -p "$W/given"
+	echo given >"$W/given/file"
+	sleeper "$RT-f" "mounts: [{source: $W/given, target: /given}]"
+	is "$RT-f" root/given/file given # the root of the command, and not of the container's init
 	echo in >"$W/in"
 	ok cp "$W/in" "$MNT/boxes/$RT-f/root/srv/in"
 	new "$RT-f" e2 <<<'{command: [sh, -c, "cat /srv/in; stat -c %u:%g /srv/in; echo out >/srv/out; ln -s /etc/passwd /srv/link; ln -s /nowhere /srv/dangling"]}'

@@ -496,7 +496,8 @@ links_in_proc() {
 	find /proc/[0-9]*/"$1" -maxdepth 0 -lname "$2" 2>/dev/null | cut -d/ -f3 || :
 }
 
-live_shims() { processes_of "$SHIM"; }
+# live_shims: the init of a container, which has the program of the shim, is none.
+live_shims() { processes_of "$SHIM" | without_inits; }
 no_shims() { [[ -z $(live_shims) ]]; }
 
 # told_pids: what the daemon says the shims are.
@@ -534,9 +535,24 @@ box_pids() {
 
 ns_pids() { links_in_proc ns/pid "${1/\[/\\[}"; }
 
-# box_command SHIM: the host pid of the box's command: the oldest child of the
-# shim, whichever of its threads has forked it.
-box_command() { cat "/proc/$1/task/"*/children | tr ' ' '\n' | grep . | sort -n | head -n 1; }
+# children_of PID: of all its threads, the oldest first. All of it has to be read: that of
+# a box which forks is long.
+children_of() { cat "/proc/$1/task/"*/children | tr ' ' '\n' | grep . | sort -n; }
+
+# box_command SHIM: the host pid of the box's command: the oldest child of the shim, but for
+# the init of a container.
+box_command() { children_of "$1" | without_inits | sed -n 1p; }
+
+# init_of SHIM: the host pid of a container's init.
+init_of() { children_of "$1" | while read -r pid; do ! is_init "$pid" || echo "$pid"; done; }
+
+without_inits() { while read -r pid; do is_init "$pid" || echo "$pid"; done; }
+
+is_init() {
+	local name=''
+	{ read -r name <"/proc/$1/comm" || :; } 2>/dev/null
+	[[ $name == boxlite-init ]]
+}
 
 # cgroup_of PID CONTROLLER: the directory of the cgroup of a process.
 cgroup_of() {

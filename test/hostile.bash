@@ -35,8 +35,7 @@ hostile() {
 hold() {
 	shim=$(pid_of "$1")
 	hold_namespace "$shim"
-	# All of the list is read: that of a box which forks is long.
-	cmd=$(cat "/proc/$shim/task/"*/children | tr ' ' '\n' | grep . | sort -n | sed -n 1p)
+	cmd=$(box_command "$shim")
 }
 
 # nothing_left: neither the shim nor a process of the box of the last hold is left,

@@ -169,8 +169,8 @@ others() {
 	shim=$(pid_of "$RT-1")
 	other=$(box_command "$(pid_of "$RT-2")")
 	in_box "$RT-3" "kill -9 -1; threat hunt 70000; for p in $shim $other $DAEMON 1; do kill -9 \$p; kill -STOP \$p; done; ls -d /proc/[0-9]* | wc -l; echo end"
-	# Its own shell is all that it has seen.
-	line 'seen 1 traced 1'
+	# Its own shell and its init are all that it has seen.
+	line 'seen 2 traced 1'
 	line end
 	is "$RT-1" status running
 	is "$RT-1" pid "$shim"
@@ -185,6 +185,45 @@ others() {
 	out=$("$THREAT" hunt 0)
 	ok kill -0 "$DAEMON"
 	both others
+}
+
+# init: what a box has of its pid 1, which is in the shim's mount namespace.
+init() {
+	up_box "$RT-1" "threat hunt 1; kill -9 1; kill -STOP 1; for f in exe root cwd ns/mnt ns/net fd/0; do readlink /proc/1/\$f && echo \"had \$f\"; done
+for f in environ maps mem io stack auxv root/etc/shadow; do head -c 1 /proc/1/\$f >/dev/null && echo \"had \$f\"; done
+echo 1 >/proc/1/oom_score_adj && echo \"had oom_score_adj\"
+echo \"comm \$(cat /proc/1/comm)\"; grep -E '^(Uid|Cap|State)' /proc/1/status; cat /proc/1/mountinfo /proc/1/mounts /proc/1/mountstats; cat /proc/1/net/unix; head -n 3 /proc/1/net/dev; echo end; sleep 1000" \
+		'security: {capabilities: {add: [SYS_PTRACE, SYS_ADMIN, DAC_OVERRIDE, DAC_READ_SEARCH, SYS_RESOURCE, KILL]}}' 2>/dev/null
+	logs "$RT-1" end
+	rd "$RT-1/log"
+	line 'seen 1 traced 0'
+	line 'comm boxlite-init'
+	line $'State:\tS (sleeping)'
+	line $'Uid:\t0\t0\t0\t0'
+	line $'CapPrm:\t0000000000000000'
+	no_line '^had'
+	no_line "$NAME"
+	no_line "$STATE|$MNT|cgroup|/sys"
+	assert "$(grep -cE '^ +lo:' <<<"$out")" -eq 1 "loopback interfaces in its network"
+	# To the host: it is nothing but the code that it sleeps in.
+	local init
+	init=$(init_of "$(pid_of "$RT-1")")
+	assert "$(find "/proc/$init/fd" -mindepth 1 | wc -l)" -eq 0 "descriptors of the init"
+	assert "$(awk '$1 ~ /^(VmSize|RssAnon|VmData|VmStk):$/ {print $1 $2}' "/proc/$init/status" | xargs)" = 'VmSize:128 RssAnon:0 VmData:0 VmStk:0' "memory of the init in KiB"
+	drop "$RT-1"
+}
+@test "a box cannot signal its init or look into it, also if it was given SYS_PTRACE" {
+	NAME=boxlite-threat-$$
+	bg listener /usr/bin/python3 -c 'import socket, sys, time
+s = socket.socket(socket.AF_UNIX)
+s.bind("\0" + sys.argv[1])
+s.listen()
+print("up", flush=True)
+time.sleep(300)' "$NAME"
+	await "the listener" 5 grep -q up "$W/listener.out"
+	# The host's own network has it.
+	grep -q "@$NAME" /proc/1/net/unix || fail "the listener is not to be seen on the host"
+	both init
 }
 
 sockets() {
