@@ -2,10 +2,23 @@ package fsapi
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/boxlitefs/boxlite/runtime"
 )
+
+// process returns who made a request, with the pid of the process: FUSE names the thread
+// that made it. Where that can't be known, the pid is what FUSE said.
+func process(ctx context.Context) runtime.By {
+	by := caller(ctx)
+	if p := tgid(by.PID); p != 0 {
+		by.PID = p
+	}
+	return by
+}
 
 // tgid returns the process that a thread belongs to. FUSE names the thread that
 // made a request. 0 means it can't be known: the client is gone, or lives in a

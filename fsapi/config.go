@@ -255,7 +255,13 @@ func (h *configHandle) flush(ctx context.Context) (*runtime.Completion, syscall.
 		return nil, 0
 	}
 	if who == h.owner {
-		return h.commit()
+		work, errno := h.commit()
+		if !wrote {
+			// It has passed the file on, to one that has closed it: what waits is no
+			// business of its own. See ctlHandle.Flush.
+			work = nil
+		}
+		return work, errno
 	}
 	if wrote && len(h.writers) == 1 && h.dirty && h.refused == 0 {
 		return nil, toErrno(h.doc.check(h.buf))

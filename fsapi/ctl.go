@@ -2,9 +2,9 @@ package fsapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -62,27 +62,7 @@ func (f *FS) openCtl(ctx context.Context, file node, to target, flags uint32) (f
 	if errno != 0 {
 		return nil, 0, errno
 	}
-	return &ctlHandle{fs: f, target: granted{to, g}}, fuse.FOPEN_DIRECT_IO, 0
-}
-
-// order is a command and who gave it.
-type order struct {
-	by      runtime.By
-	command runtime.Command
-	begun   *runtime.Completion // nil if it has to wait for its turn
-}
-
-// maxQueue is how many commands may wait behind one.
-const maxQueue = 1024
-
-// target is what commands are given to.
-type target interface {
-	gone() bool
-	// verbs are the commands it knows, for a message.
-	verbs() string
-	parse(words []string) (runtime.Command, error)
-	Do(by runtime.By, c runtime.Command) (*runtime.Completion, error)
-	RefuseCommand(err error) error
+	return &ctlHandle{fs: f, right: g, orders: orders{to: granted{to, g}}}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 type boxTarget struct{ *runtime.Box }
@@ -105,16 +85,11 @@ func (t granted) Do(by runtime.By, c runtime.Command) (*runtime.Completion, erro
 	return t.target.Do(by, c)
 }
 
-// ctlHandle carries out the commands that are written through one open, in
-// order.
+// ctlHandle takes the commands that are written through one open.
 type ctlHandle struct {
 	fs     *FS
-	target granted
-
-	mu    sync.Mutex
-	queue []order
-	idle  chan struct{} // closed when nothing is under way; nil before the first command
-	err   error         // of the first command that failed
+	right  *grant
+	orders orders
 }
 
 var (
@@ -125,127 +100,45 @@ var (
 // Write accepts commands or refuses them, at once. A write with a fault in any
 // line does nothing at all.
 func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
-	if h.target.gone() {
+	to := h.orders.to
+	if to.gone() {
 		return 0, syscall.ENODEV
 	}
-	if err := h.target.right.check(); err != nil {
+	if err := h.right.check(); err != nil {
 		return 0, toErrno(err)
 	}
 	if len(data) > maxCommands {
-		_ = h.target.RefuseCommand(fmt.Errorf("a write of %d bytes: commands are at most %d", len(data), maxCommands))
+		_ = to.RefuseCommand(fmt.Errorf("a write of %d bytes: commands are at most %d", len(data), maxCommands))
 		return 0, syscall.E2BIG
 	}
-	commands, err := parseCommands(h.target, string(data))
+	commands, err := parseCommands(to, string(data))
 	if err != nil {
-		return 0, toErrno(h.target.RefuseCommand(err))
+		return 0, toErrno(to.RefuseCommand(err))
 	}
-	by := caller(ctx)
-	if p := tgid(by.PID); p != 0 {
-		by.PID = p // FUSE names the thread
+	err = h.orders.add(process(ctx), commands)
+	if errors.Is(err, errTooMany) {
+		_ = to.RefuseCommand(err)
+		return 0, syscall.E2BIG
 	}
-	orders := make([]order, 0, len(commands))
-	for _, c := range commands {
-		orders = append(orders, order{by: by, command: c})
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.idle != nil {
-		select {
-		case <-h.idle:
-		default:
-			// What came before through this open is not done: the state that a
-			// command will meet isn't known yet.
-			return h.enqueue(orders, len(data))
-		}
-	}
-	first, err := h.target.Do(by, orders[0].command)
 	if err != nil {
 		return 0, toErrno(err)
 	}
-	h.err = nil // of what was closed, or will be, before this
-	h.queue = orders[1:]
-	h.idle = make(chan struct{})
-	go h.carryOut(first)
 	return uint32(len(data)), 0
 }
 
-// enqueue puts orders behind those that are under way. A kill is never stuck
-// behind a stop: it begins at once, and what waits before it is not begun at all.
-// mu is held.
-func (h *ctlHandle) enqueue(orders []order, n int) (uint32, syscall.Errno) {
-	if orders[0].command.Verb == runtime.VerbKill {
-		done, err := h.target.Do(orders[0].by, orders[0].command)
-		if err != nil {
-			return 0, toErrno(err)
-		}
-		orders[0].begun = done
-		h.queue = nil
-	}
-	if len(h.queue)+len(orders) > maxQueue {
-		_ = h.target.RefuseCommand(fmt.Errorf("%d commands wait already", len(h.queue)))
-		return 0, syscall.E2BIG
-	}
-	h.queue = append(h.queue, orders...)
-	return uint32(n), 0
-}
-
-// carryOut waits for one command after the other. What stands behind one that
-// failed is not begun: it was written in the belief that the first had worked.
-func (h *ctlHandle) carryOut(work *runtime.Completion) {
-	err := work.Wait(context.Background())
-	for err == nil {
-		next, more := h.next()
-		if !more {
-			return
-		}
-		if work = next.begun; work == nil {
-			work, err = h.target.Do(next.by, next.command)
-		}
-		if err == nil {
-			err = work.Wait(context.Background())
-		}
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.err == nil {
-		h.err = err
-	}
-	h.queue = nil
-	close(h.idle)
-}
-
-// next takes the next order. Without one the handle is idle.
-func (h *ctlHandle) next() (order, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.queue) == 0 {
-		close(h.idle)
-		return order{}, false
-	}
-	o := h.queue[0]
-	h.queue = h.queue[1:]
-	return o, true
-}
-
-// Flush waits for the commands written so far and returns how they ended. When
-// the waiter is interrupted, the work goes on.
+// Flush waits for the commands that the closing process has written so far and returns how
+// they ended. When the waiter is interrupted, the work goes on. Who has written nothing
+// does not wait: each process that had the file open closes it at its end, and most only
+// passed it on.
 func (h *ctlHandle) Flush(ctx context.Context) syscall.Errno {
-	h.mu.Lock()
-	idle := h.idle
-	h.mu.Unlock()
-	if idle == nil {
+	w := h.orders.wrote(process(ctx).PID)
+	if w == nil {
 		return 0
 	}
-	select {
-	case <-idle:
-	case <-ctx.Done():
-		return syscall.EINTR
-	case <-h.fs.closing:
-		return syscall.ESHUTDOWN
+	if errno := h.fs.await(ctx, w.idle); errno != 0 {
+		return errno
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return toErrno(h.err)
+	return toErrno(h.orders.tell(w))
 }
 
 // parseCommands reads one command a line. Blank lines are skipped, but there has

@@ -610,12 +610,8 @@ func (c *cmdFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 	if errno != 0 {
 		return nil, 0, errno
 	}
-	by := caller(ctx)
-	owner := tgid(by.PID)
-	if owner != 0 {
-		by.PID = owner // FUSE names the thread
-	}
-	return &configHandle{fs: c.fs, doc: cmdDraft{c.e, by, g}, append: flags&syscall.O_APPEND != 0, owner: owner}, fuse.FOPEN_DIRECT_IO, 0
+	by := process(ctx)
+	return &configHandle{fs: c.fs, doc: cmdDraft{c.e, by, g}, append: flags&syscall.O_APPEND != 0, owner: by.PID}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // cmdDraft is a cmd being written, by who has opened it: what he may is not more when

@@ -34,6 +34,8 @@ type Box struct {
 	record  stateRecord
 	retries int // restarts in a row; see backoff
 
+	kills atomic.Uint64 // kill commands so far
+
 	// firstID is the first of the host's ids that the box's containers have; 0 as long
 	// as it has had none.
 	firstID atomic.Uint32
@@ -487,6 +489,13 @@ type Completion struct {
 }
 
 func newCompletion() *Completion { return &Completion{done: make(chan struct{})} }
+
+// NewCompletion returns work that is done when end is called, with how it ended. It is for
+// those who stand in for a box.
+func NewCompletion() (c *Completion, end func(error)) {
+	c = newCompletion()
+	return c, c.complete
+}
 
 func completed() *Completion {
 	c := newCompletion()

@@ -109,6 +109,10 @@ func (b *Box) Do(by By, c Command) (*Completion, error) {
 	return done, nil
 }
 
+// Kills returns how many kills the box has taken. Who has a command that waits for its
+// turn learns by it that a kill came later, which wins.
+func (b *Box) Kills() uint64 { return b.kills.Load() }
+
 const (
 	personStart = -1 // a start command
 	policyStart = -2 // the end of a backoff
@@ -200,6 +204,9 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		}
 		b.stops++
 		stops = b.stops
+		if force {
+			b.kills.Add(1)
+		}
 		t.LastError = "ok"
 		if t.Restarting = c.Verb == VerbRestart; !t.Restarting {
 			b.record.Again = ""

@@ -100,6 +100,7 @@ type Exec struct {
 	// refused says that the last command it was given was refused: who waits for its
 	// output would wait for ever.
 	refused atomic.Bool
+	kills   atomic.Uint64 // kill commands so far
 	done    chan struct{} // closed when it has ended
 }
 
@@ -918,6 +919,7 @@ func (e *Exec) Do(by By, c Command) (*Completion, error) {
 	case s.Removed:
 		err = ErrRemoved
 	case c.Verb == VerbKill && !s.Status.Active() && s.run == "":
+		e.kills.Add(1)
 		return completed(), nil
 	case c.Verb == VerbKill:
 	case s.Status != ExecRunning:
@@ -932,6 +934,9 @@ func (e *Exec) Do(by By, c Command) (*Completion, error) {
 	if err != nil {
 		return nil, e.Refuse(fmt.Errorf("%s: %w", c.Verb, err))
 	}
+	if c.Verb == VerbKill {
+		e.kills.Add(1)
+	}
 	done := newCompletion()
 	go func() {
 		err := e.carryOut(req)
@@ -942,6 +947,9 @@ func (e *Exec) Do(by By, c Command) (*Completion, error) {
 	}()
 	return done, nil
 }
+
+// Kills returns how many kills the exec has taken.
+func (e *Exec) Kills() uint64 { return e.kills.Load() }
 
 func (e *Exec) carryOut(req shim.Request) error {
 	if req.Op == shim.OpExecEOF {

@@ -28,3 +28,116 @@ json.dump(record, open(path, "w"))' "$STATE/boxes/x/state.json"
 	is x status stopped
 	ok rmdir "$MNT/boxes/x"
 }
+
+# A command that ignores the signal of a stop, and says "ready" once it does.
+STUBBORN="trap '' TERM; echo ready; while :; do sleep 0.05; done"
+
+# stubborn BOX: a box that runs that.
+stubborn() {
+	script "$1" <<<"$STUBBORN"
+	ctl "$1" start
+	logs "$1" ready
+}
+
+@test "what is written after a kill is carried out after it" {
+	box x "$SLEEPER"
+	# Each command comes while the one before is under way.
+	py 'import os, sys
+for i in range(20):
+    fd = os.open(sys.argv[1] + "/ctl", os.O_WRONLY)
+    for c in b"start\n", b"kill\n", b"start\n":
+        os.write(fd, c)
+    os.close(fd)
+    status = open(sys.argv[1] + "/status").read()
+    assert status == "running\n", (i, status)
+    with open(sys.argv[1] + "/ctl", "w") as f:
+        f.write("kill")' "$MNT/boxes/x"
+	local way
+	for way in '{ echo start; echo kill; echo start; } >"$1"' 'printf "start\nkill\nstart\n" >"$1"' '/usr/bin/printf "start\nkill\nstart\n" >"$1"'; do
+		ok bash -c "$way" sh "$MNT/boxes/x/ctl"
+		is x status running
+		is x last_error ok
+		ctl x kill
+	done
+}
+
+@test "a kill in the same write cuts a stop short, and what stands behind it is carried out" {
+	stubborn x
+	T=10 ctl x $'stop 60s\nkill\nstart'
+	is x status running
+	logs x ready 2
+	T=10 ctl x $'restart 60s\nkill'
+	is x status stopped
+}
+
+@test "a kill through another open cancels what was written before it, and says so" {
+	stubborn x
+	bg first "${ECHO[@]}" "$MNT/boxes/x/ctl" $'stop 60s\nstart'
+	await_blocked first
+	ctl x kill
+	join first
+	assert "$err" has "${ERRNO_TEXT[ECANCELED]}" "the close of the start that was canceled"
+	is x status stopped
+	rd x/last_error
+	assert "$out" has 'a kill that was given later wins' "last_error"
+	ctl x start
+	is x status running
+}
+
+@test "the close of a process that wrote nothing does not wait" {
+	stubborn x
+	local before way
+	before=$(now)
+	# timeout has ctl open itself, and closes it when it ends.
+	T=20 ok bash -c 'timeout 1 /bin/echo "stop 60s" >"$1" || echo "$?"' sh "$MNT/boxes/x/ctl"
+	assert "$out" = 124 "status of timeout"
+	(($(now) - before < 8000)) || fail "it took $(($(now) - before)) ms"
+	is x status stopping
+	ctl x kill
+	# But who writes waits, however he came to the file.
+	echo 'stop 100ms' >"$W/stop"
+	for way in 'echo "stop 100ms" >"$1"' '(echo "stop 100ms") >"$1"' 'exec 3>"$1"; echo "stop 100ms" >&3' 'cat "$2" >"$1"' \
+		'sh -c "echo stop 100ms" >"$1"' '{ cat "$2"; :; } >"$1"' 'timeout 9 cat "$2" >"$1"'; do
+		for shell in bash dash; do
+			ctl x start
+			try "$shell" -c "$way; cat \"\$3\"" sh "$MNT/boxes/x/ctl" "$W/stop" "$MNT/boxes/x/status"
+			assert "$out" = stopped "status after, in $shell: $way"
+		done
+	done
+}
+
+@test "an error is told to the process that gave the command" {
+	box x 'command: [/does/not/exist]'
+	py 'import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY)
+def close(f):
+    try:
+        os.close(f)
+        return 0
+    except OSError as e:
+        return e.errno
+child = os.fork()
+if child == 0:
+    os.write(fd, b"start\n")
+    os._exit(close(fd))
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), close(os.dup(fd)))
+os.write(fd, b"kill\n")
+print(close(os.dup(fd)))
+os.write(fd, b"start\n")
+print(close(os.dup(fd)), close(fd))' "$MNT/boxes/x/ctl"
+	assert "$out" = $'5 0\n0\n5 5' "closes of the writer, and of who wrote nothing"
+}
+
+@test "the close of cmd by a process that wrote nothing does not wait for the begin" {
+	up x "$SLEEPER"
+	ok mkdir "$MNT/boxes/x/exec/e"
+	local shim
+	shim=$(pid_of x)
+	kill -STOP "$shim"
+	T=8 ok bash -c 'timeout 1 /bin/echo "sleep 60" >"$1"' sh "$MNT/boxes/x/exec/e/cmd"
+	is x exec/e/status starting
+	kill -CONT "$shim"
+	becomes x exec/e/status running
+	ctl x kill
+}

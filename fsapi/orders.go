@@ -1,0 +1,268 @@
+package fsapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// maxQueue is how many commands may wait behind one.
+const maxQueue = 1024
+
+// maxFailed is how many processes that share an open may have failed, and been told so,
+// before that is forgotten.
+const maxFailed = 64
+
+var (
+	errTooMany   = errors.New("commands wait already")
+	errOvertaken = fmt.Errorf("%w: a kill that was given later wins", runtime.ErrCanceled)
+)
+
+// target is what commands are given to.
+type target interface {
+	gone() bool
+	// verbs are the commands it knows, for a message.
+	verbs() string
+	parse(words []string) (runtime.Command, error)
+	Do(by runtime.By, c runtime.Command) (*runtime.Completion, error)
+	// Kills is how many kills it has taken.
+	Kills() uint64
+	RefuseCommand(err error) error
+}
+
+// orders are the commands that are written through one open. They are carried out in
+// order, and what stands behind one that failed is not begun: it was written in the belief
+// that the first had worked.
+//
+// A kill is different. What was written before it and has not begun is not carried out any
+// more; what is written after it is, however that before has ended. A kill that is written
+// by itself begins at once, and one that stands behind a stop does so with the stop: it
+// waits for no grace.
+type orders struct {
+	to target
+
+	mu      sync.Mutex
+	now     *order   // under way; nil if nothing is
+	queue   []*order // behind it
+	writers map[int]*writer
+}
+
+// order is one command.
+type order struct {
+	by      runtime.By
+	command runtime.Command
+	// epoch is how many kills the target had taken when the order was written, or was
+	// given itself. Once it has taken more, the order is not begun.
+	epoch uint64
+	begun bool
+	work  *runtime.Completion // of what has begun
+	err   error               // why it could not begin
+	// cut: a kill of the same process has overtaken it, and how it ends is no failure.
+	cut bool
+}
+
+// writer is a process that has written through the open. Its close waits for what it has
+// written itself.
+type writer struct {
+	pending int           // orders that are not over
+	idle    chan struct{} // closed when none is
+	err     error         // of the first that failed; valid then
+	told    bool
+}
+
+// add accepts the commands of one write, or refuses them all.
+func (q *orders) add(by runtime.By, commands []runtime.Command) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	batch := make([]*order, 0, len(commands))
+	epoch := q.to.Kills()
+	for _, c := range commands {
+		batch = append(batch, &order{by: by, command: c, epoch: epoch})
+	}
+	first := batch[0]
+	ahead := q.now != nil && first.command.Verb == runtime.VerbKill
+	if q.now != nil && !ahead && len(q.queue)+len(batch) > maxQueue {
+		return fmt.Errorf("%d %w", len(q.queue), errTooMany)
+	}
+	// As long as something is under way the state that a command will meet is not known.
+	if q.now == nil || ahead {
+		if first.begin(q.to); first.err != nil {
+			return first.err
+		}
+		renew(batch[1:], epoch, first.epoch)
+	}
+	if ahead {
+		q.overtake(first)
+	}
+	q.enter(by.PID, len(batch))
+	q.queue = append(q.queue, batch...)
+	if q.now == nil {
+		q.shift()
+		go q.carryOut(q.now)
+	}
+	q.hurry()
+	return nil
+}
+
+// enter notes that a process has written so many orders. mu is held.
+func (q *orders) enter(pid, n int) {
+	w := q.writers[pid]
+	if w == nil || w.pending == 0 {
+		if q.writers == nil {
+			q.writers = map[int]*writer{}
+		}
+		if len(q.writers) >= maxFailed {
+			for pid, old := range q.writers {
+				if old.told {
+					delete(q.writers, pid)
+				}
+			}
+		}
+		w = &writer{idle: make(chan struct{})} // a failure of before was told, or will be, by a close before this
+		q.writers[pid] = w
+	}
+	w.pending += n
+}
+
+// begin begins an order.
+func (o *order) begin(to target) {
+	o.begun = true
+	o.work, o.err = to.Do(o.by, o.command)
+	if o.command.Verb == runtime.VerbKill {
+		o.epoch = to.Kills()
+	}
+}
+
+// renew gives those that stand behind a kill its epoch.
+func renew(behind []*order, old, epoch uint64) {
+	for _, o := range behind {
+		if o.epoch == old {
+			o.epoch = epoch
+		}
+	}
+}
+
+// overtake cancels what stands before a kill that has begun ahead of it. mu is held.
+func (q *orders) overtake(kill *order) {
+	q.now.cut = q.now.cut || q.now.by.PID == kill.by.PID
+	left := q.queue[:0]
+	for _, o := range q.queue {
+		if o.begun {
+			left = append(left, o) // another kill
+			continue
+		}
+		o.cut = o.by.PID == kill.by.PID
+		q.leave(o, errOvertaken)
+	}
+	clear(q.queue[len(left):])
+	q.queue = left
+}
+
+// hurry begins a kill that stands behind a stop which is under way. mu is held.
+func (q *orders) hurry() {
+	if q.now == nil || len(q.queue) == 0 {
+		return
+	}
+	kill := q.queue[0]
+	switch q.now.command.Verb {
+	case runtime.VerbStop, runtime.VerbRestart:
+	default:
+		return
+	}
+	if kill.command.Verb != runtime.VerbKill || kill.begun || !q.now.begun || kill.epoch != q.to.Kills() {
+		return
+	}
+	q.now.cut = q.now.cut || q.now.by.PID == kill.by.PID
+	old := kill.epoch
+	kill.begin(q.to)
+	renew(q.queue[1:], old, kill.epoch)
+}
+
+// leave says that an order is over. mu is held.
+func (q *orders) leave(o *order, err error) {
+	w := q.writers[o.by.PID]
+	if err != nil && !o.cut && w.err == nil {
+		w.err = err
+	}
+	if w.pending--; w.pending > 0 {
+		return
+	}
+	close(w.idle)
+	if w.err == nil {
+		delete(q.writers, o.by.PID)
+	}
+}
+
+// carryOut carries out one order after the other, until there is none.
+func (q *orders) carryOut(o *order) {
+	for o != nil {
+		q.turn(o)
+		err := o.err
+		if err == nil {
+			err = o.work.Wait(context.Background())
+		}
+		o = q.next(o, err)
+	}
+}
+
+// turn begins an order whose turn has come, unless it has begun or must not any more.
+func (q *orders) turn(o *order) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	old := o.epoch
+	switch {
+	case o.begun:
+	case old != q.to.Kills():
+		o.begun, o.err = true, q.to.RefuseCommand(errOvertaken)
+	default:
+		o.begin(q.to)
+		renew(q.queue, old, o.epoch)
+	}
+	q.hurry()
+}
+
+// next says how the present order has ended and returns the one behind it.
+func (q *orders) next(o *order, err error) *order {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.leave(o, err)
+	if err != nil {
+		left := q.queue[:0]
+		for _, b := range q.queue {
+			if b.begun || b.epoch != o.epoch {
+				left = append(left, b)
+			} else {
+				q.leave(b, err)
+			}
+		}
+		clear(q.queue[len(left):])
+		q.queue = left
+	}
+	q.shift()
+	return q.now
+}
+
+// shift makes the first of the queue the present one. mu is held.
+func (q *orders) shift() {
+	if q.now = nil; len(q.queue) > 0 {
+		q.now, q.queue = q.queue[0], q.queue[1:]
+	}
+}
+
+// wrote returns what a process has written and was not told to have ended well, or nil.
+func (q *orders) wrote(pid int) *writer {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.writers[pid]
+}
+
+// tell returns how the orders of a writer have ended, once it is idle.
+func (q *orders) tell(w *writer) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	w.told = true
+	return w.err
+}
