@@ -2,9 +2,7 @@ package fsapi
 
 import (
 	"context"
-	"encoding/json"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -29,11 +27,14 @@ var boxFiles = []struct {
 	{"pid", 0o444, runtime.FieldPID, word(func(s *runtime.Snapshot) string { return strconv.Itoa(s.PID) }, runtime.FieldPID)},
 	{"exit_code", 0o444, runtime.FieldExitCode, word(func(s *runtime.Snapshot) string { return strconv.Itoa(s.ExitCode) }, runtime.FieldExitCode)},
 	{"last_error", 0o444, runtime.FieldLastError, word(func(s *runtime.Snapshot) string { return s.LastError }, runtime.FieldLastError)},
-	{"info.json", 0o444, runtime.FieldInfo, func(f boxFile) node { return f.text(infoJSON) }},
-	{"stats", 0o444, 0, func(f boxFile) node { return f.text(f.stats) }},
+	{"info.json", 0o444, runtime.FieldInfo, func(f boxFile) node { return f.text(info) }},
+	{"stats", 0o444, 0, stats},
 	{"log", 0o444, runtime.FieldLog, func(f boxFile) node { return &logFile{boxFile: f} }},
 	{"events", 0o444, runtime.FieldEvents, func(f boxFile) node {
-		return f.text(func(b *runtime.Box) ([]byte, attr) { return history(b.Events(), b.Snapshot().Created) })
+		return f.text(func(b *runtime.Box) (*runtime.Text, attr) {
+			text, last := b.EventsText()
+			return history(text, last, b.Snapshot().Created)
+		})
 	}},
 }
 
@@ -200,29 +201,39 @@ func (d *boxDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 // word makes a file of one value of the box's snapshot.
 func word(value func(*runtime.Snapshot) string, field runtime.Field) func(boxFile) node {
 	return func(f boxFile) node {
-		return f.text(func(b *runtime.Box) ([]byte, attr) {
+		return f.text(func(b *runtime.Box) (*runtime.Text, attr) {
 			s := b.Snapshot()
-			return []byte(value(s) + "\n"), attr{mtime: s.Changed(field), timeout: long}
+			return line(value(s)), attr{mtime: s.Changed(field), timeout: long}
 		})
 	}
 }
 
-func (f boxFile) text(render func(*runtime.Box) ([]byte, attr)) node {
-	return &textFile{fs: f.fs, box: f.box, name: f.name, mode: f.mode, render: func() ([]byte, attr) { return render(f.box) }}
+func (f boxFile) text(render func(*runtime.Box) (*runtime.Text, attr)) node {
+	return &textFile{fs: f.fs, box: f.box, name: f.name, mode: f.mode, render: func() (*runtime.Text, attr) { return render(f.box) }}
 }
 
-func infoJSON(b *runtime.Box) ([]byte, attr) {
+// line makes the text of a file that shows one value.
+func line(value string) *runtime.Text { return &runtime.Text{Bytes: []byte(value + "\n")} }
+
+func info(b *runtime.Box) (*runtime.Text, attr) {
 	s := b.Snapshot()
-	text, err := json.MarshalIndent(b.Info(s), "", "  ")
-	if err != nil {
-		// Strings, numbers and times: a bug, and not one to hide.
-		panic("info.json: " + err.Error())
-	}
 	// The last probe is in it, and probes are not announced.
-	return append(text, '\n'), attr{mtime: s.Changed(runtime.FieldInfo)}
+	return b.InfoText(s), attr{mtime: s.Changed(runtime.FieldInfo)}
 }
 
-func (f boxFile) stats(b *runtime.Box) ([]byte, attr) {
+// stats asks the kernel anew for each who looks, but once for all who do so at the same
+// time.
+func stats(f boxFile) node {
+	now := share(f.stats)
+	return f.text(func(b *runtime.Box) (*runtime.Text, attr) {
+		// The numbers change with every look; a time that did so too would make tar
+		// and rsync see a file that changes under their hands.
+		return now.get(), attr{mtime: b.Snapshot().Changed(runtime.FieldInfo)}
+	})
+}
+
+func (f boxFile) stats() *runtime.Text {
+	b := f.box
 	st, err := b.Stats()
 	if err != nil {
 		f.fs.log.WithField("box", b.Name()).WithError(err).Warn("stats")
@@ -231,19 +242,15 @@ func (f boxFile) stats(b *runtime.Box) ([]byte, attr) {
 		"\nmemory_bytes " + strconv.FormatInt(st.Memory, 10) +
 		"\npids " + strconv.Itoa(st.Pids) +
 		"\noom_kills " + strconv.FormatUint(st.OOMKills, 10) +
-		"\nrestarts " + strconv.Itoa(b.Snapshot().Restarts) + "\n"
-	// The numbers change with every look; a time that did so too would make tar
-	// and rsync see a file that changes under their hands.
-	return []byte(text), attr{mtime: b.Snapshot().Changed(runtime.FieldInfo)}
+		"\nrestarts " + strconv.Itoa(b.Snapshot().Restarts)
+	return line(text)
 }
 
-func history(events []runtime.Event, since time.Time) ([]byte, attr) {
-	var text []byte
-	for _, e := range events {
-		text = e.AppendText(text)
-		since = e.Time
+// history shows events, of which the last came then, if there are any; else since says
+// how old the file is.
+func history(text *runtime.Text, last, since time.Time) (*runtime.Text, attr) {
+	if last.IsZero() {
+		last = since
 	}
-	return text, attr{mtime: since, timeout: long}
+	return text, attr{mtime: last, timeout: long}
 }
-
-func lines(words []string) []byte { return []byte(strings.Join(words, "\n") + "\n") }

@@ -38,7 +38,7 @@ func (d *boxesDir) touch() {
 func (d *boxesDir) stat() (attr, syscall.Errno) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return attr{mode: 0o755, nlink: 2 + uint32(len(d.fs.rt.Boxes())), mtime: d.changed, timeout: long}, 0
+	return attr{mode: 0o755, nlink: 2 + uint32(d.fs.rt.BoxCount()), mtime: d.changed, timeout: long}, 0
 }
 
 // Getattr shows the directory as it is.

@@ -70,7 +70,7 @@ func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 		return nil, 0, syscall.ENOENT
 	}
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
-		return &textHandle{fs: c.fs, box: c.box, inode: c.EmbeddedInode(), text: s.Text}, readFlags, 0
+		return &textHandle{fs: c.fs, box: c.box, inode: c.EmbeddedInode(), text: &runtime.Text{Bytes: s.Text}}, readFlags, 0
 	}
 	h := &configHandle{fs: c.fs, doc: configDraft{c.box}, append: flags&syscall.O_APPEND != 0, owner: tgid(caller(ctx).PID)}
 	if flags&syscall.O_TRUNC == 0 {

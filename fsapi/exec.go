@@ -84,11 +84,11 @@ var (
 )
 
 func (d *execsDir) stat() (attr, syscall.Errno) {
-	all, changed := d.box.Execs()
+	n, changed := d.box.ExecCount()
 	if changed.IsZero() {
 		changed = d.box.Snapshot().Created
 	}
-	return ownedBy(d.box, "exec", attr{mode: 0o755, nlink: 2 + uint32(len(all)), mtime: changed})
+	return ownedBy(d.box, "exec", attr{mode: 0o755, nlink: 2 + uint32(n), mtime: changed})
 }
 
 // Getattr shows the directory as it is.
@@ -256,13 +256,13 @@ func (t *execTextFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uin
 	if s.Removed {
 		return nil, 0, syscall.ENOENT
 	}
-	return &execTextHandle{file: &t.execFile, inode: t.EmbeddedInode(), text: t.word(s) + "\n"}, readFlags, 0
+	return &execTextHandle{file: &t.execFile, inode: t.EmbeddedInode(), text: []byte(t.word(s) + "\n")}, readFlags, 0
 }
 
 type execTextHandle struct {
 	file  *execFile
 	inode *fs.Inode
-	text  string
+	text  []byte // shared, never changed
 }
 
 var (
@@ -275,11 +275,7 @@ func (h *execTextHandle) Read(_ context.Context, dest []byte, off int64) (fuse.R
 	if h.file.removed() {
 		return nil, syscall.ENODEV
 	}
-	n := 0
-	if off < int64(len(h.text)) {
-		n = copy(dest, h.text[off:])
-	}
-	return fuse.ReadResultData(dest[:n]), 0
+	return readAt(h.text, dest, off), 0
 }
 
 // Release ends the reading.
@@ -356,6 +352,8 @@ func (h *outputHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.Rea
 	if len(dest) == maxRead {
 		dest = dest[:maxRead-1] // see waitHandle
 	}
+	turn := h.file.fs.lanes.turn(ctx)
+	defer turn.end()
 	for {
 		if err := h.right.check(); err != nil {
 			return nil, toErrno(err)
@@ -374,7 +372,7 @@ func (h *outputHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.Rea
 		case h.nonblock:
 			return nil, syscall.EAGAIN
 		}
-		if errno := h.file.fs.await(ctx, more); errno != 0 {
+		if errno := turn.await(func() syscall.Errno { return h.file.fs.await(ctx, more) }); errno != 0 {
 			return nil, errno
 		}
 	}
@@ -604,7 +602,7 @@ func (c *cmdFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 		return nil, 0, syscall.ENOENT
 	}
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
-		return &execTextHandle{file: &c.execFile, inode: c.EmbeddedInode(), text: string(s.Text)}, readFlags, 0
+		return &execTextHandle{file: &c.execFile, inode: c.EmbeddedInode(), text: s.Text}, readFlags, 0
 	}
 	g, errno := newGrant(ctx, c, mayWrite)
 	if errno != 0 {

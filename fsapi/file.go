@@ -40,15 +40,16 @@ func (f *FS) drop(b *runtime.Box, i *fs.Inode) {
 	}
 }
 
-// textFile is a file whose contents are made anew at each open.
+// textFile is a file that is read as it was when it was opened.
 type textFile struct {
 	fs.Inode
 	fs   *FS
 	box  *runtime.Box // nil for the daemon's own
 	name string
 	mode uint32
-	// render gives the contents, their mtime and how long their size holds.
-	render func() ([]byte, attr)
+	// render gives the contents, their mtime and how long their size holds. It is called
+	// at each look, so what is long or costs much it makes once for each state.
+	render func() (*runtime.Text, attr)
 }
 
 var (
@@ -60,7 +61,7 @@ var (
 
 func (t *textFile) stat() (attr, syscall.Errno) {
 	text, a := t.render()
-	a.size, a.mode, a.nlink = int64(len(text)), t.mode, 1
+	a.size, a.mode, a.nlink = int64(len(text.Bytes)), t.mode, 1
 	return ownedBy(t.box, t.name, a)
 }
 
@@ -91,7 +92,7 @@ type textHandle struct {
 	fs    *FS
 	box   *runtime.Box // nil for the daemon's own
 	inode *fs.Inode
-	text  []byte
+	text  *runtime.Text
 }
 
 var (
@@ -104,10 +105,14 @@ func (h *textHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadR
 	if h.box != nil && h.box.Snapshot().Removed {
 		return nil, syscall.ENODEV
 	}
-	if off >= int64(len(h.text)) {
-		return fuse.ReadResultData(nil), 0
-	}
-	return fuse.ReadResultData(h.text[off:min(int64(len(h.text)), off+int64(len(dest)))]), 0
+	return readAt(h.text.Bytes, dest, off), 0
+}
+
+// readAt gives a part of a text, as much as there is room for in dest.
+func readAt(text, dest []byte, off int64) fuse.ReadResult {
+	n := int64(len(text))
+	off = min(off, n)
+	return fuse.ReadResultData(text[off:min(n, off+int64(len(dest)))])
 }
 
 // Release ends the reading.
@@ -244,6 +249,8 @@ func (h *waitHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.ReadR
 }
 
 func (h *waitHandle) read(ctx context.Context, dest []byte) (fuse.ReadResult, syscall.Errno) {
+	turn := h.file.fs.lanes.turn(ctx)
+	defer turn.end()
 	if len(dest) == maxRead {
 		// It may be a part of a greater read. If it came back full, the kernel would
 		// ask for the next part before it gave this one to the client, and wait.
@@ -261,7 +268,7 @@ func (h *waitHandle) read(ctx context.Context, dest []byte) (fuse.ReadResult, sy
 		case h.nonblock:
 			return nil, syscall.EAGAIN
 		}
-		if errno := h.await(ctx, more); errno != 0 {
+		if errno := turn.await(func() syscall.Errno { return h.await(ctx, more) }); errno != 0 {
 			return nil, errno
 		}
 	}
@@ -270,14 +277,7 @@ func (h *waitHandle) read(ctx context.Context, dest []byte) (fuse.ReadResult, sy
 func (h *waitHandle) await(ctx context.Context, more <-chan struct{}) syscall.Errno {
 	h.waiters.Inc()
 	defer h.waiters.Dec()
-	select {
-	case <-more:
-		return 0
-	case <-ctx.Done():
-		return syscall.EINTR
-	case <-h.file.fs.closing:
-		return syscall.ESHUTDOWN
-	}
+	return h.file.fs.await(ctx, more)
 }
 
 // Release ends the stream.

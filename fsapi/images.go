@@ -2,7 +2,6 @@ package fsapi
 
 import (
 	"context"
-	"encoding/json"
 	"sync"
 	"syscall"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/boxlitefs/boxlite/runtime"
 	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
@@ -94,9 +94,9 @@ func (d *imagesDir) entries() []entry {
 	return []entry{
 		{"ctl", inoImagesCtl, fuse.S_IFREG, func() node { return &imagesCtlFile{fs: d.fs} }},
 		{"last_error", inoImagesError, fuse.S_IFREG, func() node {
-			return &textFile{fs: d.fs, mode: 0o444, render: func() ([]byte, attr) {
+			return &textFile{fs: d.fs, mode: 0o444, render: func() (*runtime.Text, attr) {
 				s, at := d.fs.rt.ImagesError()
-				return []byte(s + "\n"), attr{mtime: at, timeout: long}
+				return line(s), attr{mtime: at, timeout: long}
 			}}
 		}},
 	}
@@ -209,27 +209,22 @@ var (
 	_ fs.NodeOpener    = (*imageFile)(nil)
 )
 
-// render gives the text, or nil if the image was removed.
-func (f *imageFile) render() ([]byte, *image.Image) {
+// text gives the contents, or nil if the image was removed.
+func (f *imageFile) text() (*runtime.Text, *image.Image) {
 	i := f.fs.image(f.id)
 	if i == nil {
 		return nil, nil
 	}
-	text, err := json.MarshalIndent(f.fs.rt.ImageInfo(i), "", "  ")
-	if err != nil {
-		// Strings, numbers and times: a bug, and not one to hide.
-		panic("info.json: " + err.Error())
-	}
-	return append(text, '\n'), i
+	return f.fs.rt.ImageText(i), i
 }
 
 func (f *imageFile) stat() (attr, syscall.Errno) {
-	text, i := f.render()
+	text, i := f.text()
 	if i == nil {
 		return attr{}, syscall.ENODEV
 	}
 	// Which boxes use it changes without a word.
-	return attr{mode: 0o444, nlink: 1, size: int64(len(text)), mtime: i.Pulled}, 0
+	return attr{mode: 0o444, nlink: 1, size: int64(len(text.Bytes)), mtime: i.Pulled}, 0
 }
 
 // Getattr shows the size and time that an open would find.
@@ -247,7 +242,7 @@ func (f *imageFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32
 	if errno := readOnly(flags); errno != 0 {
 		return nil, 0, errno
 	}
-	text, i := f.render()
+	text, i := f.text()
 	if i == nil {
 		return nil, 0, syscall.ENOENT
 	}
@@ -257,7 +252,7 @@ func (f *imageFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32
 // imageHandle reads one snapshot.
 type imageHandle struct {
 	file *imageFile
-	text []byte
+	text *runtime.Text
 }
 
 var _ fs.FileReader = (*imageHandle)(nil)
@@ -267,10 +262,7 @@ func (h *imageHandle) Read(_ context.Context, dest []byte, off int64) (fuse.Read
 	if h.file.fs.image(h.file.id) == nil {
 		return nil, syscall.ENODEV
 	}
-	if off >= int64(len(h.text)) {
-		return fuse.ReadResultData(nil), 0
-	}
-	return fuse.ReadResultData(h.text[off:min(int64(len(h.text)), off+int64(len(dest)))]), 0
+	return readAt(h.text.Bytes, dest, off), 0
 }
 
 // ImagesChanged makes the kernel forget what it holds of images/, and has watchers

@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
+
+	"github.com/boxlitefs/boxlite/runtime"
 )
 
 // metrics counts what the facade does.
@@ -175,9 +177,17 @@ func (m *metricsFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAt
 }
 
 // Open gathers the metrics that all reads through the handle give.
-func (m *metricsFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (m *metricsFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if errno := readOnly(flags); errno != 0 {
 		return nil, 0, errno
 	}
-	return &textHandle{text: m.fs.metrics.text.get()}, readFlags, 0
+	// Outside of the lane: who waits for its turn there could not share what is made.
+	turn := m.fs.lanes.turn(ctx)
+	defer turn.end()
+	var text []byte
+	turn.await(func() syscall.Errno {
+		text = m.fs.metrics.text.get()
+		return 0
+	})
+	return &textHandle{text: &runtime.Text{Bytes: text}}, readFlags, 0
 }

@@ -7,10 +7,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// counted is a filesystem whose requests are counted and timed. What is not listed here
-// comes never, or once: the kernel does not ask again for what is not there at all.
+// counted is a filesystem whose requests are counted and timed, and let through in lanes.
+// What is not listed here comes never, or once: the kernel does not ask again for what is
+// not there at all.
 type counted struct {
 	fuse.RawFileSystem
+	lanes     lanes
 	openFiles prometheus.Gauge
 	rare      prometheus.ObserverVec
 
@@ -19,11 +21,11 @@ type counted struct {
 	opendir, readdir, readdirplus, releasedir      timer
 }
 
-func count(fs fuse.RawFileSystem, m *metrics) fuse.RawFileSystem {
+func count(fs fuse.RawFileSystem, m *metrics, l lanes) fuse.RawFileSystem {
 	// Looked up once, since each request would have to.
 	t := func(operation string) timer { return timer{m.requests.WithLabelValues(operation)} }
 	return &counted{
-		RawFileSystem: fs, openFiles: m.openFiles, rare: m.requests,
+		RawFileSystem: fs, lanes: l, openFiles: m.openFiles, rare: m.requests,
 		lookup: t("lookup"), getattr: t("getattr"), setattr: t("setattr"), mkdir: t("mkdir"), rmdir: t("rmdir"), statfs: t("statfs"),
 		open: t("open"), read: t("read"), wait: t("wait"), write: t("write"), flush: t("flush"), fsync: t("fsync"), release: t("release"),
 		opendir: t("opendir"), readdir: t("readdir"), readdirplus: t("readdirplus"), releasedir: t("releasedir"),
@@ -44,11 +46,13 @@ func (c *counted) seldom(operation string, began time.Time) {
 
 func (c *counted) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	defer c.lookup.since(time.Now())
+	defer c.lanes.read(header.Uid)()
 	return c.RawFileSystem.Lookup(cancel, header, name, out)
 }
 
 func (c *counted) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	defer c.getattr.since(time.Now())
+	defer c.lanes.read(in.Uid)()
 	return c.RawFileSystem.GetAttr(cancel, in, out)
 }
 
@@ -70,11 +74,13 @@ func (c *counted) Rmdir(cancel <-chan struct{}, header *fuse.InHeader, name stri
 
 func (c *counted) StatFs(cancel <-chan struct{}, header *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	defer c.statfs.since(time.Now())
+	defer c.lanes.read(header.Uid)()
 	return c.RawFileSystem.StatFs(cancel, header, out)
 }
 
 func (c *counted) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	defer c.open.since(time.Now())
+	defer c.lanes.read(in.Uid)()
 	status := c.RawFileSystem.Open(cancel, in, out)
 	if status.Ok() {
 		c.openFiles.Inc()
@@ -84,6 +90,7 @@ func (c *counted) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOu
 
 func (c *counted) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	began := time.Now()
+	defer c.lanes.read(in.Uid)()
 	result, status := c.RawFileSystem.Read(cancel, in, buf)
 	if w, ok := result.(waited); ok {
 		c.wait.since(began)
@@ -125,16 +132,19 @@ func (c *counted) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 
 func (c *counted) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	defer c.opendir.since(time.Now())
+	defer c.lanes.read(in.Uid)()
 	return c.RawFileSystem.OpenDir(cancel, in, out)
 }
 
 func (c *counted) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	defer c.readdir.since(time.Now())
+	defer c.lanes.read(in.Uid)()
 	return c.RawFileSystem.ReadDir(cancel, in, out)
 }
 
 func (c *counted) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	defer c.readdirplus.since(time.Now())
+	defer c.lanes.read(in.Uid)()
 	return c.RawFileSystem.ReadDirPlus(cancel, in, out)
 }
 
@@ -148,11 +158,13 @@ func (c *counted) ReleaseDir(in *fuse.ReleaseIn) {
 
 func (c *counted) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	defer c.seldom("lseek", time.Now())
+	defer c.lanes.read(in.Uid)()
 	return c.RawFileSystem.Lseek(cancel, in, out)
 }
 
 func (c *counted) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
 	defer c.seldom("ioctl", time.Now())
+	defer c.lanes.read(in.Uid)()
 	return c.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf)
 }
 
@@ -188,6 +200,7 @@ func (c *counted) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, o
 
 func (c *counted) Readlink(cancel <-chan struct{}, header *fuse.InHeader) ([]byte, fuse.Status) {
 	defer c.seldom("readlink", time.Now())
+	defer c.lanes.read(header.Uid)()
 	return c.RawFileSystem.Readlink(cancel, header)
 }
 

@@ -2,6 +2,7 @@ package fsapi
 
 import (
 	"context"
+	"strings"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fs"
@@ -67,16 +68,19 @@ func (d *rootDir) entries() []entry {
 		return entry{name, ino, fuse.S_IFREG, func() node { return t }}
 	}
 	return []entry{
-		text("version", inoVersion, &textFile{render: func() ([]byte, attr) {
-			return []byte(f.version + "\n"), attr{mtime: f.began, timeout: long}
+		text("version", inoVersion, &textFile{render: func() (*runtime.Text, attr) {
+			return line(f.version), attr{mtime: f.began, timeout: long}
 		}}),
-		text("features", inoFeatures, &textFile{render: func() ([]byte, attr) {
-			return lines(f.rt.Features()), attr{mtime: f.began, timeout: long}
+		text("features", inoFeatures, &textFile{render: func() (*runtime.Text, attr) {
+			return line(strings.Join(f.rt.Features(), "\n")), attr{mtime: f.began, timeout: long}
 		}}),
-		text("events", inoEvents, &textFile{render: func() ([]byte, attr) { return history(f.rt.Events(), f.began) }}),
-		text("last_error", inoLastError, &textFile{render: func() ([]byte, attr) {
+		text("events", inoEvents, &textFile{render: func() (*runtime.Text, attr) {
+			text, last := f.rt.EventsText()
+			return history(text, last, f.began)
+		}}),
+		text("last_error", inoLastError, &textFile{render: func() (*runtime.Text, attr) {
 			s, at := f.rt.LastError()
-			return []byte(s + "\n"), attr{mtime: at, timeout: long}
+			return line(s), attr{mtime: at, timeout: long}
 		}}),
 		{"metrics", inoMetrics, fuse.S_IFREG, func() node { return &metricsFile{fs: f} }},
 		{"wait", inoWait, fuse.S_IFDIR, func() node {

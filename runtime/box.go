@@ -26,6 +26,7 @@ type Box struct {
 
 	snap   atomic.Pointer[Snapshot]
 	events events
+	infos  texts[infoState]
 
 	mu      sync.Mutex // the owner: guards what follows, and who publishes
 	removed bool       // from the moment its removal is certain
@@ -93,6 +94,9 @@ func (b *Box) Snapshot() *Snapshot { return b.snap.Load() }
 
 // Events returns the box's history, oldest first.
 func (b *Box) Events() []Event { return b.events.all() }
+
+// EventsText returns the box's history as lines, and when the last event came.
+func (b *Box) EventsText() (*Text, time.Time) { return b.events.text() }
 
 // Follow returns a cursor over the box's events from now on.
 func (b *Box) Follow() *Cursor { return b.events.cursor() }
@@ -197,6 +201,9 @@ func (b *Box) change(fn func(t *tx) error) (old *Snapshot, f Field, events bool,
 	b.rt.metrics.changed(old, &s)
 	if f != 0 {
 		b.publish(&s, now)
+	}
+	if t.Status != old.Status {
+		b.rt.imageTexts.uses.Add(1)
 	}
 	for _, e := range t.events {
 		b.rt.record(b, e, false)
@@ -438,6 +445,7 @@ func (b *Box) remove(asked bool) error {
 	gone.Removed = true
 	b.publish(&gone, time.Now())
 	b.mu.Unlock()
+	b.rt.imageTexts.uses.Add(1)
 	b.dropExecs()
 	// The name is free for another box only when nobody can meet this one under
 	// it any more, and when its end has been told.

@@ -171,6 +171,7 @@ func (b *Box) useImage(digest string) error {
 	if last == digest {
 		return nil
 	}
+	defer b.rt.imageTexts.uses.Add(1)
 	err := b.saveNow(whole, func(s *stateRecord) { s.Image = digest })
 	if err != nil {
 		// The next start has to try it again.

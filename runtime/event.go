@@ -51,6 +51,8 @@ type events struct {
 	added uint64
 	over  bool          // no event can come any more
 	more  chan struct{} // closed and replaced at each event; nil while nobody waits
+
+	texts texts[uint64] // of what is kept, by added
 }
 
 // add puts an event into the ring; the last one ends it.
@@ -78,6 +80,24 @@ func (v *events) all() []Event {
 	out := make([]Event, 0, len(v.ring))
 	out = append(out, v.ring[v.head:]...)
 	return append(out, v.ring[:v.head]...)
+}
+
+// text returns the kept events as lines, and when the last of them came; the zero time
+// without any.
+func (v *events) text() (*Text, time.Time) {
+	v.mu.Lock()
+	added, last := v.added, time.Time{}
+	if n := len(v.ring); n > 0 {
+		last = v.ring[(v.head+n-1)%n].Time
+	}
+	v.mu.Unlock()
+	return v.texts.of(added, func() []byte {
+		var text []byte
+		for _, e := range v.all() {
+			text = e.AppendText(text)
+		}
+		return text
+	}), last
 }
 
 // Cursor reads events live, from the moment it was made on.

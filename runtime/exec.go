@@ -164,13 +164,21 @@ func (b *Box) Execs() ([]*Exec, time.Time) {
 
 // execsActive reports how many execs may have a process, and how many there are.
 func (b *Box) execsActive() (active, total int) {
-	all, _ := b.Execs()
-	for _, e := range all {
+	b.execs.mu.Lock()
+	defer b.execs.mu.Unlock()
+	for _, e := range b.execs.byName {
 		if e.Snapshot().Status.Active() {
 			active++
 		}
 	}
-	return active, len(all)
+	return active, len(b.execs.byName)
+}
+
+// ExecCount returns how many execs the box has, and when one last came or went.
+func (b *Box) ExecCount() (int, time.Time) {
+	b.execs.mu.Lock()
+	defer b.execs.mu.Unlock()
+	return len(b.execs.byName), b.execs.changed
 }
 
 func (b *Box) newExec(name string, rec *execRecord) *Exec {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/boxlitefs/boxlite/runtime/image"
@@ -39,6 +41,7 @@ func (rt *Runtime) openImages() error {
 }
 
 func (rt *Runtime) imagesChanged() {
+	rt.imageTexts.keep(rt.images.List())
 	if rt.opt.Observer != nil {
 		rt.opt.Observer.ImagesChanged()
 	}
@@ -154,6 +157,53 @@ type imagesNote struct {
 func (rt *Runtime) noteImages(text string) {
 	rt.imagesError.Store(&imagesNote{text, time.Now()})
 	rt.imagesChanged()
+}
+
+// imageTexts are the texts of images, by digest, and what else they are made of.
+type imageTexts struct {
+	uses atomic.Uint64 // counts whatever may have changed which boxes use an image
+
+	mu       sync.Mutex
+	byDigest map[string]*texts[imageState]
+}
+
+// imageState is all that an image's ImageInfo is made of.
+type imageState struct {
+	image *image.Image // another one whenever anything of it differs
+	uses  uint64
+}
+
+// keep forgets the texts of images that are gone.
+func (t *imageTexts) keep(there []*image.Image) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	kept := make(map[string]*texts[imageState], len(there))
+	for _, i := range there {
+		if x := t.byDigest[i.Digest]; x != nil {
+			kept[i.Digest] = x
+		}
+	}
+	t.byDigest = kept
+}
+
+func (t *imageTexts) of(digest string) *texts[imageState] {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	x := t.byDigest[digest]
+	if x == nil {
+		if t.byDigest == nil {
+			t.byDigest = map[string]*texts[imageState]{}
+		}
+		x = &texts[imageState]{}
+		t.byDigest[digest] = x
+	}
+	return x
+}
+
+// ImageText returns ImageInfo as JSON.
+func (rt *Runtime) ImageText(i *image.Image) *Text {
+	st := imageState{i, rt.imageTexts.uses.Load()} // before the look at who uses it
+	return rt.imageTexts.of(i.Digest).of(st, func() []byte { return indented(rt.ImageInfo(i)) })
 }
 
 // ImageInfo returns what is known of an image.

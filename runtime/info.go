@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -124,24 +125,58 @@ type MountInfo struct {
 	Readonly bool   `json:"readonly"`
 }
 
+// infoState is all that a box's Info is made of.
+type infoState struct {
+	next           <-chan struct{} // tells snapshots apart, and keeps none
+	probe          *ProbeReport
+	firstID        uint32
+	running, total int // execs
+}
+
+// infoState returns the state in which the box is now, with that snapshot.
+func (b *Box) infoState(s *Snapshot) infoState {
+	st := infoState{next: s.next, firstID: b.firstID.Load()}
+	st.running, st.total = b.execsActive()
+	if s.run != nil {
+		st.probe = s.run.probe.Load()
+	}
+	return st
+}
+
+// InfoText returns Info as JSON.
+func (b *Box) InfoText(s *Snapshot) *Text {
+	st := b.infoState(s)
+	return b.infos.of(st, func() []byte { return indented(b.info(s, st)) })
+}
+
+// indented writes a value as the JSON of a file.
+func indented(v any) []byte {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		// Strings, numbers and times: a bug, and not one to hide.
+		panic("info.json: " + err.Error())
+	}
+	return append(text, '\n')
+}
+
 // Info returns what the snapshot knows of the box.
-func (b *Box) Info(s *Snapshot) Info {
+func (b *Box) Info(s *Snapshot) Info { return b.info(s, b.infoState(s)) }
+
+func (b *Box) info(s *Snapshot, st infoState) Info {
 	i := Info{
 		Name: b.name, Status: s.Status, Detail: unlessZero(s.Detail), Health: s.Health, PID: s.PID, ExitCode: s.ExitCode, LastError: s.LastError,
 		Runs: s.Runs, Created: s.Created.UTC(), Started: stamp(s.Started), Ended: stamp(s.Ended), OOMKills: s.OOMKills, ConfigPending: s.Pending,
-		Restarts: s.Restarts, RestartAt: stamp(s.RestartAt), FirstID: unlessZero(b.firstID.Load()),
+		Restarts: s.Restarts, RestartAt: stamp(s.RestartAt), FirstID: unlessZero(st.firstID),
 	}
 	if s.effective != nil {
 		e := *s.effective
 		i.Effective = &e
 	}
-	i.Execs.Running, i.Execs.Total = b.execsActive()
-	if s.run != nil {
-		if p := s.run.probe.Load(); p != nil {
-			i.Probe = &ProbeInfo{
-				Kind: p.Kind, Time: p.At.UTC(), Healthy: p.Healthy, ExitCode: p.ExitCode, TimedOut: p.TimedOut,
-				DurationMs: float64(p.Took.Microseconds()) / 1000, Reason: p.Reason, Output: strings.ToValidUTF8(string(p.Output), "\uFFFD"),
-			}
+	i.Execs.Running, i.Execs.Total = st.running, st.total
+	if p := st.probe; p != nil {
+		i.Probe = &ProbeInfo{
+			Kind: p.Kind, Time: p.At.UTC(), Healthy: p.Healthy, ExitCode: p.ExitCode, TimedOut: p.TimedOut,
+			DurationMs: float64(p.Took.Microseconds()) / 1000, Reason: p.Reason, Output: strings.ToValidUTF8(string(p.Output), "\uFFFD"),
 		}
 	}
 	c := s.Config

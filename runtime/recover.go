@@ -571,6 +571,7 @@ func (b *Box) adopt(live *shimRecord) (*run, error) {
 		b.mu.Lock()
 		b.record.FirstID, b.record.Image = live.FirstID, live.Image
 		b.mu.Unlock()
+		b.rt.imageTexts.uses.Add(1)
 	}
 	r.began.complete(nil)
 	close(r.forked)

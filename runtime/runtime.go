@@ -76,11 +76,13 @@ type Runtime struct {
 	watcher  *reaper.Watcher
 	groups   *groupTree
 	images   *image.Store
-	oom      *oomWatch
-	net      *reaper.Net // nil where there can be none
-	timers   *timers
-	prober   *prober
-	poller   *poller
+	// imageTexts are what is shown of images.
+	imageTexts imageTexts
+	oom        *oomWatch
+	net        *reaper.Net // nil where there can be none
+	timers     *timers
+	prober     *prober
+	poller     *poller
 	// ready: boxes may be started that nobody asks for now.
 	ready atomic.Bool
 	// holdR is the read end of a pipe whose write end only this process has:
@@ -314,6 +316,19 @@ func (rt *Runtime) Boxes() []*Box {
 	return out
 }
 
+// BoxCount returns how many Boxes there are.
+func (rt *Runtime) BoxCount() int {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	n := 0
+	for _, b := range rt.boxes {
+		if s := b.Snapshot(); s == nil || !s.Removed {
+			n++
+		}
+	}
+	return n
+}
+
 // ValidName reports whether name may be a box's.
 func ValidName(name string) bool {
 	if len(name) == 0 || len(name) > 64 {
@@ -333,6 +348,9 @@ func ValidName(name string) bool {
 
 // Events returns the history of all boxes, oldest first.
 func (rt *Runtime) Events() []Event { return rt.events.all() }
+
+// EventsText returns the history of all boxes as lines, and when the last event came.
+func (rt *Runtime) EventsText() (*Text, time.Time) { return rt.events.text() }
 
 // Follow returns a cursor over the events of all boxes from now on.
 func (rt *Runtime) Follow() *Cursor { return rt.events.cursor() }
