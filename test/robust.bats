@@ -85,3 +85,83 @@ threads() { sed -n 's/^Threads:\t//p' "/proc/$1/status"; }
 	assert "$DAEMON_RC" -eq 1 "exit status"
 	assert "$(<"$LOG")" =~ "cgroup $TASKS has room for 1[0-9] of its 20 tasks: write more to its pids.max; in a systemd unit that is TasksMax=infinity" "what it says"
 }
+
+# --- the log -----------------------------------------------------------------
+
+# complain N: makes the daemon say something, N times.
+complain() {
+	py 'import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY)
+for _ in range(int(sys.argv[2])):
+    try:
+        os.write(fd, b"bogus\n")
+    except OSError:
+        pass' "$MNT/boxes/a/ctl" "$1"
+}
+
+dropped() { t cat "$MNT/metrics" | sed -n 's/^boxlite_log_dropped_lines_total //p'; }
+
+@test "a log that nobody reads holds up nothing, and what was dropped of it is told" {
+	mkfifo "$W/fifo"
+	exec 7<>"$W/fifo"
+	# shellcheck disable=SC2016
+	LAUNCH=(sh -c 'exec "$@" 2>"$0"' "$W/fifo")
+	start_daemon
+	box a "$SLEEPER"
+	assert "$(dropped)" = 0 "lines dropped at first"
+	local n=0
+	while ((++n < 20)) && [[ $(dropped) == 0 ]]; do
+		complain 500
+	done
+	local lost
+	lost=$(dropped)
+	assert "$lost" != 0 "lines dropped while nobody reads"
+	up b "$SLEEPER"
+	ctl b kill
+	ctl a start
+	is a status running
+	# Somebody reads again.
+	cat <&7 >"$W/read" 7<&- &
+	BG_PIDS+=("$!")
+	told() {
+		t chmod 640 "$MNT/boxes/a/log"
+		complain 1
+		grep -q 'msg="dropped [0-9]* lines: nobody has read the log" op=log' "$W/read"
+	}
+	await "the daemon to say what is lost" 5 told
+	assert "$(sed -n 's/.*msg="dropped \([0-9]*\) lines.*/\1/p' "$W/read" | head -n 1)" -ge "$lost" "lines told to be lost"
+	kill_tree "${BG_PIDS[-1]}"
+	wait "${BG_PIDS[-1]}" || :
+	# And no more.
+	complain 5000
+	local began
+	began=$(now)
+	kill -TERM "$DAEMON"
+	await_daemon 5
+	assert "$DAEMON_RC" -eq 0 "exit status"
+	assert "$(($(now) - began))" -lt 2000 "milliseconds that the end took"
+	exec 7<&-
+}
+
+@test "a crash is over also if nobody reads its report" {
+	mkfifo "$W/fifo"
+	exec 7<>"$W/fifo"
+	# shellcheck disable=SC2016
+	LAUNCH=(sh -c 'exec "$@" 2>"$0"' "$W/fifo")
+	start_daemon
+	box a "$SLEEPER"
+	complain 2000 # more than the pipe holds
+	local notifier
+	notifier=$(notifier_of "$DAEMON")
+	DAEMON_KILLED=yes
+	kill -QUIT "$DAEMON"
+	await_quietly 5 gone "$DAEMON" || {
+		cat <&7 >/dev/null 7<&- & # or its end would be waited for
+		BG_PIDS+=("$!")
+		fail "it has not ended after 5 s"
+	}
+	reap_daemon
+	await "its notifier to go" 5 vanished "$notifier"
+	assert "$DAEMON_RC" -eq 2 "exit status of a crash"
+	exec 7<&-
+}

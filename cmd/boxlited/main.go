@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
 	"github.com/boxlitefs/boxlite/fsapi"
@@ -75,7 +76,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	logger := logrus.New()
-	logger.SetOutput(stderr)
+	colors := false
+	if stderr == os.Stderr {
+		stderr, colors = partStderr(), isTerminal()
+	}
+	queue := newLogQueue(stderr)
+	defer queue.flush()
+	logger.SetOutput(queue)
 	logger.SetLevel(opt.logLevel)
 	if opt.logFormat == "json" {
 		logger.SetFormatter(&logrus.JSONFormatter{
@@ -83,11 +90,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 			FieldMap:        logrus.FieldMap{logrus.FieldKeyMsg: "message"},
 		})
 	} else {
-		logger.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339Nano})
+		logger.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339Nano, ForceColors: colors})
 	}
 	// Every line has the fields box, op, pid, state and err where they apply.
 	logrus.ErrorKey = "err"
-	code, err := serve(opt, line, logrus.NewEntry(logger))
+	queue.notice = lostLine(logger.Formatter)
+	code, err := serve(opt, line, logrus.NewEntry(logger), newRegistry(queue))
 	if err != nil {
 		logger.WithError(err).WithField("op", "daemon").Error("boxlited ends")
 	}
@@ -245,7 +253,7 @@ func findShim(path string) (string, error) {
 
 // serve is the daemon's life. It returns the exit code, and the error that goes
 // with it.
-func serve(opt options, version string, log *logrus.Entry) (int, error) {
+func serve(opt options, version string, log *logrus.Entry, reg *prometheus.Registry) (int, error) {
 	shim, err := findShim(opt.shim)
 	if err != nil {
 		return exitShim, err
@@ -262,7 +270,6 @@ func serve(opt options, version string, log *logrus.Entry) (int, error) {
 	signal.Notify(signals, append(endSignals(), syscall.SIGUSR1)...)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
-	reg := newRegistry()
 	ctl := fsapi.New(version, log, reg)
 	ctl.NotifyBy(spawnNotifier)
 	ctl.OnPanic(exitOnPanic(log))

@@ -19,7 +19,7 @@ import (
 )
 
 // newRegistry returns the registry of all metrics, with those of the process.
-func newRegistry() *prometheus.Registry {
+func newRegistry(log *logQueue) *prometheus.Registry {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(
 		collectors.NewGoCollector(),
@@ -28,6 +28,9 @@ func newRegistry() *prometheus.Registry {
 			Name: "boxlite_build_info", Help: "What the daemon was built from: 1, with its version.",
 			ConstLabels: prometheus.Labels{"version": version, "commit": commit, "goversion": goruntime.Version()},
 		}, func() float64 { return 1 }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "boxlite_log_dropped_lines_total", Help: "Lines of the daemon's log that were dropped, since nobody read it.",
+		}, func() float64 { return float64(log.Dropped()) }),
 	)
 	return reg
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -19,7 +20,7 @@ func TestMetricsAddress(t *testing.T) {
 }
 
 func TestOnlyMetricsAreServed(t *testing.T) {
-	reg := newRegistry()
+	reg := newRegistry(newLogQueue(io.Discard))
 	h := metricsHandler(reg, reg, nil)
 	for request, want := range map[[2]string]int{
 		{http.MethodGet, "/metrics"}: 200, {http.MethodHead, "/metrics"}: 200, {http.MethodPost, "/metrics"}: 405,

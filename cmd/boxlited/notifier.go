@@ -6,6 +6,8 @@ import (
 	"os"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/boxlitefs/boxlite/fsapi"
 )
 
@@ -34,7 +36,8 @@ func spawnNotifier(conn *os.File, args []string) (*os.Process, error) {
 
 func runNotifier() int {
 	if err := fsapi.RunNotifier(notifierConn, os.Args[1:]); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", notifierName, err)
+		// At once or not at all: see partStderr.
+		_, _ = unix.Write(unix.Stderr, fmt.Appendf(nil, "%s: %v\n", notifierName, err))
 		return exitOther
 	}
 	return exitOK

@@ -34,7 +34,8 @@ Flags:
                        to without TLS (those on loopback may always); read again
                        at each pull
   --log-level LEVEL    error, warn, info or debug (default info)
-  --log-format FORMAT  text or json (default text); the log goes to stderr
+  --log-format FORMAT  text or json (default text); the log goes to stderr,
+                       which is not waited for: what it does not take is dropped
   --version            print the version and exit
   --help               print this and exit
 
