@@ -145,7 +145,8 @@ func (t *tx) event(name, detail string) {
 // update is the only way a box changes. fn runs under the box's lock and edits a
 // copy of its snapshot; if it returns nil and the state table allows the move,
 // the copy is published, the events are recorded, the observer is told, and who
-// waited for a change is woken, in this order. Else nothing has changed.
+// waited for a change is woken, in this order. Else nothing has changed. A box that is
+// removed changes no more: that is ErrRemoved.
 func (b *Box) update(op string, fn func(t *tx) error) error {
 	old, f, events, err := b.change(fn)
 	if err != nil {
@@ -168,6 +169,9 @@ func (b *Box) update(op string, fn func(t *tx) error) error {
 func (b *Box) change(fn func(t *tx) error) (old *Snapshot, f Field, events bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.removed {
+		return nil, 0, false, ErrRemoved
+	}
 	old = b.snap.Load()
 	t := &tx{Snapshot: *old}
 	if err := fn(t); err != nil {
@@ -215,9 +219,6 @@ func (b *Box) change(fn func(t *tx) error) (old *Snapshot, f Field, events bool,
 // passes the error on.
 func (b *Box) refuse(err error) error {
 	if uerr := b.update("last_error", func(t *tx) error {
-		if b.removed {
-			return ErrRemoved
-		}
 		t.LastError = oneLine(err.Error())
 		return nil
 	}); uerr != nil {
@@ -325,9 +326,6 @@ func (b *Box) Configure(text []byte) error {
 	Fault("config.written")
 	first := false
 	err = b.update("config", func(t *tx) error {
-		if b.removed {
-			return ErrRemoved
-		}
 		first = t.Status == StatusEmpty
 		if t.Status == StatusEmpty || t.Status == StatusFailed {
 			t.Status = StatusConfigured
@@ -382,9 +380,6 @@ func (s *Snapshot) Owner(name string) (Owner, bool) {
 // for good.
 func (b *Box) SetOwner(name string, o Owner) error {
 	err := b.update("chown", func(t *tx) error {
-		if b.removed {
-			return ErrRemoved
-		}
 		owners := make(map[string]Owner, len(t.owners)+1)
 		for k, v := range t.owners {
 			owners[k] = v

@@ -126,8 +126,6 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 	done := completed()
 	err := b.update("start", func(t *tx) error {
 		switch {
-		case b.removed:
-			return ErrRemoved
 		case stops >= 0 && stops != b.stops:
 			return fmt.Errorf("%w: a later stop or kill wins over the restart", ErrCanceled)
 		case stops == policyStart && (t.Status != StatusRestarting || b.rt.isClosing()):
@@ -190,9 +188,6 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 	waited, remove, final, resumed := false, false, false, false
 	force := c.Verb == VerbKill
 	err := b.update(string(c.Verb), func(t *tx) error {
-		if b.removed {
-			return ErrRemoved
-		}
 		if t.Status == StatusUnknown {
 			return b.lookAgain()
 		}
@@ -385,7 +380,7 @@ func (b *Box) startAgain(stopped *Completion, stops int) error {
 			t.Restarting, b.record.Again = false, ""
 		}
 		return nil
-	}); uerr != nil {
+	}); uerr != nil && !errors.Is(uerr, ErrRemoved) {
 		b.log("restart").WithError(uerr).Error("restart given up, but cannot be said to be")
 	}
 	b.saveSoon()
@@ -397,8 +392,6 @@ func (b *Box) ask(note string, c Command) (*Completion, error) {
 	var r *run
 	err := b.update(string(c.Verb), func(t *tx) error {
 		switch {
-		case b.removed:
-			return ErrRemoved
 		case !t.Status.Active():
 			return ErrNoProcess
 		case t.Status == StatusUnknown:

@@ -55,10 +55,13 @@ type events struct {
 	texts texts[uint64] // of what is kept, by added
 }
 
-// add puts an event into the ring; the last one ends it.
+// add puts an event into the ring; the last one ends it, and none comes after that.
 func (v *events) add(e Event, last bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.over {
+		return
+	}
 	v.over = last
 	if len(v.ring) < v.max {
 		v.ring = append(v.ring, e)

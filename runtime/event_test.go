@@ -96,6 +96,52 @@ func TestLastEventIsGivenAndThenTheEnd(t *testing.T) {
 	}
 }
 
+func TestNothingComesAfterTheLastEvent(t *testing.T) {
+	v := events{max: 4}
+	s := &eventStream{cursor: v.cursor()}
+	v.add(Event{Seq: 1, Name: "removed"}, true)
+	v.add(Event{Seq: 2, Name: "exec"}, false) // one that was late
+	buf := make([]byte, 256)
+	n, _, err := s.Poll(buf)
+	must(t, err)
+	if got := string(buf[:n]); strings.Count(got, "\n") != 1 || !strings.Contains(got, "removed") {
+		t.Fatalf("got %q", got)
+	}
+	if _, more, err := s.Poll(buf); !errors.Is(err, io.EOF) || more != nil {
+		t.Fatalf("the stream is open again: %v, %v", more, err)
+	}
+}
+
+// What is still under way when a box is removed tells nothing of it any more.
+func TestARemovedBoxTellsNothing(t *testing.T) {
+	rt := testRuntime(t)
+	b, err := rt.Create("b")
+	must(t, err)
+	e, err := b.CreateExec("e", Owner{Mode: 0o700})
+	must(t, err)
+	s := b.WaitEvent()
+	must(t, b.Remove())
+	rt.work.Wait()
+	e.tell("exit_code=0")
+	if err := b.update("test", func(*tx) error { return nil }); !errors.Is(err, ErrRemoved) {
+		t.Errorf("an update of it: %v", err)
+	}
+	buf := make([]byte, 4096)
+	n, _, err := s.Poll(buf)
+	must(t, err)
+	lines := fieldsByLine(string(buf[:n]))
+	if last := lines[len(lines)-1]; last[3] != "removed" {
+		t.Errorf("the last event is %v", last)
+	}
+	if _, more, err := s.Poll(buf); !errors.Is(err, io.EOF) || more != nil {
+		t.Errorf("a reader waits for more: %v, %v", more, err)
+	}
+	all := rt.Events()
+	if last := all[len(all)-1]; last.Name != "removed" {
+		t.Errorf("the daemon's last event is %s", last.Name)
+	}
+}
+
 func TestSlowReaderCostsNoMoreThanALine(t *testing.T) {
 	rt := testRuntime(t)
 	s, ok := rt.WaitEvent().(*eventStream)

@@ -349,7 +349,7 @@ func (e *Exec) tell(detail string) {
 		t.event("exec", "name="+e.name+" "+detail)
 		t.touched |= FieldInfo
 		return nil
-	}); err != nil {
+	}); err != nil && !errors.Is(err, ErrRemoved) {
 		e.b.log("exec").WithError(err).Error("not told")
 	}
 	if o := e.b.rt.opt.Observer; o != nil {

@@ -661,7 +661,7 @@ func (b *Box) healthIs(r *run, h Health, report *ProbeReport) {
 			t.why = " " + report.words()
 		}
 		return nil
-	}); err != nil {
+	}); err != nil && !errors.Is(err, ErrRemoved) {
 		b.log("health").WithError(err).Error("health not told")
 	}
 	if !changed {

@@ -158,7 +158,7 @@ func (b *Box) oomKilled(r *run, kills uint64) bool {
 			news = t.countOOM(kills)
 		}
 		return nil
-	}); err != nil {
+	}); err != nil && !errors.Is(err, ErrRemoved) {
 		b.log("oom").WithError(err).Error("OOM kill not told")
 	}
 	return news

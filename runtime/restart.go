@@ -134,7 +134,7 @@ func (b *Box) giveUp(why error) {
 			t.Status, t.RestartAt, t.LastError = StatusStopped, time.Time{}, oneLine("not restarted: "+why.Error())
 		}
 		return nil
-	}); err != nil {
+	}); err != nil && !errors.Is(err, ErrRemoved) {
 		b.log("restart").WithError(err).Error("not restarted, but cannot be said to be stopped")
 	}
 	b.saveSoon()

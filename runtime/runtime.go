@@ -266,12 +266,14 @@ func (rt *Runtime) Create(name string) (*Box, error) {
 	if err != nil {
 		b.removed = true
 		rt.forget(b)
+	} else {
+		rt.record(b, Event{Name: "created"}, false) // nothing of the box comes before it
 	}
 	b.mu.Unlock()
 	if err != nil {
 		return nil, &Error{Box: name, Op: "create", Err: err}
 	}
-	rt.emit(b, "created", "")
+	rt.announce()
 	Fault("create.told")
 	return b, nil
 }
