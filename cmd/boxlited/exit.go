@@ -31,6 +31,9 @@ func exitOnPanic(log *logrus.Entry) func(value any, stack []byte) {
 		go func() {
 			log.WithFields(logrus.Fields{"op": "panic", "err": fmt.Sprint(value), "stack": string(stack)}).
 				Error("a bug: a request has panicked, and boxlited ends; boxes live on, and the next boxlited finds them")
+			if q, ok := log.Logger.Out.(*logQueue); ok {
+				q.flush()
+			}
 			close(said)
 		}()
 		select {
