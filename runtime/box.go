@@ -69,12 +69,15 @@ type Box struct {
 	kept   int // under save: the last run of which it was written how it ended
 	// saveQueued says that a write of state.json waits to begin.
 	saveQueued atomic.Bool
+	again      timer        // see saveLater
+	savePause  atomic.Int64 // before the last write that was made again, in nanoseconds
 }
 
 func newBox(rt *Runtime, name string) *Box {
 	b := &Box{rt: rt, name: name, serial: rt.serial.Add(1), dir: rt.store.boxDir(name)}
 	b.events.max = boxHistory
 	b.restartTimer.fire = b.restartDue
+	b.again.fire = b.saveAgain
 	b.activeTimer.fire = func() {
 		b.activeRests.Store(false)
 		b.saveActive()
@@ -241,6 +244,7 @@ func (b *Box) saveSoon() {
 		b.saveQueued.Store(false)
 		if err := b.saveNow(whole, nil); err != nil {
 			b.log("save").WithError(err).Error("state not written")
+			b.saveLater()
 		}
 	})
 }

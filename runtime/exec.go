@@ -31,6 +31,10 @@ const (
 	// execBegins is how many execs of a box begin at once: a shim has room for so many
 	// that wait for its answer.
 	execBegins = 16
+	// adoptPause is how long a shim is left alone that could not say how its execs are. It
+	// doubles up to maxAdoptPause.
+	adoptPause    = 250 * time.Millisecond
+	maxAdoptPause = 30 * time.Second
 	// notExecuted is the exit code of an exec that failed before its shim was asked.
 	notExecuted = 125
 )
@@ -97,6 +101,8 @@ type Exec struct {
 	in      inStream
 	writers int    // open handles on stdin
 	began   string // the event of its begin, until that is told
+	// unwritten is how it ended, as long as that may not be on record.
+	unwritten *shim.ExitRecord
 	// refused says that the last command it was given was refused: who waits for its
 	// output would wait for ever.
 	refused atomic.Bool
@@ -110,7 +116,12 @@ type execs struct {
 	byName  map[string]*Exec
 	changed time.Time // when one last came or went
 	begins  chan struct{}
-	lost    []string // names of those whose record was found unusable
+	// Of a run that was found: names of those whose record was unusable, and those of
+	// which it is not known yet how they are. They are its recovery's, and then of the one
+	// adoptExecs that goes on.
+	lost  []string
+	found []*Exec
+	pause time.Duration // before the last time that the shim was asked again
 
 	watching sync.Mutex // guards watched; held across a question to the shim
 	watched  *run       // whose shim tells of the ends of execs
@@ -671,10 +682,10 @@ func (e *Exec) begin(r *run) error {
 	}
 	switch reply.State.Phase {
 	case shim.ExecFailed:
-		e.end(outcome{status: ExecFailed, code: reply.State.Code})
+		e.endAs(&reply.State)
 		return fmt.Errorf("%w: %s", ErrStart, reply.State.Failed)
 	case shim.ExecEnded:
-		e.end(outcome{status: ExecStopped, code: reply.State.Code})
+		e.endAs(&reply.State)
 		return nil
 	}
 	e.mu.Lock()
@@ -789,7 +800,7 @@ func (b *Box) watchExecs(r *run) error {
 	return nil
 }
 
-func (b *Box) openExecWatch(r *run) (*shim.LogWatch, error) {
+func (b *Box) openExecWatch(r *run) (*shim.ExecWatch, error) {
 	dir, err := os.Open(b.dir)
 	if err != nil {
 		return nil, err
@@ -800,9 +811,9 @@ func (b *Box) openExecWatch(r *run) (*shim.LogWatch, error) {
 	return shim.WatchExecs(ctx, dir, r.id)
 }
 
-// followExecs takes the ends of execs from their records when the shim says that there
-// are any. It ends with the last exec that runs, and with the run.
-func (b *Box) followExecs(r *run, w *shim.LogWatch) {
+// followExecs takes the ends of execs from their records, or from the shim's answer where
+// those could not be written, when the shim says that there are any. It ends with the last exec that runs, and with the run.
+func (b *Box) followExecs(r *run, w *shim.ExecWatch) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -814,22 +825,24 @@ func (b *Box) followExecs(r *run, w *shim.LogWatch) {
 		cancel()
 	}()
 	for {
-		err := w.Next(ctx)
+		unwritten, err := w.Next(ctx)
 		if err != nil {
 			_ = w.Close() // nothing was written that could be lost
 			if w = b.rewatch(ctx, r, err); w == nil {
 				return
 			}
+			unwritten = true // for all that is known
 		}
 		all, _ := b.Execs()
 		for _, e := range all {
-			if e.Snapshot().Status.Active() {
-				e.look()
+			if !e.Snapshot().Status.Active() || e.look() {
+				continue
 			}
-			if s := e.Snapshot(); s.Status == ExecRunning && s.PID < 0 {
-				if err := e.askPID(r); err != nil && !noShim(err) {
-					b.log("exec").WithError(err).Warn("the pid of an exec is not known")
-				}
+			if s := e.Snapshot(); !unwritten && (s.Status != ExecRunning || s.PID >= 0) {
+				continue
+			}
+			if err := e.inquire(r); err != nil && !noShim(err) {
+				b.log("exec").WithError(err).Warn("it is not known how an exec is")
 			}
 		}
 		if b.unwatchIdle(r) {
@@ -841,7 +854,7 @@ func (b *Box) followExecs(r *run, w *shim.LogWatch) {
 
 // rewatch gives another watch in place of one that broke off, unless the run has ended:
 // what becomes of the execs then is told with its end.
-func (b *Box) rewatch(ctx context.Context, r *run, err error) *shim.LogWatch {
+func (b *Box) rewatch(ctx context.Context, r *run, err error) *shim.ExecWatch {
 	for {
 		if !errors.Is(err, io.EOF) && !noShim(err) && ctx.Err() == nil {
 			b.log("exec").WithError(err).Warn("no news of the execs: asked again")
@@ -851,7 +864,7 @@ func (b *Box) rewatch(ctx context.Context, r *run, err error) *shim.LogWatch {
 			}
 		}
 		if ctx.Err() == nil && !errors.Is(err, io.EOF) && !noShim(err) {
-			var w *shim.LogWatch
+			var w *shim.ExecWatch
 			if w, err = b.openExecWatch(r); err == nil {
 				return w
 			}
@@ -888,32 +901,21 @@ func (b *Box) unwatchIdle(r *run) bool {
 func (b *Box) endExecs() {
 	all, _ := b.Execs()
 	for _, e := range all {
-		if !e.Snapshot().Status.Active() || e.look() {
-			continue
+		if e.Snapshot().Status.Active() && !e.look() {
+			s := e.snap.Load()
+			o := outcome{status: ExecStopped, code: 128 + int(unix.SIGKILL)}
+			if rec, err := load(filepath.Join(b.dir, shim.ExecDir, e.name), execFile, decodeExecRecord); err != nil || rec == nil || rec.Boot != b.rt.bootID {
+				o.code = -1
+			} else {
+				e.keep(&shim.ExitRecord{Run: s.run, Code: o.code, Signal: int(unix.SIGKILL), EndedNs: time.Now().UnixNano()})
+			}
+			e.end(o)
 		}
-		s := e.snap.Load()
-		o := outcome{status: ExecStopped, code: 128 + int(unix.SIGKILL)}
-		if rec, err := load(filepath.Join(b.dir, shim.ExecDir, e.name), execFile, decodeExecRecord); err != nil || rec == nil || rec.Boot != b.rt.bootID {
-			o.code = -1
-		} else if err := e.testify(shim.ExitRecord{Run: s.run, Code: o.code, Signal: int(unix.SIGKILL), EndedNs: time.Now().UnixNano()}); err != nil {
+		if err := e.writeEnd(); err != nil {
 			b.log("exec").WithError(err).Error("end of an exec not put on record")
+			b.saveLater()
 		}
-		e.end(o)
 	}
-}
-
-// testify writes the exit record that the shim could not write.
-func (e *Exec) testify(rec shim.ExitRecord) error {
-	root, err := e.b.pin()
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	dir, err := root.OpenRoot(filepath.Join(shim.ExecDir, e.name))
-	if err != nil {
-		return err
-	}
-	return errors.Join(replaceFile(dir, shim.RecordName, rec.AppendJSON(nil), scrap), dir.Close())
 }
 
 // Do accepts or refuses a command on the exec at once, as Box.Do does: kill, signal or
@@ -1041,7 +1043,9 @@ func (b *Box) readBackExecs() error {
 			errs = append(errs, fmt.Errorf("exec %q: %w", name, err))
 		}
 		e.publish(func(s *ExecSnapshot) { s.Status = ExecRunning })
-		e.quietly(dir)
+		if e.quietly(dir); e.Snapshot().Status.Active() {
+			b.execs.found = append(b.execs.found, e)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -1062,53 +1066,75 @@ func (e *Exec) quietly(dir string) {
 	close(e.done)
 }
 
-// adoptExecs finds out what the shim of an adopted run knows of the execs.
+// adoptExecs finds out what the shim of an adopted run knows of the execs that were found,
+// and comes back to what it could not say: it may be slow, and who waits for the end of
+// an exec must not wait for ever.
 func (b *Box) adoptExecs(r *run) {
-	for _, name := range b.execs.lost {
+	select {
+	case <-r.done:
+		return
+	default:
+	}
+	x := &b.execs
+	var err error
+	for len(x.lost) > 0 && err == nil {
 		// Nobody could ask for its end any more.
-		e := b.newExec(name, &execRecord{})
-		if _, err := e.ask(context.Background(), shim.Request{Op: shim.OpExecKill, Run: r.id}, askBound); err != nil && !errors.Is(err, syscall.ENOENT) {
-			b.log("recover").WithError(err).Warn("an exec without a record may live")
+		e := b.newExec(x.lost[0], &execRecord{})
+		if _, err = e.ask(context.Background(), shim.Request{Op: shim.OpExecKill, Run: r.id}, askBound); errors.Is(err, syscall.ENOENT) {
+			err = nil
+		}
+		if err == nil {
+			x.lost = x.lost[1:]
 		}
 	}
-	all, _ := b.Execs()
-	for _, e := range all {
-		if !e.Snapshot().Status.Active() {
-			continue
+	for len(x.found) > 0 && err == nil {
+		if e := x.found[0]; e.Snapshot().Status.Active() {
+			err = e.adopt(r)
 		}
-		if err := e.adopt(r); err != nil {
-			b.log("recover").WithError(err).Warn("it is not known how an exec is")
-			return
+		if err == nil {
+			x.found = x.found[1:]
 		}
 	}
+	if err == nil {
+		return
+	}
+	b.log("recover").WithError(err).Warn("it is not known how the execs are: the shim is asked again")
+	x.pause = min(max(2*x.pause, adoptPause), maxAdoptPause)
+	b.rt.timers.set(&r.adoption, time.Now().Add(x.pause))
 }
 
 func (e *Exec) adopt(r *run) error {
 	if err := e.b.watchExecs(r); err != nil {
 		return err
 	}
-	if e.look() {
-		return nil
-	}
-	defer e.removeSpec()
-	err := e.askPID(r)
+	err := e.inquire(r)
 	if errors.Is(err, syscall.ENOENT) {
 		// The daemon before had not asked for it yet.
 		e.end(outcome{status: ExecFailed, code: notExecuted})
-		return nil
+		err = nil
+	}
+	if err == nil {
+		e.removeSpec()
 	}
 	return err
 }
 
-// askPID asks the shim for the pid of an exec of an earlier daemon. One that is still
-// being started has none; the shim says when it has.
-func (e *Exec) askPID(r *run) error {
+// inquire finds out how an exec is: by its record, or from the shim, which also knows of an
+// end that could not be put on record. One that is still being started has no pid; the shim
+// says when it has.
+func (e *Exec) inquire(r *run) error {
+	if e.look() {
+		return nil
+	}
 	reply, err := e.ask(context.Background(), shim.Request{Op: shim.OpExecState, Run: r.id}, askBound)
 	if err != nil {
 		return err
 	}
-	if reply.PID < 0 {
-		e.look()
+	switch {
+	case reply.State.Phase == shim.ExecEnded, reply.State.Phase == shim.ExecFailed:
+		e.endAs(&reply.State)
+		return nil
+	case reply.PID < 0:
 		return nil
 	}
 	e.mu.Lock()

@@ -514,8 +514,11 @@ func (p *prober) hear(c *check, buf []byte) {
 
 func (p *prober) answered(c *check, a *shim.LineAnswer) {
 	switch {
-	case a.Op == shim.LineHello:
+	case a.Op == shim.LineHello, a.Op == shim.LineEnd:
 		c.greeted = true
+		if !a.Alive {
+			go c.b.takeEnd(c.r)
+		}
 	case a.Op == shim.LineLog:
 		p.tellLog(c)
 	case a.Seq != c.seq || c.phase != asked && c.phase != begun:
@@ -692,4 +695,5 @@ func (b *Box) lookAfter(r *run, adopted bool) {
 func (b *Box) neglect(r *run) {
 	b.rt.prober.forget(r)
 	b.rt.timers.stop(&r.expiry)
+	b.rt.timers.stop(&r.adoption)
 }

@@ -55,6 +55,7 @@ func (b *Box) disown(live *shimRecord) {
 		s.LastRun, s.LastNumber, s.Asked, s.Again, s.Remove = live.Run, live.Number, "", "", false
 	}); err != nil {
 		b.log("recover").WithError(err).Error("that its last run is another's is not written down")
+		b.saveLater()
 	}
 }
 

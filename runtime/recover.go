@@ -363,6 +363,13 @@ func (b *Box) settle(f *finding) {
 	}
 	b.finish(r)
 	switch {
+	case f.ended():
+		b.takeEnd(r)
+		select {
+		case <-r.done:
+			return
+		case <-time.After(askBound): // the line to the shim tells it again
+		}
 	case f.silent:
 		go b.listen(f)
 	case f.reply == nil:
@@ -400,9 +407,22 @@ func (b *Box) finish(r *run) {
 	}
 }
 
-// listen asks a shim once more that gave no answer in time. Until it gives one its
-// box runs, for all that is known.
+// listen asks a shim that gave no answer in time until it gives one. Meanwhile its box
+// runs, for all that is known.
 func (b *Box) listen(f *finding) {
+	for f.silent {
+		select {
+		case <-f.run.done:
+			return
+		case <-b.rt.closing:
+			return
+		default:
+			b.listenOnce(f)
+		}
+	}
+}
+
+func (b *Box) listenOnce(f *finding) {
 	f.run.asking.Lock()
 	defer f.run.asking.Unlock()
 	b.greet(f, askBound)
@@ -425,6 +445,10 @@ func (b *Box) becomes(f *finding) {
 		b.log("recover").WithError(err).Error("adopted, but cannot be said to be")
 	}
 }
+
+// ended reports whether a run is over, and its shim only there for what it could not put
+// on record.
+func (f *finding) ended() bool { return f.reply != nil && !f.reply.State.Alive }
 
 // status is the state of a box whose shim lives.
 func (f *finding) status() Status {
@@ -590,6 +614,7 @@ func (b *Box) adopt(live *shimRecord) (*run, error) {
 		return nil, errors.Join(err, r.proc.Release())
 	}
 	b.holdOverlay(r)
+	r.adoption.fire = func() { go b.adoptExecs(r) }
 	if r.proc.Blind() {
 		b.tether(r.proc)
 	}

@@ -74,8 +74,12 @@ type run struct {
 
 	expired string // why its time is over, once it is
 
-	struck atomic.Pointer[time.Time] // when it was force-stopped
-	expiry timer
+	struck   atomic.Pointer[time.Time] // when it was force-stopped
+	expiry   timer
+	adoption timer // of an adopted run whose shim is to be asked for its execs again
+	// taking is held by who takes the end of the run from its shim, which sets told.
+	taking sync.Mutex
+	told   atomic.Pointer[shim.ExitRecord]
 	probe  atomic.Pointer[ProbeReport] // of the last probe
 
 	done chan struct{} // closed when the end of the run was published
@@ -492,6 +496,9 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	if rec != nil && rec.Run != r.id {
 		rec = nil // of an earlier run
 	}
+	if rec == nil {
+		rec = r.told.Load()
+	}
 	if rec == nil && e.Code == -1 && r.proc != nil {
 		b.mu.Lock()
 		killed := r.killed
@@ -528,6 +535,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 			}
 		}); err != nil {
 			b.log("reap").WithError(err).Error("end of the run not written down")
+			b.saveLater()
 		}
 	})
 	Fault("end.saved")

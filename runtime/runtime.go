@@ -207,6 +207,9 @@ func (rt *Runtime) Close(ctx context.Context) error {
 		}
 		b.activeRests.Store(false) // its timer fires no more
 		b.saveActive()
+		if b.savePause.Load() > 0 {
+			b.saveAgain() // nor does that
+		}
 	}
 	rt.workMu.Lock()
 	rt.closed = true

@@ -140,6 +140,29 @@ func descriptor(oob []byte) int {
 	return -1
 }
 
+// AskEnd asks the shim of a run that has ended for the ExitRecord, as JSON, that it could
+// not write. Its errors are those of Ask; EBUSY says that the run goes on, or that the shim
+// is of another. A shim of an older version gives io.ErrUnexpectedEOF.
+func AskEnd(ctx context.Context, dir *os.File, run string) ([]byte, error) {
+	conn, err := dial(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	packet, _, err := converse(ctx, conn, Request{Op: OpEnd, Run: run})
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	errno, record, err := decodeEndReply(packet)
+	if err == nil && errno != 0 {
+		err = errno
+	}
+	return record, err
+}
+
 // recvmsg is replaced by tests.
 var recvmsg = unix.Recvmsg
 
@@ -223,8 +246,14 @@ func Tether(ctx context.Context, dir *os.File) (int, error) {
 	return fd, err
 }
 
-// LogWatch tells of changes of a box's log, or of the ends of its execs.
-type LogWatch struct {
+// LogWatch tells of changes of a box's log.
+type LogWatch struct{ watch }
+
+// ExecWatch tells of the ends of a box's execs.
+type ExecWatch struct{ watch }
+
+// watch is a connection over which packets come that say that something has changed.
+type watch struct {
 	conn *os.File
 }
 
@@ -232,38 +261,58 @@ type LogWatch struct {
 // written after WatchLog has returned makes Next return; what was written
 // before has to be looked for. Its errors are those of Ask.
 func WatchLog(ctx context.Context, dir *os.File) (*LogWatch, error) {
-	return watch(ctx, dir, Request{Op: OpWatchLog})
+	w, err := openWatch(ctx, dir, Request{Op: OpWatchLog})
+	if err != nil {
+		return nil, err
+	}
+	return &LogWatch{w}, nil
 }
 
 // WatchExecs begins to watch the execs of a run. Of one that ended before WatchExecs
 // has returned, the record has to be looked for. Its errors are those of AskExec.
-func WatchExecs(ctx context.Context, dir *os.File, run string) (*LogWatch, error) {
-	return watch(ctx, dir, Request{Op: OpWatchExecs, Run: run})
-}
-
-func watch(ctx context.Context, dir *os.File, req Request) (*LogWatch, error) {
-	conn, reply, err := ask(ctx, dir, req)
+func WatchExecs(ctx context.Context, dir *os.File, run string) (*ExecWatch, error) {
+	w, err := openWatch(ctx, dir, Request{Op: OpWatchExecs, Run: run})
 	if err != nil {
 		return nil, err
 	}
+	return &ExecWatch{w}, nil
+}
+
+func openWatch(ctx context.Context, dir *os.File, req Request) (watch, error) {
+	conn, reply, err := ask(ctx, dir, req)
+	if err != nil {
+		return watch{}, err
+	}
 	if reply.Errno != 0 {
 		_ = conn.Close()
-		return nil, reply.Errno
+		return watch{}, reply.Errno
 	}
-	return &LogWatch{conn: conn}, nil
+	return watch{conn: conn}, nil
 }
 
 // Next waits for the log to have changed since Next returned the last time. One
 // return may stand for many changes. io.EOF says that the shim has ended, after
 // the last of the log was written; another error is that of ctx.
 func (w *LogWatch) Next(ctx context.Context) error {
+	_, err := w.next(ctx)
+	return err
+}
+
+// Next waits for an exec to have ended since Next returned the last time. One return may
+// stand for many. It reports whether there may be ends that are not on record, and the
+// shim is to be asked; one of a version that does not say so always is. io.EOF says that
+// the shim has ended; another error is that of ctx.
+func (w *ExecWatch) Next(ctx context.Context) (unwritten bool, err error) { return w.next(ctx) }
+
+// next waits for packets, and takes all that are there.
+func (w *watch) next(ctx context.Context) (marked bool, err error) {
 	defer deadlineOn(ctx, w.conn)()
 	raw, err := w.conn.SyscallConn()
 	if err != nil {
-		return err
+		return false, err
 	}
 	changed, ended := false, false
-	var buf [1]byte
+	var buf [2]byte
 	var rerr error
 	err = raw.Read(func(fd uintptr) bool {
 		for {
@@ -280,19 +329,20 @@ func (w *LogWatch) Next(ctx context.Context) error {
 				return true
 			default:
 				changed = true
+				marked = marked || n < len(buf) || buf[1] != 0
 			}
 		}
 	})
 	switch {
 	case changed:
-		return nil
+		return marked, nil
 	case ended:
-		return io.EOF
+		return false, io.EOF
 	case err != nil && ctx.Err() != nil:
-		return context.Cause(ctx)
+		return false, context.Cause(ctx)
 	}
-	return errors.Join(err, rerr)
+	return false, errors.Join(err, rerr)
 }
 
 // Close ends the watch; a waiting Next returns.
-func (w *LogWatch) Close() error { return w.conn.Close() }
+func (w *watch) Close() error { return w.conn.Close() }

@@ -110,6 +110,12 @@ func TestMessageRoundTrip(t *testing.T) {
 	if got, err := decodeReply(appendReply(nil, &reply)); err != nil || got != reply {
 		t.Errorf("got %+v, %v; want %+v", got, err, reply)
 	}
+	for _, r := range []*ExitRecord{nil, {Run: "r", Code: 137, Signal: 9, StoppedBy: StoppedByTerm, EndedNs: 8}} {
+		errno, text, err := decodeEndReply(appendEndReply(nil, r))
+		if r == nil && (errno != syscall.EBUSY || text != nil) || r != nil && (errno != 0 || string(text) != string(r.AppendJSON(nil))) || err != nil {
+			t.Errorf("got %v, %q, %v; want %+v", errno, text, err, r)
+		}
+	}
 	failed := &StartError{Step: StepExec, Errno: syscall.EACCES, Detail: "d"}
 	if ns, e, err := decodeReport(appendReport(nil, 0, failed)); err != nil || ns != 0 || *e != *failed {
 		t.Errorf("got %v, %v, %v; want %v", ns, e, err, failed)
@@ -133,6 +139,7 @@ func TestReportFitsThePipe(t *testing.T) {
 func FuzzMessage(f *testing.F) {
 	f.Add(appendRequest(nil, Request{Op: OpStop, Signal: 15, Grace: time.Second}))
 	f.Add(appendReply(nil, &Reply{Errno: 3, State: State{Run: "r", PID: 2}}))
+	f.Add(appendEndReply(nil, &ExitRecord{Run: "r", Code: 1}))
 	f.Add(appendReport(nil, 1, nil))
 	f.Add(appendReport(nil, 0, &StartError{Step: StepExec, Errno: 2, Detail: "d"}))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -141,6 +148,9 @@ func FuzzMessage(f *testing.F) {
 		}
 		if r, err := decodeReply(b); err == nil && !bytes.Equal(appendReply(nil, &r), b) {
 			t.Fatalf("reply %x", b)
+		}
+		if errno, text, err := decodeEndReply(b); err == nil && !bytes.Equal(appendString(appendU32([]byte{wireVersion}, uint32(errno)), string(text)), b) {
+			t.Fatalf("end %x", b)
 		}
 		if ns, e, err := decodeReport(b); err == nil && len(b) <= maxReport && !bytes.Equal(appendReport(nil, ns, e), b) {
 			t.Fatalf("report %x", b)

@@ -45,12 +45,13 @@ type execProcess struct {
 	stdout  int // these keep what was not read
 	stderr  int
 
-	order    execOrder
-	deadline int64 // monotonic time at which the group is killed; 0: never
-	late     bool  // it was
-	doomed   bool  // it was killed before it began
-	state    ExecState
-	tty      tty
+	order     execOrder
+	deadline  int64 // monotonic time at which the group is killed; 0: never
+	late      bool  // it was
+	doomed    bool  // it was killed before it began
+	unwritten bool  // its end is not on record; see pending
+	state     ExecState
+	tty       tty
 }
 
 // find returns the exec of that name, or nil.
@@ -496,7 +497,8 @@ func (s *supervisor) execEnded(e *execProcess, status unix.WaitStatus) {
 	s.execEnds(e, ExecEnded)
 }
 
-// execEnds brings an exec to its end, and has it on record before anybody is told.
+// execEnds brings an exec to its end, and has it on record, if that can be, before anybody
+// is told.
 func (s *supervisor) execEnds(e *execProcess, phase ExecPhase) {
 	s.closeReport(e)
 	s.closeTTY(e)
@@ -507,22 +509,7 @@ func (s *supervisor) execEnds(e *execProcess, phase ExecPhase) {
 	e.phase = phase
 	e.state.EndedNs = wallclock()
 	s.execs.running--
-	r := ExitRecord{
-		Run: s.spec.Run, Code: e.state.Code, Signal: e.state.Signal, Failed: e.state.Failed,
-		StartedNs: e.state.StartedNs, EndedNs: e.state.EndedNs,
-	}
-	if e.state.TimedOut {
-		r.StoppedBy = StoppedByTimeout
-	}
-	dir, err := s.openExec(e.name)
-	if err == nil {
-		// Not synced: a power loss ends the box too, and nobody waits for it then.
-		err = tryWriteRecord(dir, r.AppendJSON(s.srv.packet[:0]), false)
-		closeFD(dir)
-	}
-	if err != nil {
-		say("cannot write the exit record of an exec: " + err.Error())
-	}
+	s.recordExec(e)
 	s.srv.execsChanged(s)
 }
 
@@ -563,6 +550,7 @@ func (x *execs) nextDeadline() int64 {
 // forgetExec frees an exec that has ended, with what was not read of it.
 func (s *supervisor) forgetExec(e *execProcess) {
 	s.disarm(e)
+	s.execWritten(e)
 	if e.starter != 0 {
 		s.callEnded() // it is of no use any more how it ends
 	}

@@ -131,7 +131,7 @@ func (c *command) record() ExitRecord {
 			return r
 		}
 		if err == nil {
-			err = w.Next(ctx)
+			_, err = w.Next(ctx)
 			continue // once more also when the shim has ended
 		}
 		c.t.Fatalf("no record of the exec %s: %v, %v", c.name, rerr, err)

@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -698,14 +699,74 @@ func TestFullDisk(t *testing.T) {
 }
 
 func TestFullDiskForTheRecord(t *testing.T) {
-	dir := tinyDir(t, 64<<10)
-	b := newBoxIn(t, dir, "/bin/sh", "-c", "head -c 200000 /dev/zero; exit 6")
-	b.mustStart()
-	if ws := b.wait(); ws.ExitStatus() != 6 {
-		t.Errorf("status %#x", ws)
+	for name, end := range map[string]struct {
+		with   func(b *box)
+		record bool
+	}{
+		"until there is room": {func(b *box) { _ = os.Truncate(filepath.Join(b.path, LogName(0)), 0) }, true},
+		"until it is stopped": {func(b *box) { b.term() }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBoxIn(t, tinyDir(t, 64<<10), "/bin/sh", "-c", "sleep 1000 & setsid sleep 1000 & head -c 200000 /dev/zero; exit 6")
+			b.mustStart()
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			var told []byte
+			until(t, "the end to be had", func() bool {
+				var err error
+				told, err = AskEnd(ctx, b.dir, b.spec.Run)
+				if err != nil && !errors.Is(err, unix.EBUSY) {
+					t.Fatal(err)
+				}
+				return err == nil
+			})
+			var r ExitRecord
+			if err := json.Unmarshal(told, &r); err != nil || r.Run != b.spec.Run || r.Code != 6 || r.EndedNs == 0 {
+				t.Errorf("%s: %v", told, err)
+			}
+			if _, err := AskEnd(ctx, b.dir, "another"); !errors.Is(err, unix.EBUSY) {
+				t.Errorf("asked for another run: %v", err)
+			}
+			if reply := b.ask(Request{Op: OpState}); reply.State.Alive {
+				t.Errorf("alive: %+v", reply)
+			}
+			// It is also told to who has a line, and to who opens one.
+			l := b.openLine(b.spec.Run)
+			if a := l.next(); a.Op != LineHello || a.Alive {
+				t.Errorf("greeted with %+v", a)
+			}
+			if a := l.next(); a.Op != LineEnd || a.Alive || a.Seq != 0 {
+				t.Errorf("got %+v", a)
+			}
+			until(t, "the rest of the box to go", func() bool { return len(processesWith(t, b.tag)) == 0 })
+			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(b.h.PIDFD), Events: unix.POLLIN}}, 0); n != 0 {
+				t.Fatalf("the shim has not kept the end (%v)", err)
+			}
+			end.with(b)
+			if ws := b.wait(); ws.ExitStatus() != r.Code {
+				t.Errorf("status %#x, want %d", ws, r.Code)
+			}
+			if _, err := os.Stat(filepath.Join(b.path, RecordName)); end.record != (err == nil) {
+				t.Errorf("record: %v", err)
+			} else if end.record && b.record() != r {
+				t.Errorf("record %+v, and told was %+v", b.record(), r)
+			}
+		})
 	}
-	if _, err := os.Stat(filepath.Join(dir, RecordName)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("record: %v", err)
+}
+
+func TestAnEndIsNotKeptForEver(t *testing.T) {
+	s := supervisor{pending: pending{end: &ExitRecord{}, until: 100}}
+	if s.over(99) || !s.over(100) || s.pending.next() != 100 {
+		t.Errorf("%+v", s.pending)
+	}
+	s.pending.written = true
+	if !s.over(0) {
+		t.Error("kept when it is on record")
+	}
+	s.pending.execs = 1
+	if s.over(0) {
+		t.Error("not kept for an exec")
 	}
 }
 

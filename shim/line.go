@@ -40,6 +40,9 @@ const (
 	// LineLog is answered once, when the log has grown since the call. A second
 	// call before the answer takes the place of the first.
 	LineLog
+	// LineEnd is no call: it says, unasked and with Seq 0, that the run has ended and
+	// that there is something which could not be put on record. See OpEnd.
+	LineEnd
 
 	lineEnd
 )
@@ -133,7 +136,7 @@ func decodeLineCall(b []byte) (LineCall, error) {
 	d := decoder{buf: b}
 	version := d.u8()
 	c := LineCall{Op: LineOp(d.u8()), Seq: d.u32()}
-	if version != wireVersion || c.Op == LineHello {
+	if version != wireVersion || c.Op == LineHello || c.Op == LineEnd {
 		d.bad = true
 	}
 	return c, d.end()

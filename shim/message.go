@@ -45,8 +45,12 @@ const (
 	// when it has not ended.
 	OpExecForget
 	// OpWatchExecs turns the connection into one that gets a packet after each end of
-	// an exec, until the shim ends. Use WatchExecs.
+	// an exec, until the shim ends. Use WatchExecs. The packet says, since shims have
+	// OpEnd, whether there are ends that could not be put on record.
 	OpWatchExecs
+	// OpEnd asks for the ExitRecord of a run that has ended and could not be put on
+	// record: EBUSY as long as it goes on. Use AskEnd.
+	OpEnd
 
 	opEnd
 )
@@ -150,6 +154,27 @@ func decodeReply(b []byte) (Reply, error) {
 	return r, d.end()
 }
 
+// appendEndReply encodes the answer to OpEnd: the record is nil as long as there is none.
+func appendEndReply(b []byte, r *ExitRecord) []byte {
+	b = append(b, wireVersion)
+	if r == nil {
+		return appendString(appendU32(b, uint32(syscall.EBUSY)), "")
+	}
+	b = appendU32(b, 0)
+	var buf [maxMessage / 2]byte
+	return appendString(b, string(r.AppendJSON(buf[:0])))
+}
+
+func decodeEndReply(b []byte) (errno syscall.Errno, record []byte, err error) {
+	d := decoder{buf: b}
+	if d.u8() != wireVersion {
+		d.bad = true
+	}
+	errno = syscall.Errno(d.u32())
+	record = d.bytes()
+	return errno, record, d.end()
+}
+
 // ExecPhase is how far an exec has come.
 type ExecPhase uint8
 
@@ -158,9 +183,9 @@ const (
 	ExecStarting ExecPhase = 1 + iota
 	// ExecRunning: it was, and has not ended.
 	ExecRunning
-	// ExecEnded: it has ended, which is on record.
+	// ExecEnded: it has ended, which is on record unless that could not be written.
 	ExecEnded
-	// ExecFailed: it could not be executed, which is on record.
+	// ExecFailed: it could not be executed; as ExecEnded.
 	ExecFailed
 )
 

@@ -142,6 +142,10 @@ func (v *server) answer(s *supervisor, i int, now int64) bool {
 		}
 		return !ready
 	}
+	if req.Op == OpEnd {
+		s.sendEnd(fd, req.Run)
+		return false
+	}
 	reply := s.handle(req, now)
 	if req.Op == OpLine {
 		return v.open(s, i, reply.Errno)
@@ -278,19 +282,51 @@ func (v *server) logChanged(s *supervisor) {
 }
 
 // execsChanged tells those who watch the execs.
-func (v *server) execsChanged(s *supervisor) { v.changed(s, OpWatchExecs) }
+func (v *server) execsChanged(s *supervisor) {
+	s.pending.untold = !v.changed(s, OpWatchExecs) && s.pending.execs > 0
+}
 
-func (v *server) changed(s *supervisor, what Op) {
+// endPending says that there is something which could not be put on record, to those who
+// have not heard of it.
+func (v *server) endPending(s *supervisor) {
+	if s.pending.untold {
+		v.execsChanged(s)
+	}
+	if s.pending.end != nil {
+		v.tell(s, &LineAnswer{Op: LineEnd})
+	}
+}
+
+// sendEnd answers who asks how the run has ended.
+func (s *supervisor) sendEnd(fd int, run string) {
+	end := s.pending.end
+	if run != s.spec.Run {
+		end = nil
+	}
+	send(fd, appendEndReply(s.srv.packet[:0], end)) // who does not take it asks again
+}
+
+// changed reports whether all were told.
+func (v *server) changed(s *supervisor, what Op) bool {
+	all := true
 	for i := v.n - 1; i >= 0; i-- {
 		if !v.conns[i].kept || v.conns[i].watches != what {
 			continue
 		}
-		v.packet[0] = wireVersion
-		err := unix.Send(v.conns[i].fd, v.packet[:1], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+		packet := append(v.packet[:0], wireVersion)
+		if what == OpWatchExecs {
+			packet = appendBool(packet, s.pending.execs > 0)
+		}
+		err := unix.Send(v.conns[i].fd, packet, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOBUFS):
+			all = false
+		default:
 			v.drop(s, i)
 		}
 	}
+	return all
 }
 
 // nextDeadline returns when expire has something to do.

@@ -23,6 +23,8 @@ type supervisor struct {
 	execs  execs
 	init   containerInit
 
+	pending pending
+
 	oomScore string // the command's oom_score_adj; empty: as the shim's
 
 	join    []uintptr // the files of spec.Cgroups
@@ -42,7 +44,8 @@ type supervisor struct {
 // reapsPerTurn bounds how long dying orphans keep the shim from its other work.
 const reapsPerTurn = 512
 
-// run supervises until the command has ended.
+// run supervises until the command has ended, or, after that, until its end need not be
+// kept any more.
 func (s *supervisor) run() {
 	var events [maxEvents]unix.EpollEvent
 	unreaped := true // something may have ended before this
@@ -50,25 +53,28 @@ func (s *supervisor) run() {
 		if unreaped {
 			unreaped = s.reap()
 		}
-		if !s.alive {
+		now := monotonic()
+		if s.over(now) {
 			return
 		}
 		timeout := 0
 		if !unreaped {
-			timeout = s.timeout(monotonic())
+			timeout = s.timeout(now)
 		}
 		s.srv.readyPong(s)
 		n, errno := epollWait(s.epfd, &events, timeout, &s.srv.line)
 		if errno != 0 && errno != unix.EINTR {
 			fatal("epoll_wait", errno)
 		}
-		now := monotonic()
+		now = monotonic()
 		for i := range max(n, 0) {
 			switch fd := int(events[i].Fd); fd {
 			case s.sigfd:
 				child, term := takeSignals(fd)
 				unreaped = unreaped || child
-				if term {
+				if term && s.pending.end != nil {
+					s.pending.until = now
+				} else if term {
 					s.stop(StoppedByTerm, 0, s.spec.StopGraceNs, now)
 				}
 			case s.log.pipe:
@@ -103,7 +109,7 @@ func (s *supervisor) timeout(now int64) int {
 	if s.probe.running {
 		next = min(next, s.probe.deadline)
 	}
-	next = min(next, s.srv.nextDeadline(), s.execs.nextDeadline())
+	next = min(next, s.srv.nextDeadline(), s.execs.nextDeadline(), s.pending.next())
 	if next == math.MaxInt64 {
 		return -1
 	}
@@ -122,6 +128,9 @@ func (s *supervisor) timers(now int64) {
 	}
 	if s.execs.timed > 0 {
 		s.execsLate(now)
+	}
+	if s.pending.retryAt != 0 && now >= s.pending.retryAt {
+		s.writePending(now)
 	}
 	s.srv.expire(s, now)
 }
@@ -251,8 +260,9 @@ func (s *supervisor) finish() int {
 	} else {
 		r.Code = s.status.ExitStatus()
 	}
-	writeRecord(s.dirfd, &r)
+	err := tryWriteRecord(s.dirfd, r.AppendJSON(nil), true)
 	s.endExecs()
+	s.keepEnd(&r, err)
 	return r.Code
 }
 

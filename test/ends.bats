@@ -166,3 +166,206 @@ exec_in() {
 	ctl x kill
 	is x exit_code 137
 }
+
+# on_small_disk: the state directory is a file system of its own, which fill fills and
+# release makes room on. off_small_disk ends that.
+on_small_disk() {
+	mkdir -p "$STATE"
+	mount -t tmpfs -o size=1m tmpfs "$STATE"
+}
+
+fill() {
+	! cat /dev/zero >"$STATE/fill" 2>/dev/null || fail "the disk has no end"
+	[[ ! -e $STATE/full ]] || fail "the disk was filled before"
+	! echo 1 2>/dev/null >"$STATE/full" || fail "the disk is not full"
+}
+
+release() { rm "$STATE/fill" "$STATE/full"; }
+
+off_small_disk() {
+	remove_boxes
+	stop_daemon
+	assert "$DAEMON_RC" -eq 0 "exit status"
+	umount "$STATE"
+}
+
+# WAITER FILE CODE: a command that ends with a code when there is a file.
+waiter() { printf '[sh, -c, "echo ready; until [ -e %s ]; do sleep 0.02; done; exit %d"]' "$1" "$2"; }
+
+# code_on_record FILE CODE
+code_on_record() { grep -qs "\"code\":$2," "$1"; }
+
+@test "an exec that ends while the disk is full has ended, also for the next daemon" {
+	local e record
+	on_small_disk
+	start_daemon
+	up x "$SLEEPER"
+	e=$MNT/boxes/x/exec
+	exec_in x e "{command: $(waiter "$W/go" 7)}"
+	exec_in x other 'sleep 1000'
+	record=$STATE/boxes/x/exec/e/exit.json
+	bg code cat "$e/e/wait/stopped"
+	bg out cat "$e/e/stdout"
+	await_blocked code
+	fill
+	touch "$W/go"
+	join code
+	assert "$out" = 7 "wait/stopped"
+	join out
+	assert "$out" = ready "stdout"
+	is x exec/e/status stopped
+	is x exec/e/pid -1
+	is x exec/other/status running
+	[[ ! -s $record ]] || fail "it is on record: this has shown nothing"
+
+	# What there was of it in this daemon is gone; its shim knows.
+	kill_daemon
+	start_daemon
+	is x exec/e/status stopped
+	is x exec/e/exit_code 7
+	ok "${ECHO[@]}" "$e/e/ctl" kill
+	is x exec/other/status running
+
+	release
+	await "the end to be on record" 10 code_on_record "$record" 7
+	restart_daemon
+	is x exec/e/exit_code 7
+	ok rmdir "$e/e"
+
+	# One that ends with its box is not lost with the shim.
+	exec_in x last "{command: $(waiter "$W/go2" 8)}"
+	fill
+	touch "$W/go2"
+	becomes x exec/last/exit_code 8
+	ctl x stop
+	is x status stopped
+	is x exec/last/exit_code 8
+	is x exec/other/exit_code 137
+	release
+	await "the end to be on record" 10 code_on_record "$STATE/boxes/x/exec/last/exit.json" 8
+	await "the other to be on record" 10 code_on_record "$STATE/boxes/x/exec/other/exit.json" 137
+	restart_daemon
+	is x exec/last/exit_code 8
+	is x exec/other/exit_code 137
+	off_small_disk
+}
+
+@test "a box that ends while the disk is full has ended as it did" {
+	local pid name
+	on_small_disk
+	start_daemon
+	box x "command: $(waiter "$W/go" 9)"$'\n''health_check: {disabled: true}'
+	box y "$POLITE"
+	box z 'command: [sh, -c, "until [ -e '"$W"'/go ]; do sleep 0.02; done; kill -SEGV $$"]'
+	for name in x y z; do
+		ctl "$name" start
+	done
+	logs y ready
+	pid=$(pid_of x)
+	bg code cat "$MNT/boxes/x/wait/stopped"
+	await_blocked code
+	fill
+	touch "$W/go"
+	join code
+	assert "$out" = 9 "wait/stopped"
+	is x status stopped
+	is x last_error 'the command exited with status 9'
+	is x health none
+	await "its shim to go" 5 vanished "$pid"
+	becomes z exit_code 139
+	is z last_error 'the command was killed by SIGSEGV'
+	ctl y stop
+	is y exit_code 5
+	is y last_error ok
+	! code_on_record "$STATE/boxes/x/exit.json" 9 || fail "it is on record: this has shown nothing"
+	release
+	await "the end to be on record" 10 grep -qs '"exit_code":9,' "$STATE/boxes/x/state.json"
+	restart_daemon
+	is x exit_code 9
+	is y exit_code 5
+	is z exit_code 139
+	off_small_disk
+}
+
+@test "a shim whose box has ended keeps the end until there is room for it, or a daemon that asks" {
+	local name
+	local -A pid=()
+	on_small_disk
+	start_daemon
+	for name in asked writes told; do
+		up "$name" "command: $(waiter "$W/go-$name" 9)"
+		pid[$name]=$(pid_of "$name")
+	done
+	exec_in asked e "{command: $(waiter "$W/go-e" 8)}"
+	exec_in asked other "sleep 1000"
+	stop_daemon
+	fill
+	touch "$W/go-e"
+	over() { ! pgrep --ns "${pid[asked]}" --nslist pid -f "$W/go-e" >/dev/null; }
+	await "the exec to end" 5 over
+	touch "$W/go-asked"
+	alone() { [[ $(box_pids "$1") == "$1" ]]; }
+	await "nothing but the shim to be left" 5 alone "${pid[asked]}"
+	start_daemon
+	is asked status stopped
+	is asked exit_code 9
+	is asked exec/e/exit_code 8
+	is asked exec/other/exit_code 137
+	await "its shim to go" 5 gone "${pid[asked]}"
+	is writes status running
+	stop_daemon
+
+	touch "$W/go-writes" "$W/go-told"
+	await "nothing but the shim to be left" 5 alone "${pid[writes]}"
+	await "nothing but the shim to be left" 5 alone "${pid[told]}"
+	kill -TERM "${pid[told]}"
+	await "its shim to go" 5 gone "${pid[told]}"
+	gone "${pid[writes]}" && fail "the shim has not kept the end"
+	release
+	await "the other's to go" 10 gone "${pid[writes]}"
+	code_on_record "$STATE/boxes/writes/exit.json" 9 || fail "not on record: $(ls -l "$STATE/boxes/writes")"
+	start_daemon
+	is writes status stopped
+	is writes exit_code 9
+	rd told/status
+	# The kernel may still know the exit status of that shim.
+	assert "$out" =~ '^(stopped|failed)$' "status of the one that was stopped"
+	off_small_disk
+}
+
+@test "what a shim was too slow to tell a new daemon is told when it answers" {
+	local x y
+	start_daemon
+	up x "$SLEEPER"
+	x=$(pid_of x)
+	exec_in x e "{command: $(waiter "$W/go" 7)}"
+	exec_in x other 'sleep 1000'
+	up y 'command: [sh, -c, "trap \"echo asked\" TERM; echo ready; while :; do sleep 0.02; done"]
+stop: {timeout: 60s}'
+	logs y ready
+	y=$(pid_of y)
+	kill_daemon
+	kill -TERM "$y"
+	await "the stop to be under way" 5 grep -qs asked "$STATE"/boxes/y/log.*
+	kill -STOP "$x" "$y"
+	touch "$W/go"
+	start_daemon
+	is x status running
+	is y status running
+	bg code cat "$MNT/boxes/x/exec/e/wait/stopped"
+	await_blocked code
+	# All have been asked twice by then: 250 ms and 2 s.
+	await "the daemon to have no answer" 10 grep -q 'it is not known how the execs are.*box=x' "$LOG"
+	slow() { (($(grep -c 'shim does not answer.*box=y' "$LOG") >= 2)); }
+	await "the other to be asked twice" 10 slow
+	kill -CONT "$x" "$y"
+	join code 10
+	assert "$out" = 7 "wait/stopped"
+	is x exec/e/status stopped
+	becomes x exec/other/pid "$(pgrep --ns "$x" --nslist pid -fx 'sleep 1000')"
+	ok "${ECHO[@]}" "$MNT/boxes/x/exec/other/ctl" kill
+	is x exec/other/exit_code 137
+	becomes y status stopping
+	ctl y kill
+	is y status stopped
+}
