@@ -71,8 +71,21 @@ func ownedBy(b *runtime.Box, name string, a attr) (attr, syscall.Errno) {
 	}
 	if o, ok := s.Owner(name); ok {
 		a.uid, a.gid, a.mode = o.UID, o.GID, o.Mode
+	} else if o, ok := s.Owner(""); ok && name != "" {
+		a.follow(name, o)
 	}
 	return a, 0
+}
+
+// follow makes a box's file that nobody was given by itself one of a directory of that
+// owner and mode: who may not read the one may not read the other, and what not all may
+// read is for whom the box belongs to. But the right to use a box goes with no file but
+// its own.
+func (a *attr) follow(name string, dir runtime.Owner) {
+	a.mode &= dir.Mode | 0o700
+	if a.mode&0o004 == 0 && name != "ctl" && name != "exec" {
+		a.uid, a.gid = dir.UID, dir.GID
+	}
 }
 
 // owned is ownedBy for a file of the list.

@@ -77,9 +77,10 @@ func (d *boxesDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	return fs.NewListDirStream(out), 0
 }
 
-// Mkdir makes a box.
-func (d *boxesDir) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	b, err := d.fs.rt.Create(name)
+// Mkdir makes a box. It is root's, whoever makes it: its configuration decides what runs
+// as root.
+func (d *boxesDir) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	b, err := d.fs.rt.CreateMode(name, mode&0o777)
 	if err != nil {
 		d.fs.rt.Refuse(err)
 		return nil, toErrno(err)

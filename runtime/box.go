@@ -290,6 +290,22 @@ func (b *Box) saveNow(c care, edit func(*stateRecord)) error {
 	return replaceFile(dir, stateFile, append(data, '\n'), c)
 }
 
+// keepMode writes the first state.json of a new box, at once for the next daemon. The
+// caller holds mu.
+func (b *Box) keepMode(s *Snapshot) error {
+	r := b.record
+	r.Created, r.Owners = s.Created, s.owners
+	data, err := json.Marshal(&r)
+	if err != nil {
+		return err
+	}
+	dir, err := os.OpenRoot(b.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(replaceFile(dir, stateFile, append(data, '\n'), loose), dir.Close())
+}
+
 // CheckConfig says what Configure would say of text that is not meant to be
 // committed yet.
 func (b *Box) CheckConfig(text []byte) error {

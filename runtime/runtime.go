@@ -239,8 +239,14 @@ func (rt *Runtime) usesGroup(name string) bool {
 	return b != nil && b.Snapshot().Status.Active()
 }
 
+// BoxMode is the mode of a box's directory whose maker asks for none.
+const BoxMode = 0o755
+
 // Create makes an empty box.
-func (rt *Runtime) Create(name string) (*Box, error) {
+func (rt *Runtime) Create(name string) (*Box, error) { return rt.CreateMode(name, BoxMode) }
+
+// CreateMode makes an empty box whose directory has that mode.
+func (rt *Runtime) CreateMode(name string, mode uint32) (*Box, error) {
 	if !ValidName(name) {
 		return nil, &Error{Box: name, Op: "create", Err: ErrName}
 	}
@@ -249,7 +255,11 @@ func (rt *Runtime) Create(name string) (*Box, error) {
 	}
 	b := newBox(rt, name)
 	now := time.Now()
-	b.publish(&Snapshot{Status: StatusEmpty, Health: HealthNone, PID: -1, ExitCode: -1, LastError: "ok", Created: now}, now)
+	s := &Snapshot{Status: StatusEmpty, Health: HealthNone, PID: -1, ExitCode: -1, LastError: "ok", Created: now}
+	if mode != BoxMode {
+		s.owners = map[string]Owner{"": {Mode: mode}}
+	}
+	b.publish(s, now)
 	// The box is in the map before its directory exists, and answers only after:
 	// its lock is held between.
 	b.mu.Lock()
@@ -266,6 +276,12 @@ func (rt *Runtime) Create(name string) (*Box, error) {
 	Fault("create.mapped")
 	err := os.Mkdir(b.dir, 0o700)
 	Fault("create.made")
+	if err == nil && s.owners != nil {
+		// Before anybody can meet the box: it may be for few eyes.
+		if err = b.keepMode(s); err != nil {
+			err = errors.Join(err, os.RemoveAll(b.dir))
+		}
+	}
 	if err != nil {
 		b.removed = true
 		rt.forget(b)
@@ -277,6 +293,9 @@ func (rt *Runtime) Create(name string) (*Box, error) {
 		return nil, &Error{Box: name, Op: "create", Err: err}
 	}
 	rt.announce()
+	if s.owners != nil {
+		b.saveSoon()
+	}
 	Fault("create.told")
 	return b, nil
 }

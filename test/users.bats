@@ -338,3 +338,98 @@ S
 	ok head -c 5 "$(E x e1)/stdout"
 	assert "$out" = line "what root gets"
 }
+
+# --- who may look ------------------------------------------------------------
+
+# modes BOX: every file of a box with its mode and owner, a line each.
+modes() {
+	ok find "$MNT/boxes/$1" -printf '%P %m %U:%G\n'
+	out=$(sort <<<"$out")
+}
+
+PRIVATE_TREE=' 700 0:0
+config.yaml 640 0:0
+ctl 200 0:0
+events 400 0:0
+exec 700 0:0
+exit_code 400 0:0
+health 400 0:0
+info.json 400 0:0
+last_error 400 0:0
+log 400 0:0
+pid 400 0:0
+stats 400 0:0
+status 400 0:0
+wait 700 0:0
+wait/event 400 0:0
+wait/exit 400 0:0
+wait/healthy 400 0:0
+wait/log 400 0:0
+wait/running 400 0:0
+wait/stopped 400 0:0'
+
+@test "mkdir -m 700 and a umask of 077 make a box that only its owner reads" {
+	ok mkdir -m 700 "$MNT/boxes/x"
+	ok sh -c 'umask 077 && mkdir "$1"' sh "$MNT/boxes/y"
+	# It holds from the first moment, whatever happens.
+	kill_daemon
+	start_daemon
+	modes x
+	assert "$out" = "$PRIVATE_TREE" "tree of mkdir -m 700"
+	modes y
+	assert "$out" = "$PRIVATE_TREE" "tree of umask 077"
+	restart_daemon
+	modes x
+	assert "$out" = "$PRIVATE_TREE" "tree after a restart"
+	local file
+	for file in . log info.json status wait/log; do
+		refused EACCES "${ALICE[@]}" ls -l "$MNT/boxes/x/$file"
+		refused EACCES "${ALICE[@]}" cat "$MNT/boxes/x/$file"
+	done
+	# Nor does it help to know the names.
+	ok chmod 0711 "$MNT/boxes/x"
+	refused EACCES "${ALICE[@]}" cat "$MNT/boxes/x/log"
+	# What was made for all is for all, and can be closed and opened.
+	box z
+	ok "${ALICE[@]}" cat "$MNT/boxes/z/log" "$MNT/boxes/z/info.json"
+	ok stat -c '%a %u' "$MNT/boxes/z/log"
+	assert "$out" = '444 0' "log of a box without a word"
+	ok chmod 0750 "$MNT/boxes/z"
+	mode "$MNT/boxes/z/log" 440
+	ok chmod 0755 "$MNT/boxes/z"
+	mode "$MNT/boxes/z/log" 444
+	mode "$MNT/boxes/z/exec" 755
+}
+
+@test "a private box is readable for whom it is given to, and no more than readable" {
+	ok sh -c 'umask 027 && mkdir "$1"' sh "$MNT/boxes/x"
+	configure x <<<"$SLEEPER"
+	ctl x start
+	local member=(setpriv --reuid 1002 --regid 1002 --groups 2000) file
+	refused EACCES "${member[@]}" cat "$MNT/boxes/x/log"
+	ok chown 1000:2000 "$MNT/boxes/x"
+	restart_daemon
+	for file in log info.json status stats events wait/running; do
+		ok "${ALICE[@]}" cat "$MNT/boxes/x/$file"
+		ok "${member[@]}" cat "$MNT/boxes/x/$file"
+		refused EACCES "${BOB[@]}" cat "$MNT/boxes/x/$file"
+		mode "$MNT/boxes/x/$file" 440
+	done
+	refused EACCES "${ALICE[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" kill
+	refused EACCES "${ALICE[@]}" mkdir "$(E x e1)"
+	refused EACCES "${ALICE[@]}" cat "$MNT/boxes/x/config.yaml"
+	refused EACCES "${ALICE[@]}" "${ECHO[@]}" "$MNT/boxes/x/config.yaml" 'command: [id]'
+	# Her log is hers to show.
+	ok "${ALICE[@]}" chmod 0444 "$MNT/boxes/x/log"
+	ok "${ALICE[@]}" chmod 0755 "$MNT/boxes/x"
+	ok "${BOB[@]}" cat "$MNT/boxes/x/log"
+	is x status running
+}
+
+@test "a box that somebody else may make is root's" {
+	# There is no giving away boxes/; but there are capabilities.
+	ok setpriv --reuid 1002 --regid 1002 --clear-groups --inh-caps +dac_override --ambient-caps +dac_override mkdir "$MNT/boxes/x"
+	ok stat -c '%u %a' "$MNT/boxes/x" "$MNT/boxes/x/config.yaml" "$MNT/boxes/x/ctl" "$MNT/boxes/x/exec"
+	assert "$out" = $'0 755\n0 640\n0 200\n0 755' "owner and modes"
+	refused EACCES setpriv --reuid 1002 --regid 1002 --clear-groups "${ECHO[@]}" "$MNT/boxes/x/config.yaml" 'command: [id]'
+}
