@@ -155,7 +155,7 @@ var (
 func (d *boxDir) entries() []entry {
 	out := make([]entry, 0, len(boxFiles)+2)
 	for i, f := range boxFiles {
-		bf := boxFile{fs: d.fs, box: d.box, name: f.name, mode: f.mode}
+		bf := boxFile{fs: d.fs, box: d.box, name: f.name, mode: d.fs.mode(f.name, f.mode)}
 		out = append(out, entry{f.name, boxIno(d.box, 2+i), fuse.S_IFREG, func() node { return f.make(bf) }})
 	}
 	return append(out,

@@ -203,7 +203,7 @@ var (
 )
 
 func (w *waitFile) stat() (attr, syscall.Errno) {
-	return ownedBy(w.box, w.name, attr{mode: 0o444, nlink: 1, mtime: w.mtime, timeout: long})
+	return ownedBy(w.box, w.name, attr{mode: w.fs.mode(w.name, 0o444), nlink: 1, mtime: w.mtime, timeout: long})
 }
 
 // Getattr shows an empty file: how much there will be is not known.

@@ -30,6 +30,7 @@ type FS struct {
 	images  *imagesDir
 	metrics *metrics
 	lanes   lanes
+	private bool // see KeepPrivate
 	// closing wakes every waiting reader when the daemon shuts down.
 	closing chan struct{}
 	// serving says that the kernel can be told of changes; see early.

@@ -224,7 +224,7 @@ func (f *imageFile) stat() (attr, syscall.Errno) {
 		return attr{}, syscall.ENODEV
 	}
 	// Which boxes use it changes without a word.
-	return attr{mode: 0o444, nlink: 1, size: int64(len(text.Bytes)), mtime: i.Pulled}, 0
+	return attr{mode: f.fs.mode("info.json", 0o444), nlink: 1, size: int64(len(text.Bytes)), mtime: i.Pulled}, 0
 }
 
 // Getattr shows the size and time that an open would find.

@@ -80,9 +80,6 @@ func (m *metrics) notified(lag time.Duration) { m.lag.Observe(lag.Seconds()) }
 
 // waiter returns the gauge of those who wait in a file.
 func (m *metrics) waiter(file string) prometheus.Gauge {
-	if file == "" {
-		file = "event" // the daemon's own has no name
-	}
 	return m.waiting.WithLabelValues(path.Base(file))
 }
 
@@ -163,7 +160,7 @@ var (
 )
 
 func (m *metricsFile) stat() (attr, syscall.Errno) {
-	return attr{mode: 0o444, nlink: 1, mtime: m.fs.began, timeout: long}, 0
+	return attr{mode: m.fs.mode("metrics", 0o444), nlink: 1, mtime: m.fs.began, timeout: long}, 0
 }
 
 // Getattr shows an empty file.

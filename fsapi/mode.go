@@ -6,6 +6,23 @@ import "github.com/hanwen/go-fuse/v2/fuse"
 // 0777, from which the kernel takes the umask. It is none of the bits of a mode.
 const noMode = 1 << 31
 
+// private are the files that tell what boxes say and do, below the root and in each box.
+var private = map[string]bool{
+	"log": true, "info.json": true, "events": true, "stats": true, "metrics": true, "wait/log": true, "wait/event": true,
+}
+
+// KeepPrivate keeps what boxes say and do from all but their owner and group. It is for
+// before Serve.
+func (f *FS) KeepPrivate() { f.private = true }
+
+// mode returns the mode of a file of that name which has the given one by default.
+func (f *FS) mode(name string, mode uint32) uint32 {
+	if f.private && private[name] {
+		return mode &^ 0o007
+	}
+	return mode
+}
+
 func markMode(in *fuse.MkdirIn) {
 	if in.Mode&0o777 == 0o777&^in.Umask {
 		in.Mode |= noMode

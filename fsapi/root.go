@@ -64,7 +64,7 @@ var (
 func (d *rootDir) entries() []entry {
 	f := d.fs
 	text := func(name string, ino uint64, t *textFile) entry {
-		t.fs, t.mode = f, 0o444
+		t.fs, t.mode = f, f.mode(name, 0o444)
 		return entry{name, ino, fuse.S_IFREG, func() node { return t }}
 	}
 	return []entry{
@@ -86,7 +86,7 @@ func (d *rootDir) entries() []entry {
 		{"wait", inoWait, fuse.S_IFDIR, func() node {
 			return &fixedDir{dir: dir{fs: f}, attr: attr{mode: 0o755, nlink: 2, mtime: f.began, timeout: long}, entries: []entry{
 				{"event", inoWaitEvent, fuse.S_IFREG, func() node {
-					return &waitFile{fs: f, mtime: f.began, open: f.rt.WaitEvent}
+					return &waitFile{fs: f, name: "wait/event", mtime: f.began, open: f.rt.WaitEvent}
 				}},
 			}}
 		}},

@@ -433,3 +433,43 @@ wait/stopped 400 0:0'
 	assert "$out" = $'0 755\n0 640\n0 200\n0 755' "owner and modes"
 	refused EACCES setpriv --reuid 1002 --regid 1002 --clear-groups "${ECHO[@]}" "$MNT/boxes/x/config.yaml" 'command: [id]'
 }
+
+@test "--private: what boxes say and do is for their owner and group" {
+	restart_daemon --private
+	up x "$SLEEPER"
+	mkdir "$W/layer"
+	push "oci:$W/layout" "$W/layer" --cmd /x
+	ok "${ECHO[@]}" "$MNT/images/ctl" "pull oci:$W/layout"
+	ok ls "$MNT/images"
+	local file image
+	image=$(grep @ <<<"$out")
+	local files=(events metrics wait/event "images/$image/info.json" boxes/x/{log,info.json,stats,events,wait/log,wait/event})
+	for file in "${files[@]}"; do
+		mode "$MNT/$file" 440
+		refused EACCES "${ALICE[@]}" cat "$MNT/$file"
+	done
+	for file in version features last_error boxes/x/{status,health,pid,exit_code,last_error,wait/running}; do
+		mode "$MNT/$file" 444
+		ok "${ALICE[@]}" cat "$MNT/$file"
+	done
+	# The owner of a box, and its group, read what is said of it, and of no other.
+	up y "$SLEEPER"
+	ok chown 1000:2000 "$MNT/boxes/x"
+	for file in log info.json stats events; do
+		ok "${ALICE[@]}" cat "$MNT/boxes/x/$file"
+		ok setpriv --reuid 1002 --regid 1002 --groups 2000 cat "$MNT/boxes/x/$file"
+		refused EACCES "${BOB[@]}" cat "$MNT/boxes/x/$file"
+		refused EACCES "${ALICE[@]}" cat "$MNT/boxes/y/$file"
+	done
+	refused EACCES "${ALICE[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" kill
+	# What was given a mode keeps it, with the flag and without.
+	ok chmod 0444 "$MNT/boxes/y/log"
+	ok "${ALICE[@]}" cat "$MNT/boxes/y/log"
+	ok chmod 0400 "$MNT/boxes/x/stats"
+	restart_daemon
+	for file in events metrics "images/$image/info.json" boxes/x/{log,info.json,events}; do
+		ok "${BOB[@]}" cat "$MNT/$file"
+	done
+	mode "$MNT/wait/event" 444
+	refused EACCES "${BOB[@]}" cat "$MNT/boxes/x/stats"
+}

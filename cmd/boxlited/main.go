@@ -55,6 +55,7 @@ type options struct {
 	firstID, ids       uint32
 	registryConfig     string
 	metricsListen      string
+	private            bool
 	logLevel           logrus.Level
 	logFormat          string
 	showVersion        bool
@@ -116,6 +117,7 @@ func parse(args []string) (options, error) {
 	fl.StringVar(&ids, "ids", fmt.Sprintf("%d:%d", runtime.DefaultFirstID, runtime.DefaultIDs), "")
 	fl.StringVar(&opt.registryConfig, "registry-config", "", "")
 	fl.StringVar(&opt.metricsListen, "metrics-listen", "", "")
+	fl.BoolVar(&opt.private, "private", false, "")
 	fl.StringVar(&level, "log-level", "info", "")
 	fl.StringVar(&opt.logFormat, "log-format", "text", "")
 	fl.BoolVar(&opt.showVersion, "version", false, "")
@@ -272,6 +274,9 @@ func serve(opt options, version string, log *logrus.Entry, reg *prometheus.Regis
 
 	ctl := fsapi.New(version, log, reg)
 	ctl.NotifyBy(spawnNotifier)
+	if opt.private {
+		ctl.KeepPrivate()
+	}
 	ctl.OnPanic(exitOnPanic(log))
 	rt, err := runtime.Open(runtime.Options{
 		State: opt.state, CgroupParent: opt.cgroupParent, FirstID: opt.firstID, IDs: opt.ids, RegistryConfig: opt.registryConfig, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl, Metrics: reg,

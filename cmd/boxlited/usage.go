@@ -5,7 +5,7 @@ const usage = `boxlited runs commands in boxes and is driven through files.
 Usage:
   boxlited [--mount DIR] [--state DIR] [--shim PATH] [--cgroup-parent PATH]
            [--ids FIRST:COUNT] [--registry-config FILE] [--max-probes N]
-           [--metrics-listen ADDR:PORT] [--log-level LEVEL]
+           [--metrics-listen ADDR:PORT] [--private] [--log-level LEVEL]
            [--log-format text|json]
   boxlited --version
   boxlited --help
@@ -28,6 +28,11 @@ Flags:
                        serve the file metrics at http://ADDR:PORT/metrics, too
                        (default: off). ADDR is an IP address or localhost;
                        whoever can connect to it can read them
+  --private            what boxes say and do is for their owner and group, and
+                       not for all users of the host: log, info.json, stats and
+                       events of a box, wait/log and wait/event in it, and
+                       events, wait/event, metrics and images/NAME/info.json
+                       are 0440. What was given a mode by chmod keeps it
   --registry-config FILE
                        credentials for registries, as in the auths of a docker
                        config.json, and insecure-registries, which may be spoken
