@@ -201,7 +201,7 @@ func TestPlainHTTPIsForLoopbackAndTheListed(t *testing.T) {
 	srv := serve(t)
 	srv.push(t, "a:1", imageOf(t, v1.Config{}, layerOf(t, file("a", "a"))))
 	through := func(s *Store) {
-		s.transport = redirected{srv.host, newTransport()}
+		s.transport = func(*reach) http.RoundTripper { return redirected{srv.host, http.DefaultTransport} }
 	}
 	for _, host := range []string{"10.1.2.3:5000", "r.local:5000", "r.example"} {
 		s := open(t, t.TempDir(), Options{})
@@ -237,7 +237,11 @@ func TestARegistryCannotSendUsInside(t *testing.T) {
 	hit := make(chan string, 10)
 	other := serve(t)
 	other.on(func(_ http.ResponseWriter, r *http.Request) bool { hit <- r.URL.Path; return false })
-	for _, to := range []string{"http://127.0.0.2:" + other.host[strings.LastIndexByte(other.host, ':')+1:], "http://localhost:1", "http://r.example", "https://10.0.0.1"} {
+	port := other.host[strings.LastIndexByte(other.host, ':'):]
+	for _, to := range []string{
+		"http://127.0.0.2" + port, "http://localhost" + port, "http://LOCALHOST" + port, "https://LOCALHOST" + port, "https://localhost." + port, "https://x.localhost" + port,
+		"http://r.example", "https://10.0.0.1", "https://[::1]" + port, "https://[::ffff:127.0.0.1]" + port, "https://0.0.0.0" + port, "https://169.254.169.254", "https://100.64.0.1",
+	} {
 		srv.on(func(w http.ResponseWriter, r *http.Request) bool {
 			if strings.Contains(r.URL.Path, "/blobs/") {
 				http.Redirect(w, r, to+"/secret", http.StatusTemporaryRedirect)

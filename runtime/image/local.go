@@ -111,7 +111,9 @@ func (s *layoutSource) layer(ctx context.Context, l layer, got func(int64)) (*os
 	return f, f.Close, nil
 }
 
-func (s *layoutSource) done() {}
+func (s *layoutSource) fetch(context.Context, layer, func(int64)) error { return nil }
+
+func (s *layoutSource) done(bool) {}
 
 // archiveSource is a file as docker save writes it. It has no manifest in the sense
 // of a registry: one is made of its configuration and layers, as skopeo does.
@@ -281,4 +283,6 @@ func (s *archiveSource) copy(ctx context.Context, name string, w io.Writer, got 
 	return errorf(ErrCorrupt, "image %s: its layer %.100q is a link to a link to a link", s.ref, name)
 }
 
-func (s *archiveSource) done() {}
+func (s *archiveSource) fetch(context.Context, layer, func(int64)) error { return nil }
+
+func (s *archiveSource) done(bool) {}

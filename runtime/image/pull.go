@@ -21,6 +21,8 @@ func (s *Store) pull(ctx context.Context, ref Ref, p *progress) (*Image, error) 
 	if err != nil {
 		return nil, err
 	}
+	keep := true // what was fetched, for the next pull
+	defer func() { src.done(keep) }()
 	r, err := resolve(ctx, ref, src, &s.limits)
 	if err != nil {
 		return nil, err
@@ -52,9 +54,7 @@ func (s *Store) pull(ctx context.Context, ref Ref, p *progress) (*Image, error) 
 	if err == nil {
 		img, err = s.keep(ref, r, infos)
 	}
-	if err == nil || full(err) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrTooBig) {
-		src.done() // else the next pull goes on with it
-	}
+	keep = err != nil && !full(err) && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrTooBig)
 	if err != nil {
 		return nil, s.explain(ref, err)
 	}
@@ -79,18 +79,32 @@ func (s *Store) source(ref Ref) (source, error) {
 	return nil, errorf(ErrRef, "no image reference was given")
 }
 
+// pin is a layer that pulls need.
+type pin struct {
+	pulls   int
+	arrived chan struct{} // closed when the layer is ready
+}
+
 // pin keeps layers from being discarded until unpin is called, which does that if
 // nobody needs them then.
 func (s *Store) pin(ids []string) (unpin func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ids {
-		s.pins[id]++
+		p := s.pins[id]
+		if p == nil {
+			p = &pin{arrived: make(chan struct{})}
+			s.pins[id] = p
+			if _, ready := s.ready[id]; ready {
+				close(p.arrived)
+			}
+		}
+		p.pulls++
 	}
 	return func() {
 		s.mu.Lock()
 		for _, id := range ids {
-			if s.pins[id]--; s.pins[id] == 0 {
+			if s.pins[id].pulls--; s.pins[id].pulls == 0 {
 				delete(s.pins, id)
 			}
 		}
@@ -140,33 +154,75 @@ func startsWithImage(err error) bool {
 	return len(err.Error()) > 6 && err.Error()[:6] == "image "
 }
 
-// getLayer gets a layer, or waits for it if somebody else gets it already.
+// errArrived: another pull was faster.
+var errArrived = errors.New("the layer has come from elsewhere")
+
+// getLayer gets a layer, which is pinned. Pulls that need one layer fetch it each by itself,
+// unless they do so from one registry, and the first that has it unpacks it for all: so one
+// that is slow holds up no other.
 func (s *Store) getLayer(ctx context.Context, src source, l layer, p *progress) (layerInfo, error) {
 	id := l.id()
+	var bytes int64 // told of this layer
+	got := func(n int64) {
+		p.change(func(p *Progress) {
+			p.Bytes += n
+			bytes += n
+		})
+	}
 	for {
 		s.mu.Lock()
 		info, ready := s.ready[id]
+		arrived := s.pins[id].arrived
 		s.mu.Unlock()
 		if ready {
-			p.change(func(p *Progress) { p.Bytes += l.Size })
+			p.change(func(p *Progress) { p.Bytes += l.Size - bytes })
 			return info, nil
 		}
-		info, shared, err := s.layers.do(ctx, ctx, id, func(ctx context.Context) (layerInfo, error) {
-			return s.unpackLayer(ctx, src, l, p)
+		if err := s.fetchLayer(ctx, src, l, arrived, got); errors.Is(err, errArrived) {
+			continue
+		} else if err != nil {
+			return info, err
+		}
+		info, shared, err := s.layers.do(ctx, s.ground, id, func(ctx context.Context) (layerInfo, error) {
+			s.mu.Lock()
+			info, ready := s.ready[id]
+			s.mu.Unlock()
+			if ready {
+				return info, nil // by a flight that has ended since
+			}
+			return s.unpackLayer(ctx, src, l, got)
 		})
 		switch {
 		case shared && err == nil:
 			continue // it is among those that are ready
 		case shared && ctx.Err() == nil:
-			continue // another image's source has failed, and this one's may not
+			continue // another image's layer was not what it should be, and this one's may be
 		}
 		return info, err
 	}
 }
 
-// unpackLayer fetches and unpacks a layer.
-func (s *Store) unpackLayer(ctx context.Context, src source, l layer, p *progress) (info layerInfo, err error) {
-	f, end, err := src.layer(ctx, l, func(n int64) { p.change(func(p *Progress) { p.Bytes += n }) })
+// fetchLayer brings a layer here, or gives up when it has arrived from elsewhere.
+func (s *Store) fetchLayer(ctx context.Context, src source, l layer, arrived <-chan struct{}, got func(int64)) error {
+	mine, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-arrived:
+			cancel(errArrived)
+		case <-mine.Done():
+		}
+	}()
+	err := src.fetch(mine, l, got)
+	if err != nil && errors.Is(context.Cause(mine), errArrived) {
+		return errArrived
+	}
+	return err
+}
+
+// unpackLayer unpacks a layer that was fetched.
+func (s *Store) unpackLayer(ctx context.Context, src source, l layer, got func(int64)) (info layerInfo, err error) {
+	f, end, err := src.layer(ctx, l, got)
 	if err != nil {
 		return info, err
 	}
@@ -210,6 +266,9 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, p *progres
 		return info, err
 	}
 	s.ready[info.ID] = info
+	if p := s.pins[info.ID]; p != nil {
+		close(p.arrived)
+	}
 	return info, nil
 }
 

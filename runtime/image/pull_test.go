@@ -218,8 +218,8 @@ func TestABrokenConnectionIsMadeAgain(t *testing.T) {
 }
 
 func TestARegistryThatAnswersAnotherRangeIsAskedForAll(t *testing.T) {
-	srv, dir := serve(t), t.TempDir()
-	s := open(t, dir, Options{})
+	srv := serve(t)
+	s := open(t, t.TempDir(), Options{})
 	layer := layerOf(t, file("a", noise(200_000)))
 	ref := srv.push(t, "a:1", imageOf(t, v1.Config{}, layer))
 	h, err := layer.Digest()
@@ -234,7 +234,7 @@ func TestARegistryThatAnswersAnotherRangeIsAskedForAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "partial", h.Hex), b[:1000], 0o600); err != nil {
+	if err := os.WriteFile(s.partPath(h.Hex, srv.host), b[:1000], 0o600); err != nil {
 		t.Fatal(err)
 	}
 	srv.on(func(w http.ResponseWriter, r *http.Request) bool {
@@ -302,6 +302,126 @@ func TestARegistryThatStopsSendingIsGivenUp(t *testing.T) {
 	if n := times.Load(); n != fetchTries {
 		t.Errorf("it was asked %d times", n)
 	}
+}
+
+func TestASlowRegistryHoldsUpNoOther(t *testing.T) {
+	slow, quick := serve(t), serve(t)
+	s := open(t, t.TempDir(), Options{})
+	layer := layerOf(t, file("a", noise(200_000)))
+	img := imageOf(t, v1.Config{}, layer)
+	h, err := layer.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := slow.push(t, "a:1", img), quick.push(t, "b:1", imageOf(t, v1.Config{User: "7"}, layer))
+	begun, cut := make(chan struct{}), make(chan struct{})
+	slow.on(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, h.Hex) {
+			return false
+		}
+		_, _ = w.Write([]byte("x"))
+		_ = http.NewResponseController(w).Flush()
+		close(begun)
+		<-r.Context().Done()
+		close(cut)
+		return true
+	})
+	late := make(chan error, 1)
+	go func() {
+		_, release, err := s.Ensure(context.Background(), one, nil)
+		if err == nil {
+			release()
+		}
+		late <- err
+	}()
+	<-begun
+	ensure(t, s, two)
+	// And the layer has come for the slow one, too, which is asked no more.
+	if err := <-late; err != nil {
+		t.Error(err)
+	}
+	<-cut
+	s.blobs.work.Wait()
+	nothingHalf(t, s)
+}
+
+func TestARegistryThatTricklesIsGivenUp(t *testing.T) {
+	srv := serve(t)
+	s := open(t, t.TempDir(), Options{})
+	s.stall, s.chunk = 50*time.Millisecond, 1000
+	layer := layerOf(t, file("a", noise(200_000)))
+	h, err := layer.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := srv.push(t, "a:1", imageOf(t, v1.Config{}, layer))
+	var times atomic.Int32
+	srv.on(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, h.Hex) {
+			return false
+		}
+		times.Add(1)
+		for r.Context().Err() == nil { // never silent for long
+			_, _ = w.Write([]byte("x"))
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-r.Context().Done():
+			case <-time.After(time.Millisecond):
+			}
+		}
+		return true
+	})
+	if err := refuse(t, s, ref); !errors.Is(err, errStalled) {
+		t.Error(err)
+	}
+	if n := times.Load(); n != fetchTries {
+		t.Errorf("it was asked %d times", n)
+	}
+}
+
+func TestWhatAnEarlierPullHasGotIsThrownAwayIfItIsWrong(t *testing.T) {
+	layer := layerOf(t, file("a", noise(200_000)))
+	h, err := layer.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := layer.Size()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, have := range map[string]int64{"a part": 1000, "all": size, "more": size + 1} {
+		t.Run(name, func(t *testing.T) {
+			srv := serve(t)
+			s := open(t, t.TempDir(), Options{})
+			ref := srv.push(t, "a:1", imageOf(t, v1.Config{}, layer))
+			var mu sync.Mutex
+			var ranges []string
+			ranged(srv, &mu, &ranges)
+			if err := os.WriteFile(s.partPath(h.Hex, srv.host), make([]byte, have), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ensure(t, s, ref)
+			nothingHalf(t, s)
+			mu.Lock()
+			defer mu.Unlock()
+			if name == "a part" && len(ranges) != 1 {
+				t.Errorf("the ranges were %q", ranges)
+			}
+		})
+	}
+}
+
+func TestALayerThatIsTooLongIsNotFetched(t *testing.T) {
+	srv := serve(t)
+	s := open(t, t.TempDir(), Options{})
+	s.limits.Packed = 1000
+	if err := refuse(t, s, srv.push(t, "a:1", imageOf(t, v1.Config{}, layerOf(t, file("a", noise(2000)))))); !errors.Is(err, ErrTooBig) || !strings.Contains(err.Error(), "as it is fetched") {
+		t.Error(err)
+	}
+	if blobs, _ := srv.got("blobs"); blobs != 1 {
+		t.Errorf("%d blobs were asked for", blobs)
+	}
+	nothingHalf(t, s)
 }
 
 func TestKilledInTheMiddle(t *testing.T) {
@@ -494,30 +614,17 @@ func TestAHostileImageDoesNotSpoilAGoodOne(t *testing.T) {
 		badErr <- err
 	}()
 	await(t, func() bool { return len(arrived) == 2 })
-	goodErr := make(chan error, 1)
-	var img *Image
-	go func() {
-		var err error
-		img, _, err = s.Ensure(context.Background(), good, nil)
-		goodErr <- err
-	}()
-	await(t, func() bool {
-		s.layers.mu.Lock()
-		defer s.layers.mu.Unlock()
-		for _, c := range s.layers.current {
-			return c.waiters == 2
-		}
-		return false
-	})
+	// The good one does not wait for that.
+	img := ensure(t, s, good)
 	close(answer)
-	if err := <-badErr; !errors.Is(err, ErrCorrupt) {
+	// What has come is all that the other has said that it is.
+	if err := <-badErr; err != nil {
 		t.Error(err)
 	}
-	if err := <-goodErr; err != nil {
-		t.Fatal(err)
-	}
-	if b, err := os.ReadFile(img.Layers[0] + "/a"); err != nil || string(b) != "a" {
-		t.Errorf("%q %v", b, err)
+	for _, i := range s.List() {
+		if b, err := os.ReadFile(i.Layers[0] + "/a"); err != nil || string(b) != "a" || i.Layers[0] != img.Layers[0] {
+			t.Errorf("%s: %q %v", i.Name, b, err)
+		}
 	}
 }
 
@@ -707,6 +814,39 @@ func TestLimitsOfAnImage(t *testing.T) {
 	if err := refuse(t, s, write("encrypted", mutate.ConfigMediaType(imageOf(t, v1.Config{}, secret), types.OCIConfigJSON))); !strings.Contains(err.Error(), "encrypted") {
 		t.Error(err)
 	}
+}
+
+func TestWhatAnImageSaysOfItselfIsBounded(t *testing.T) {
+	srv := serve(t)
+	s := open(t, t.TempDir(), Options{})
+	many := map[string]string{}
+	for n := range 20_000 {
+		many[fmt.Sprint(n)] = ""
+	}
+	for name, cfg := range map[string]v1.Config{
+		"labels":             {Labels: map[string]string{"a": strings.Repeat("\x01", 600<<10)}},
+		"labels, many":       {Labels: many},
+		"env":                {Env: []string{"A=" + strings.Repeat("x", 300<<10)}},
+		"entrypoint and cmd": {Entrypoint: []string{strings.Repeat("x", 200<<10)}, Cmd: []string{strings.Repeat("x", 200<<10)}},
+		"user":               {User: strings.Repeat("x", 5<<10)},
+		"workdir":            {WorkingDir: "/" + strings.Repeat("x", 5<<10)},
+		"stop signal":        {StopSignal: strings.Repeat("x", 5<<10)},
+	} {
+		what, _, _ := strings.Cut(name, ",")
+		if err := refuse(t, s, srv.push(t, "a:1", imageOf(t, cfg, layerOf(t)))); !errors.Is(err, ErrTooBig) || !strings.Contains(err.Error(), "its "+what+" are") {
+			t.Errorf("%s: %.200s", name, err)
+		}
+	}
+	img, err := mutate.Append(imageOf(t, v1.Config{}), mutate.Addendum{Layer: layerOf(t), History: v1.History{CreatedBy: strings.Repeat("x", 2<<20)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := refuse(t, s, srv.push(t, "history:1", img)); !errors.Is(err, ErrTooBig) || !strings.Contains(err.Error(), "its history") {
+		t.Error(err)
+	}
+	nothingHalf(t, s)
+	// Those that are in use have at most so much.
+	ensure(t, s, srv.push(t, "good:1", imageOf(t, v1.Config{Labels: map[string]string{"a": strings.Repeat("x", 400<<10)}, Env: []string{"A=" + strings.Repeat("x", 120<<10)}}, layerOf(t))))
 }
 
 func TestABrokenRecordLosesOneImageOnly(t *testing.T) {

@@ -52,7 +52,7 @@ const recordVersion = 1
 var layerID = regexp.MustCompile(`^[0-9a-f]{64}(-[0-9a-f]{16})?$`)
 
 // newRecord is the record of an image that was pulled just now.
-func newRecord(name, digest, ref string, f *v1.ConfigFile, layers []layerInfo) *record {
+func newRecord(name, digest, ref string, f *configFile, layers []layerInfo) *record {
 	c := f.Config
 	return &record{
 		Version: recordVersion, Name: name, Digest: digest, Refs: []string{ref},

@@ -108,7 +108,8 @@ func FuzzRecordRoundTrip(f *testing.F) {
 		for _, text := range []*string{&base, &env, &label, &value} {
 			*text = strings.ToValidUTF8(*text, "?") // as JSON was read
 		}
-		cfg := v1.ConfigFile{Config: v1.Config{Env: []string{env}, Cmd: []string{value}, Labels: map[string]string{label: value}}, Created: v1.Time{Time: time.Unix(created, 0)}}
+		cfg := configFile{Created: v1.Time{Time: time.Unix(created, 0)}}
+		cfg.Config.Env, cfg.Config.Cmd, cfg.Config.Labels = []string{env}, []string{value}, map[string]string{label: value}
 		r := newRecord(nameOf(base, digest, digitsMin), digest, "oci:/a", &cfg, nil)
 		text, err := r.encode()
 		if err != nil {

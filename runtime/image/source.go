@@ -24,11 +24,15 @@ type source interface {
 	manifest(ctx context.Context, d *v1.Descriptor) (text []byte, kind types.MediaType, err error)
 	// config returns the verified bytes of a configuration.
 	config(ctx context.Context, d v1.Descriptor) ([]byte, error)
+	// fetch brings a layer to this host, if it is not. It may take as long as a network
+	// does, so nobody waits for another's.
+	fetch(ctx context.Context, l layer, got func(n int64)) error
 	// layer returns a verified layer to read from its beginning, and what has to
 	// be called when that is done: its error says that what was read is not whole.
 	layer(ctx context.Context, l layer, got func(n int64)) (f *os.File, end func() error, err error)
-	// done is called when the image is known and nothing is needed any more.
-	done()
+	// done is called when nothing is needed any more of what was fetched, or only, with
+	// keep, for a pull that goes on with it.
+	done(keep bool)
 }
 
 // layer is one of an image to be pulled.
@@ -55,7 +59,7 @@ func (l *layer) id() string {
 type resolved struct {
 	digest v1.Hash
 	index  v1.Hash // through which it was found, or none
-	config *v1.ConfigFile
+	config *configFile
 	layers []layer
 }
 
@@ -220,8 +224,8 @@ func (r *resolved) read(ctx context.Context, ref Ref, text []byte, src source, l
 	if err != nil {
 		return err
 	}
-	if r.config, err = v1.ParseConfigFile(bytes.NewReader(cfg)); err != nil {
-		return errorf(ErrCorrupt, "image %s: its configuration cannot be read: %v", ref, err)
+	if r.config, err = parseConfigFile(ref, cfg, l); err != nil {
+		return err
 	}
 	c := r.config
 	if c.OS != "linux" && c.OS != "" || c.Architecture != runtime.GOARCH && c.Architecture != "" {
@@ -237,6 +241,9 @@ func (r *resolved) read(ctx context.Context, ref Ref, text []byte, src source, l
 		}
 		if !d.MediaType.IsLayer() {
 			return fmt.Errorf("image %s: a layer is of the kind %.100q, which is not supported", ref, d.MediaType)
+		}
+		if d.Size > l.Packed {
+			return errorf(ErrTooBig, "image %s: a layer has %d bytes as it is fetched, and at most %d are possible", ref, d.Size, l.Packed)
 		}
 		r.layers = append(r.layers, layer{Descriptor: d, diffID: id.Hex})
 	}

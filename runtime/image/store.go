@@ -76,8 +76,9 @@ type Store struct {
 	log       *logrus.Entry
 	limits    limits
 	stall     time.Duration
+	chunk     int64
 	pause     time.Duration
-	transport http.RoundTripper
+	transport func(*reach) http.RoundTripper
 	ground    context.Context // of all pulls
 	end       context.CancelFunc
 	serial    atomic.Uint64
@@ -100,7 +101,8 @@ type Store struct {
 	moves  int64             // how often a reference came to mean an image; see record.Moved
 	leases map[string]int    // by digest
 	ready  map[string]layerInfo
-	pins   map[string]int       // layers that a pull needs
+	pins   map[string]*pin      // layers that a pull needs
+	held   map[string]int       // files of blobs that pulls have a use for
 	told   map[string]*progress // of pulls, by key of Ref
 	closed bool
 }
@@ -120,9 +122,9 @@ func Open(dir string, opt Options) (*Store, error) {
 		return nil, fmt.Errorf("image store: %s is no absolute path", dir)
 	}
 	s := &Store{
-		dir: filepath.Clean(dir), opt: opt, log: opt.Log.WithField("op", "image"), limits: defaultLimits, stall: stallBound, pause: fetchPause,
-		transport: newTransport(), slots: make(chan struct{}, unpackers),
-		images: map[string]*Image{}, refs: map[string]string{}, leases: map[string]int{}, ready: map[string]layerInfo{}, pins: map[string]int{},
+		dir: filepath.Clean(dir), opt: opt, log: opt.Log.WithField("op", "image"), limits: defaultLimits, stall: stallBound, chunk: stallChunk, pause: fetchPause,
+		transport: newTransport, slots: make(chan struct{}, unpackers),
+		images: map[string]*Image{}, refs: map[string]string{}, leases: map[string]int{}, ready: map[string]layerInfo{}, pins: map[string]*pin{}, held: map[string]int{},
 		told: map[string]*progress{},
 	}
 	s.ground, s.end = context.WithCancel(context.Background())
@@ -143,9 +145,6 @@ func (s *Store) Close() error {
 	s.layers.work.Wait()
 	s.blobs.work.Wait()
 	s.sweeps.Wait()
-	if t, ok := s.transport.(*http.Transport); ok {
-		t.CloseIdleConnections()
-	}
 	return nil
 }
 
@@ -468,7 +467,7 @@ func (s *Store) remove(name string, inUse func(string) (string, bool)) (gone []s
 // mu is held.
 func (s *Store) discard(ids []string) (gone []string) {
 	for _, id := range ids {
-		if _, ready := s.ready[id]; !ready || s.pins[id] > 0 || s.needed(id) {
+		if _, ready := s.ready[id]; !ready || s.pins[id] != nil || s.needed(id) {
 			continue
 		}
 		delete(s.ready, id)

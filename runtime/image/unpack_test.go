@@ -302,13 +302,16 @@ func TestBombsEndInAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	small := defaultLimits
-	small.Unpacked, small.Entries, small.Headers, small.Implied = 1<<20, 100, 64<<10, 50
-	var many, deep, wide []entry
+	small.Unpacked, small.Entries, small.Headers, small.Implied, small.Missing = 1<<20, 100, 64<<10, 50, 10_000
+	var many, deep, long, wide []entry
 	for n := range 101 {
 		many = append(many, file(fmt.Sprint(n), ""))
 	}
 	for n := range 51 {
 		deep = append(deep, file(fmt.Sprintf("d%d/f", n), ""))
+	}
+	for n := range 45 {
+		long = append(long, file(fmt.Sprintf("%d%s/f", n, strings.Repeat("d", 250)), ""))
 	}
 	for n := range 100 {
 		wide = append(wide, pax(file(fmt.Sprint(n), ""), "SCHILY.xattr.user.x", strings.Repeat("x", 1000)))
@@ -319,6 +322,7 @@ func TestBombsEndInAnError(t *testing.T) {
 		"after the end":    zipped(t, append(tarOf(t, file("a", "")), zeros...)),
 		"entries":          tarOf(t, many...),
 		"directories":      tarOf(t, deep...),
+		"long directories": tarOf(t, long...),
 		"attributes":       tarOf(t, wide...),
 		"one long header":  tarOf(t, pax(file("a", ""), "SCHILY.xattr.user.x", strings.Repeat("x", 300<<10))),
 		"a huge file only": hugeHeader(t),
@@ -345,9 +349,9 @@ func TestAnUnpackerThatTakesTooMuchMemoryIsKilled(t *testing.T) {
 	l := defaultLimits
 	l.Memory = 48 << 20
 	var entries []entry
-	for n := range 300 {
-		d := pax(folder(fmt.Sprint(n)), "SCHILY.xattr.user.x", strings.Repeat("x", 200<<10))
-		entries = append(entries, d)
+	// Device files are made nowhere, so that no other limit is met; their names are kept.
+	for n := range 800 {
+		entries = append(entries, device(fmt.Sprint(n)+strings.Repeat("x", 100<<10), tar.TypeChar))
 	}
 	c := newCell(t)
 	if u, err := c.unpack(t, tarOf(t, entries...), l); err == nil || !strings.Contains(err.Error(), "the unpacker died") || strings.Count(err.Error(), "\n") > 0 {

@@ -167,6 +167,7 @@ type unpacker struct {
 	order
 	result  unpacked
 	headers int64
+	missing int64           // bytes of the paths of implied
 	seen    map[string]bool // directories that have an entry
 	skipped map[string]bool // devices
 	whited  map[string]bool // what a whiteout took away from the layers below
@@ -255,10 +256,17 @@ func (u *unpacker) filter(h *tar.Header) (bool, error) {
 	}
 	if h.Typeflag == tar.TypeDir {
 		u.seen[name] = true
-		delete(u.implied, name)
+		if u.implied[name] {
+			delete(u.implied, name)
+			u.missing -= int64(len(name))
+		}
 	}
 	for dir := filepath.Dir(name); dir != "." && !u.seen[dir] && !u.implied[dir]; dir = filepath.Dir(dir) {
 		u.implied[dir] = true
+		u.missing += int64(len(dir))
+	}
+	if u.missing > l.Missing {
+		return false, errorf(ErrTooBig, "the directories without an entry of their own have longer paths in the layer than %d bytes together", l.Missing)
 	}
 	if len(u.implied) > l.Implied {
 		return false, errorf(ErrTooBig, "the layer has more than %d directories without an entry of their own", l.Implied)
