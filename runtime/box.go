@@ -42,8 +42,8 @@ type Box struct {
 	firstID atomic.Uint32
 
 	restartTimer timer
-	// active is when somebody last showed that the box is wanted, in nanoseconds
-	// since 1970; see expire.idle.
+	// active is the moment at which somebody last showed that the box is wanted; see
+	// expire.idle.
 	active atomic.Int64
 	// activeUnsaved says that active is to be written down, and activeRests that it has
 	// been less than activePause ago.
@@ -265,8 +265,8 @@ func (b *Box) saveNow(c care, edit func(*stateRecord)) error {
 	r := b.record
 	r.Created, r.Runs, r.Owners = s.Created, s.Runs, s.owners
 	r.Restarts, r.Retries = s.Restarts, b.retries
-	if at := b.active.Load(); at > 0 {
-		r.Active = time.Unix(0, at)
+	if at := moment(b.active.Load()); at != 0 {
+		r.Active, r.ActiveAt = at.time(), at
 	}
 	if r.Health, r.HealthRun = s.Health, ""; s.run != nil {
 		r.HealthRun = s.run.id
@@ -280,6 +280,9 @@ func (b *Box) saveNow(c care, edit func(*stateRecord)) error {
 	r.LastError = s.LastError
 	if edit != nil {
 		edit(&r)
+	}
+	if r.BootID, r.RestartDue = b.rt.bootID, 0; !r.RestartAt.IsZero() {
+		r.RestartDue = momentOf(r.RestartAt)
 	}
 	b.record = r
 	b.mu.Unlock()

@@ -13,7 +13,7 @@ const activePause = time.Second
 // keepAlive notes that somebody wants the box: a command does, and so do an exec, from
 // its begin to its end, and Touch.
 func (b *Box) keepAlive() {
-	b.active.Store(time.Now().UnixNano())
+	b.active.Store(int64(bootTime()))
 	s := b.Snapshot()
 	c := s.Config
 	if r, going := s.Run(); going {
@@ -53,17 +53,17 @@ func (b *Box) limitLife(r *run) {
 	}
 	r.expiry.fire = func() { b.lookAtLife(r) }
 	at, _ := b.expires(r)
-	b.rt.timers.set(&r.expiry, at)
+	b.rt.timers.setAt(&r.expiry, at)
 }
 
 // expires is when a run has expired, as things are, and by which key.
-func (b *Box) expires(r *run) (at time.Time, key string) {
-	e, began := r.cfg.Expire, b.Snapshot().Started
+func (b *Box) expires(r *run) (at moment, key string) {
+	e := r.cfg.Expire
 	if e.After > 0 {
-		at, key = began.Add(e.After), "expire.after"
+		at, key = r.since.add(e.After), "expire.after"
 	}
 	if e.Idle > 0 {
-		if idle := b.lastActive(began).Add(e.Idle); key == "" || idle.Before(at) {
+		if idle := b.lastActive(r).add(e.Idle); key == "" || idle < at {
 			at, key = idle, "expire.idle"
 		}
 	}
@@ -71,20 +71,23 @@ func (b *Box) expires(r *run) (at time.Time, key string) {
 }
 
 // lastActive is when somebody last showed that the box is wanted. A restart by its
-// policy is no such sign. began stands for it where none is known.
-func (b *Box) lastActive(began time.Time) time.Time {
+// policy is no such sign. Where none is known, the begin of the last run stands for it.
+func (b *Box) lastActive(r *run) moment {
 	if running, _ := b.execsActive(); running > 0 {
-		return time.Now()
+		return bootTime()
 	}
-	if at := b.active.Load(); at > 0 {
-		return time.Unix(0, at)
+	if at := b.active.Load(); at != 0 {
+		return moment(at)
 	}
-	return began
+	if r != nil {
+		return r.since
+	}
+	return recall(0, false, b.Snapshot().Started)
 }
 
 // idle reports whether a box has expired that waits to be started again.
 func (b *Box) idle(e Expire) bool {
-	return e.Idle > 0 && time.Since(b.lastActive(b.Snapshot().Started)) >= e.Idle
+	return e.Idle > 0 && b.lastActive(b.Snapshot().run).elapsed() >= e.Idle
 }
 
 // expireWaiting ends the backoff of a box that has expired.
@@ -102,8 +105,8 @@ func (e Expire) idleSaid() string {
 // lookAtLife stops a run that has expired; one that was used meanwhile has more time.
 func (b *Box) lookAtLife(r *run) {
 	at, key := b.expires(r)
-	if time.Now().Before(at) {
-		b.rt.timers.set(&r.expiry, at)
+	if bootTime() < at {
+		b.rt.timers.setAt(&r.expiry, at)
 		return
 	}
 	go b.expire(r, key)

@@ -24,9 +24,9 @@ func onRecord(t *testing.T, b *Box) *stateRecord {
 
 func TestTouchesAreWrittenDownOnceASecond(t *testing.T) {
 	b, _ := running(t, &Config{Expire: Expire{Idle: time.Hour}})
-	seen := map[time.Time]bool{}
-	active := func() time.Time {
-		return onRecord(t, b).Active
+	seen := map[moment]bool{}
+	active := func() moment {
+		return onRecord(t, b).ActiveAt
 	}
 	began := time.Now()
 	for range 100 {
@@ -37,7 +37,7 @@ func TestTouchesAreWrittenDownOnceASecond(t *testing.T) {
 		t.Errorf("100 touches in %s were written down %d times, not %d", time.Since(began), len(seen), most)
 	}
 	// The last of them is, too.
-	for last := b.active.Load(); active().UnixNano() != last; {
+	for last := b.active.Load(); int64(active()) != last; {
 		if time.Since(began) > 10*time.Second {
 			t.Fatal("the last touch was never written down")
 		}

@@ -178,7 +178,7 @@ type check struct {
 	late         time.Time // when its answer is
 	disturbed    bool      // there was a pause in the middle of the one under way
 
-	began    time.Time     // when failures began to be forgiven
+	began    moment        // when failures began to be forgiven
 	soon     time.Duration // the interval while it is starting
 	failures int           // in a row
 }
@@ -289,13 +289,10 @@ func (p *prober) take(events []unix.EpollEvent, buf []byte) (over bool) {
 func (p *prober) watch(b *Box, r *run, adopted bool) {
 	s := b.Snapshot()
 	h := &r.cfg.Health
-	c := &check{b: b, r: r, line: -1, began: s.Started, soon: min(firstInterval, h.Interval)}
+	c := &check{b: b, r: r, line: -1, began: r.since, soon: min(firstInterval, h.Interval)}
 	c.timer.fire = func() { p.turn(c) }
 	c.log.fire = func() { p.askLog(c) }
 	now := time.Now()
-	if c.began.After(now) {
-		c.began = now // the clock was set back since an earlier daemon started it
-	}
 	switch {
 	case h.Disabled:
 	case h.pings() && s.Health == HealthHealthy:
@@ -616,7 +613,7 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 	now, after := snap.Health, h.Interval
 	if report.Healthy {
 		c.failures, now = 0, HealthHealthy
-	} else if snap.Health == HealthStarting && report.At.Sub(c.began) < h.StartPeriod {
+	} else if snap.Health == HealthStarting && c.began.elapsed() < h.StartPeriod {
 		after = c.sooner()
 	} else if c.failures++; c.failures >= h.Retries {
 		now = HealthUnhealthy
@@ -659,7 +656,7 @@ func (b *Box) healthIs(r *run, h Health, report *ProbeReport) {
 		}
 		changed = true
 		t.Health = h
-		r.setWell(h == HealthHealthy, report.At)
+		r.setWell(h == HealthHealthy, momentOf(report.At))
 		if h == HealthUnhealthy {
 			t.why = " " + report.words()
 		}

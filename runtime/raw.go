@@ -41,3 +41,12 @@ func rawSleep(d time.Duration) {
 	// EINTR: as good as over.
 	_, _, _ = syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&wait)), 0, 0)
 }
+
+// rawBootTime reads CLOCK_BOOTTIME, in nanoseconds.
+func rawBootTime() int64 {
+	var now unix.Timespec
+	if _, _, errno := syscall.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_BOOTTIME, uintptr(unsafe.Pointer(&now)), 0); errno != 0 {
+		panic("clock_gettime: " + errno.Error()) // there since Linux 2.6.39
+	}
+	return now.Nano()
+}

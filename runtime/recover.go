@@ -138,8 +138,12 @@ func (b *Box) readBack() (complaints []error) {
 		CPU: time.Duration(rec.CPUUsec) * time.Microsecond, OOMKills: rec.OOMKills, Restarts: rec.Restarts,
 	}
 	b.retries = rec.Retries
+	thisBoot := rec.BootID == b.rt.bootID
 	if !rec.Active.IsZero() {
-		b.active.Store(rec.Active.UnixNano())
+		b.active.Store(int64(recall(rec.ActiveAt, thisBoot, rec.Active)))
+	}
+	if !rec.RestartAt.IsZero() {
+		b.record.RestartAt = recallDue(rec.RestartDue, thisBoot, rec.RestartAt, backoffMost).time()
 	}
 	text, err := os.ReadFile(filepath.Join(b.dir, configFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -313,7 +317,7 @@ func (b *Box) conclude(f *finding) {
 			default:
 				t.Health = HealthStarting
 			}
-			r.setWell(t.Health == HealthNone || t.Health == HealthHealthy, t.Started)
+			r.setWell(t.Health == HealthNone || t.Health == HealthHealthy, r.since)
 		}
 		return nil
 	}); err != nil {
@@ -591,6 +595,11 @@ func (b *Box) adopt(live *shimRecord) (*run, error) {
 		cfg = defaultConfig(b.name)
 	}
 	r := newRun(live.Number, live.Run, cfg, []byte(live.Config))
+	if live.Identity.BootID == b.rt.bootID {
+		if r.since = live.Since; r.since == 0 { // as an older daemon wrote it
+			r.since = moment(live.Identity.StartTicks) * moment(10*time.Millisecond)
+		}
+	}
 	if b.firstID.CompareAndSwap(0, live.FirstID) && live.FirstID != 0 {
 		b.mu.Lock()
 		b.record.FirstID, b.record.Image = live.FirstID, live.Image

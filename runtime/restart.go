@@ -55,17 +55,17 @@ func (r *run) wantsAgain(v ending, rec *shim.ExitRecord, retries int) (again, ex
 }
 
 // calm reports whether the run was healthy for long enough at a time.
-func (r *run) calm(now time.Time) bool {
-	return r.wasCalm || !r.wellSince.IsZero() && now.Sub(r.wellSince) >= calmAfter
+func (r *run) calm(now moment) bool {
+	return r.wasCalm || r.wellSince != 0 && now.sub(r.wellSince) >= calmAfter
 }
 
 // setWell notes that the run is healthy, or is no longer. mu is held.
-func (r *run) setWell(well bool, now time.Time) {
+func (r *run) setWell(well bool, now moment) {
 	r.wasCalm = r.calm(now)
 	switch {
 	case !well:
-		r.wellSince = time.Time{}
-	case r.wellSince.IsZero():
+		r.wellSince = 0
+	case r.wellSince == 0:
 		r.wellSince = now
 	}
 }
@@ -73,7 +73,7 @@ func (r *run) setWell(well bool, now time.Time) {
 // afterwards decides in the update that tells the end of a run what comes after
 // it. It returns what is to be said of it. mu is held.
 func (t *tx) afterwards(b *Box, r *run, v *ending, rec *shim.ExitRecord, now time.Time) {
-	if r.calm(now) {
+	if r.calm(momentOf(now)) {
 		b.retries = 0
 	}
 	again, exhausted := r.wantsAgain(*v, rec, b.retries)
@@ -105,12 +105,7 @@ func (b *Box) awaitRestart() {
 	if s.Status != StatusRestarting || !b.rt.ready.Load() {
 		return
 	}
-	// A clock that was set must not make it wait for longer.
-	at := s.RestartAt
-	if most := time.Now().Add(backoffMost); at.After(most) {
-		at = most
-	}
-	b.rt.timers.set(&b.restartTimer, at)
+	b.rt.timers.set(&b.restartTimer, s.RestartAt)
 }
 
 // restartDue is called when a backoff is over.

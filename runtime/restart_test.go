@@ -77,8 +77,8 @@ func TestRestartPolicies(t *testing.T) {
 }
 
 func TestTenSecondsOfHealthEndARowOfRestarts(t *testing.T) {
-	now := time.Now()
-	at := func(s float64) time.Time { return now.Add(time.Duration(s * float64(time.Second))) }
+	now := bootTime()
+	at := func(s float64) moment { return now.add(time.Duration(s * float64(time.Second))) }
 	type change struct {
 		at   float64
 		well bool
@@ -245,18 +245,5 @@ func TestUnhealthyRunDoesNotOvertakeAPersonsRestart(t *testing.T) {
 	b.bounce(r)
 	if s := b.Snapshot(); b.stops != 1 || !s.Restarting {
 		t.Errorf("stops: %d, restarting: %t", b.stops, s.Restarting)
-	}
-}
-
-func TestBackoffIsNoLongerThanItsBoundWhateverTheRecordSays(t *testing.T) {
-	b, _ := running(t, &Config{})
-	b.rt.ready.Store(true)
-	must(t, b.update("test", func(x *tx) error {
-		x.Status, x.RestartAt = StatusRestarting, time.Now().Add(24*time.Hour)
-		return nil
-	}))
-	b.awaitRestart()
-	if wait := time.Until(b.restartTimer.at); wait > backoffMost || wait < backoffMost/2 {
-		t.Errorf("the restart is due in %s", wait)
 	}
 }

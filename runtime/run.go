@@ -27,10 +27,11 @@ import (
 // run is one run of a box: from the start command to the proof that nothing of
 // it is left.
 type run struct {
-	n    int
-	id   string
-	cfg  *Config
-	text []byte // of cfg
+	n     int
+	id    string
+	cfg   *Config
+	text  []byte // of cfg
+	since moment // when it was asked for
 
 	proc     *reaper.Process // the shim; set under the box's mu, nil before the fork
 	forked   chan struct{}   // closed when proc is set or will never be
@@ -62,15 +63,15 @@ type run struct {
 	asking sync.Mutex
 
 	// Under the box's mu.
-	killed    bool      // it must not be let go any more
-	final     bool      // it is to end, and not to be started again
-	asked     string    // what asked last for its end; see Command.cause
-	bounced   bool      // it is to end because it is unhealthy
-	again     bool      // nobody but its restart policy asked for it
-	rebooted  bool      // the machine was booted since it began
-	resumed   bool      // an earlier daemon was asked to restart the box
-	wellSince time.Time // since when it has been healthy; zero: it is not
-	wasCalm   bool      // it has been for long enough
+	killed    bool   // it must not be let go any more
+	final     bool   // it is to end, and not to be started again
+	asked     string // what asked last for its end; see Command.cause
+	bounced   bool   // it is to end because it is unhealthy
+	again     bool   // nobody but its restart policy asked for it
+	rebooted  bool   // the machine was booted since it began
+	resumed   bool   // an earlier daemon was asked to restart the box
+	wellSince moment // since when it has been healthy; 0: it is not
+	wasCalm   bool   // it has been for long enough
 
 	expired string // why its time is over, once it is
 
@@ -88,7 +89,7 @@ type run struct {
 
 func newRun(n int, id string, cfg *Config, text []byte) *run {
 	r := &run{
-		n: n, id: id, cfg: cfg, text: text,
+		n: n, id: id, cfg: cfg, text: text, since: bootTime(),
 		forked: make(chan struct{}), launched: make(chan struct{}),
 		began: newCompletion(), done: make(chan struct{}), code: -1,
 	}
@@ -142,7 +143,7 @@ func (b *Box) launch(r *run) {
 				if r.cfg.Health.pings() {
 					t.Health = HealthHealthy // the shim has just said that the command is alive
 				}
-				r.setWell(t.Health != HealthStarting, time.Now())
+				r.setWell(t.Health != HealthStarting, bootTime())
 			}
 			return nil
 		})
@@ -241,7 +242,7 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 	image := b.record.Image
 	b.mu.Unlock()
 	err = b.putOnRecord(&shimRecord{
-		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Config: string(r.text), Cgroup: r.group, FirstID: r.firstID, Image: image, Layers: r.layers,
+		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Since: r.since, Config: string(r.text), Cgroup: r.group, FirstID: r.firstID, Image: image, Layers: r.layers,
 	})
 	Fault("start.recorded")
 	if err != nil {

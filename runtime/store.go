@@ -229,8 +229,13 @@ type stateRecord struct {
 	// RestartAt is when the box is to be started again after its last run; zero if
 	// it is not.
 	RestartAt time.Time `json:"restart_at,omitzero"`
-	Restarts  int       `json:"restarts,omitempty"`
-	Retries   int       `json:"retries,omitempty"` // in a row
+	// RestartDue and ActiveAt are RestartAt and Active by the clock of the boot BootID,
+	// which nobody sets.
+	RestartDue moment `json:"restart_due_ns,omitempty"`
+	ActiveAt   moment `json:"active_at_ns,omitempty"`
+	BootID     string `json:"boot_id,omitempty"`
+	Restarts   int    `json:"restarts,omitempty"`
+	Retries    int    `json:"retries,omitempty"` // in a row
 	// Asked is the id of the last run that a person has asked to end: written before
 	// that is done, so that no daemon restarts it.
 	Asked string `json:"asked,omitempty"`
@@ -259,8 +264,10 @@ type shimRecord struct {
 	Number   int             `json:"number"`
 	Identity reaper.Identity `json:"identity"`
 	Started  time.Time       `json:"started"`
-	Config   string          `json:"config"` // as it was when the run started
-	Cgroup   *group          `json:"cgroup,omitempty"`
+	// Since is Started by the clock of the boot that Identity names.
+	Since  moment `json:"since_ns,omitempty"`
+	Config string `json:"config"` // as it was when the run started
+	Cgroup *group `json:"cgroup,omitempty"`
 	// FirstID and Image are those of the state.json, which may be found broken.
 	FirstID uint32 `json:"first_id,omitempty"`
 	Image   string `json:"image,omitempty"`

@@ -17,7 +17,7 @@ type timers struct {
 
 	mu     sync.Mutex
 	queue  timerQueue
-	armed  time.Time // what fd was set to
+	armed  moment // what fd was set to; 0: nothing
 	closed bool
 }
 
@@ -26,24 +26,24 @@ type timers struct {
 // wanted: a stop may come when it is already on its way.
 type timer struct {
 	fire  func()
-	at    time.Time
+	at    moment
 	place int // in the queue, from 1; 0: it is not set
 }
 
 func newTimers() (*timers, error) {
-	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	fd, err := unix.TimerfdCreate(unix.CLOCK_BOOTTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("timerfd_create: %w", err)
 	}
 	return &timers{fd: fd}, nil
 }
 
-// set makes t fire at a moment, and at no other. That is counted by the monotonic
-// clock from now on: else all that is behind one in the queue waits for it when the
-// clock is set back.
-func (q *timers) set(t *timer, at time.Time) {
-	now := time.Now()
-	at = now.Add(at.Sub(now))
+// set makes t fire at a time, and at no other. From now on that is a moment: else all
+// that is behind one in the queue waits for it when the clock is set back.
+func (q *timers) set(t *timer, at time.Time) { q.setAt(t, momentOf(at)) }
+
+// setAt is set for a moment.
+func (q *timers) setAt(t *timer, at moment) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
@@ -70,11 +70,11 @@ func (q *timers) stop(t *timer) {
 // arm is called with mu held. It looks at the first only: a wake-up for what was
 // stopped meanwhile does no harm.
 func (q *timers) arm() {
-	if len(q.queue) == 0 || q.queue[0].at.Equal(q.armed) {
+	if len(q.queue) == 0 || q.queue[0].at == q.armed {
 		return
 	}
 	q.armed = q.queue[0].at
-	q.wake(time.Until(q.armed))
+	q.wake(q.armed.sub(bootTime()))
 }
 
 // wake makes fd readable after a time. mu is held.
@@ -89,11 +89,11 @@ func (q *timers) run() {
 	var ticks [8]byte
 	_, _ = rawRead(q.fd, ticks[:]) // EAGAIN: it was set again meanwhile
 	q.mu.Lock()
-	q.armed = time.Time{}
+	q.armed = 0
 	q.mu.Unlock()
 	for {
 		q.mu.Lock()
-		if q.closed || len(q.queue) == 0 || q.queue[0].at.After(time.Now()) {
+		if q.closed || len(q.queue) == 0 || q.queue[0].at > bootTime() {
 			if !q.closed {
 				q.arm()
 			}
@@ -119,7 +119,7 @@ func (q *timers) close() {
 type timerQueue []*timer
 
 func (q timerQueue) Len() int           { return len(q) }
-func (q timerQueue) Less(i, j int) bool { return q[i].at.Before(q[j].at) }
+func (q timerQueue) Less(i, j int) bool { return q[i].at < q[j].at }
 func (q timerQueue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].place, q[j].place = i+1, j+1

@@ -23,7 +23,7 @@ func TestTimersFireInOrderAndOnce(t *testing.T) {
 		all[i] = &timer{fire: func() {
 			mu.Lock()
 			defer mu.Unlock()
-			if time.Now().Before(all[i].at) {
+			if bootTime() < all[i].at {
 				t.Errorf("timer %d fired early", i)
 			}
 			if fired = append(fired, i); len(fired) == n/2 {
@@ -74,13 +74,6 @@ func TestTimersKeepToTheMonotonicClock(t *testing.T) {
 	steady := func(at time.Time) bool { return at != at.Round(0) }
 	if at := together(time.Now().Add(time.Second), time.Second); !steady(at) {
 		t.Errorf("a probe is due at %s", at)
-	}
-	q := testRuntime(t).timers
-	var x timer
-	x.fire = func() {}
-	q.set(&x, time.Now().Add(time.Hour).Round(0))
-	if !steady(x.at) {
-		t.Errorf("a timer was set to %s", x.at)
 	}
 }
 

@@ -165,3 +165,66 @@ dropped() { t cat "$MNT/metrics" | sed -n 's/^boxlite_log_dropped_lines_total //
 	assert "$DAEMON_RC" -eq 2 "exit status of a crash"
 	exec 7<&-
 }
+
+# --- clocks ------------------------------------------------------------------
+
+# reset_clock HOURS: the daemon is killed, and the next one finds the records of one whose
+# clock was ahead by so much. Nobody sets the clock of this machine.
+reset_clock() {
+	kill_daemon
+	py 'import datetime, glob, json, re, sys
+off = datetime.timedelta(hours=int(sys.argv[2]))
+def ahead(x):
+    if isinstance(x, dict): return {k: ahead(v) for k, v in x.items()}
+    if isinstance(x, str) and re.match(r"20\d\d-\d\d-\d\dT.*Z$", x): return (datetime.datetime.fromisoformat(x[:19]) + off).isoformat() + "Z"
+    return x
+for path in glob.glob(sys.argv[1] + "/boxes/*/s*.json"):
+    record = ahead(json.load(open(path)))
+    json.dump(record, open(path, "w"))' "$STATE" "$1"
+	start_daemon
+}
+
+expires() { [[ $(t cat "$MNT/boxes/$1/last_error") == "expired: "* ]] && has "$1" status stopped; }
+
+@test "a clock that was ahead keeps no box beyond its time" {
+	start_daemon
+	up idle "$SLEEPER"$'\n''expire: {idle: 3s}'
+	up after "$SLEEPER"$'\n''expire: {after: 3s}'
+	await "the records" 5 grep -q active_at_ns "$STATE/boxes/idle/state.json"
+	reset_clock 1
+	await "idle to expire" 5 expires idle
+	await "after to expire" 5 expires after
+}
+
+@test "a clock that was behind takes no time from a box" {
+	start_daemon
+	up idle "$SLEEPER"$'\n''expire: {idle: 5m}'
+	up after "$SLEEPER"$'\n''expire: {after: 5m}'
+	up ill "$SLEEPER"$'\n''health_check: {command: ["false"], interval: 100ms, retries: 1, start_period: 5m}'
+	script row 'restart: {policy: always}' <<-EOF
+		echo x >>$W/runs
+		[ \$(wc -l <$W/runs) -ge 3 ] || exit 1
+		exec sleep infinity
+	EOF
+	ctl row start
+	third() { [[ -e $W/runs ]] && (($(wc -l <"$W/runs") == 3)) && has row status running; }
+	await "the third run" 5 third
+	await "the records" 5 grep -q '"retries":2' "$STATE/boxes/row/state.json"
+	reset_clock -1
+	# It runs for a few seconds, and not for an hour: its next restart is one more of the row.
+	kill -KILL "$(box_command "$(pid_of row)")"
+	await "the row to be longer by one" 5 grep -q '"retries":3' "$STATE/boxes/row/state.json"
+	is ill health starting
+	local b
+	for b in idle after; do
+		is "$b" status running
+	done
+}
+
+@test "what is timed goes on while the machine is suspended" {
+	start_daemon
+	up x "$SLEEPER"
+	local clocks
+	clocks=$(cat "/proc/$DAEMON/fdinfo/"* 2>/dev/null | sed -n 's/^clockid: //p' | sort -u)
+	assert "$clocks" = 7 "clocks of the daemon's timers: 7 is CLOCK_BOOTTIME"
+}

@@ -270,6 +270,12 @@ func (s *Store) expire(dir string, age time.Duration) error {
 	var errs []error
 	for _, e := range found {
 		fi, err := e.Info()
+		if err == nil && time.Since(fi.ModTime()) < 0 {
+			// The clock was set back since. How old it is is not known, but it has a
+			// bound from here on.
+			errs = append(errs, os.Chtimes(s.path(dir, e.Name()), time.Time{}, time.Now()))
+			continue
+		}
 		if err == nil && time.Since(fi.ModTime()) < age {
 			continue
 		}
