@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -19,13 +18,11 @@ import (
 	"syscall"
 
 	"github.com/moby/profiles/seccomp"
-	"github.com/moby/sys/user"
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
-	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/image"
+	"github.com/boxlitefs/boxlite/runtime/userdb"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -292,7 +289,7 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	if r.layers, err = root.mounted(); err != nil {
 		return err
 	}
-	p, who, err := c.process(root, b.rt.bounding)
+	p, who, err := c.process(ctx, root, b.rt.bounding)
 	if err != nil {
 		return err
 	}
@@ -341,7 +338,7 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 			return err
 		}
 	}
-	made := &containerProcess{Process: *p}
+	made := &containerProcess{Process: *p, HomeSet: c.setsHome(root.image)}
 	if root.image != nil {
 		made.Image = root.image.Digest
 	}
@@ -368,12 +365,9 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	return nil
 }
 
-// execUser is who a process in a container is, by the container's ids.
-type execUser struct{ UID, GID uint32 }
-
 // process is what the container runs: what the configuration says, and the image
 // where that says nothing.
-func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, execUser, error) {
+func (c *Config) process(ctx context.Context, root *containerRoot, bounding uint64) (*specs.Process, userdb.User, error) {
 	img := root.image
 	if img == nil {
 		img = &image.Image{}
@@ -388,29 +382,21 @@ func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, 
 		args = append(args, img.Cmd...)
 	}
 	if len(args) == 0 {
-		return nil, execUser{}, errors.New("the image does not say what it runs: add command to the configuration")
+		return nil, userdb.User{}, errors.New("the image does not say what it runs: add command to the configuration")
 	}
 	name := c.User
 	if name == "" {
 		name = img.User
 	}
-	files := append([]string{}, root.layers...)
-	if root.upper != "" {
-		files = append([]string{filepath.Join(root.upper, "upper")}, files...)
-	}
-	u, home, groups, err := lookupIn(files, name)
+	u, err := userIn(ctx, root.users(c.Mounts), name)
 	if err != nil {
-		return nil, execUser{}, err
+		return nil, u, err
 	}
-	env := map[string]string{"PATH": defaultPath, "HOME": home}
-	for _, kv := range img.Env {
-		if k, v, ok := strings.Cut(kv, "="); ok {
-			env[k] = v
-		}
-	}
+	env := map[string]string{"PATH": defaultPath, "HOME": u.Home}
+	maps.Copy(env, imageEnv(img))
 	maps.Copy(env, c.Env)
 	p := &specs.Process{
-		Args: args, Cwd: "/", User: specs.User{UID: u.UID, GID: u.GID, AdditionalGids: groups},
+		Args: args, Cwd: "/", User: specs.User{UID: u.UID, GID: u.GID, AdditionalGids: u.Groups},
 		NoNewPrivileges: c.Security.NoNewPrivileges,
 		Capabilities:    c.Security.Capabilities.container(bounding, u.UID == 0),
 	}
@@ -426,8 +412,22 @@ func (c *Config) process(root *containerRoot, bounding uint64) (*specs.Process, 
 	return p, u, nil
 }
 
+// imageEnv is the environment that an image asks for.
+func imageEnv(img *image.Image) map[string]string {
+	env := map[string]string{}
+	if img == nil {
+		return env
+	}
+	for _, kv := range img.Env {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			env[k] = v
+		}
+	}
+	return env
+}
+
 // containedExec is execSpec for a container.
-func (b *Box) containedExec(r *run, cmd *ExecCommand) (*shim.ExecSpec, error) {
+func (b *Box) containedExec(r *run, cmd *ExecCommand, who userdb.User) (*shim.ExecSpec, error) {
 	c := r.cfg
 	made, err := b.readBackProcess()
 	if err == nil && len(made.Args) == 0 {
@@ -444,19 +444,11 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand) (*shim.ExecSpec, error) {
 		env[k] = v
 	}
 	if cmd.User != "" {
-		b.mu.Lock()
-		proc := r.proc
-		b.mu.Unlock()
-		if proc == nil {
-			return nil, ErrNoProcess
-		}
-		who, home, groups, err := b.lookupRunning(proc.Identity(), cmd.User)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-		p.User = specs.User{UID: who.UID, GID: who.GID, AdditionalGids: groups}
+		p.User = specs.User{UID: who.UID, GID: who.GID, AdditionalGids: who.Groups}
 		p.Capabilities = c.Security.Capabilities.container(b.rt.bounding, who.UID == 0)
-		env["HOME"] = home
+		if !made.HomeSet {
+			env["HOME"] = who.Home
+		}
 	}
 	if cmd.Workdir != "" {
 		p.Cwd = cmd.Workdir
@@ -474,16 +466,6 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand) (*shim.ExecSpec, error) {
 	}
 	x.Process, err = json.Marshal(p)
 	return x, err
-}
-
-// lookupRunning resolves a user by the files of the container that runs.
-func (b *Box) lookupRunning(shim reaper.Identity, name string) (who execUser, home string, groups []uint32, err error) {
-	fd, err := openCommand(b.rt.bootID, shim, idMap{base: b.firstID.Load(), size: idsOfBox})
-	if err != nil {
-		return who, "", nil, err
-	}
-	defer closeFD(fd)
-	return lookupIn([]string{fmt.Sprintf("/proc/self/fd/%d/root", fd)}, name)
 }
 
 // containerCaps are the capabilities of a container that asks for none: the least
@@ -513,105 +495,6 @@ func capabilitySet(mask uint64) []string {
 		}
 	}
 	return names
-}
-
-// lookupIn resolves `user[:group]` by the files of a root, whose directories are
-// given with the uppermost first. Empty is root.
-func lookupIn(dirs []string, name string) (who execUser, home string, groups []uint32, err error) {
-	passwd, err := rootFile(dirs, "etc/passwd")
-	if err != nil {
-		return who, "", nil, err
-	}
-	defer passwd.Close()
-	group, err := rootFile(dirs, "etc/group")
-	if err != nil {
-		return who, "", nil, err
-	}
-	defer group.Close()
-	u, err := user.GetExecUser(name, &user.ExecUser{Home: "/"}, passwd, group)
-	if err != nil {
-		return who, "", nil, fmt.Errorf("user %q of the container: %w", name, err)
-	}
-	if u.Uid < 0 || u.Uid >= idsOfBox || u.Gid < 0 || u.Gid >= idsOfBox {
-		return who, "", nil, fmt.Errorf("user %q of the container: its ids go from 0 to %d", name, idsOfBox-1)
-	}
-	// The main group is one of them, so that who drops it has lost nothing else
-	// (CVE-2022-36109).
-	groups = []uint32{uint32(u.Gid)}
-	for _, g := range slices.Compact(slices.Sorted(slices.Values(u.Sgids))) {
-		if g == u.Gid {
-			continue
-		}
-		if g >= 0 && g < idsOfBox {
-			groups = append(groups, uint32(g))
-		}
-	}
-	return execUser{uint32(u.Uid), uint32(u.Gid)}, u.Home, groups, nil
-}
-
-// maxRootFile bounds what is read of a file of a box, in bytes.
-const maxRootFile = 1 << 20
-
-// rootFile opens a regular file of a root, as the overlay of its directories would
-// show it; one that is not there reads empty. Links do not lead out of a directory.
-func rootFile(dirs []string, name string) (io.ReadCloser, error) {
-	for _, path := range dirs {
-		f, last, err := layerFile(path, name)
-		if err != nil {
-			return nil, err
-		}
-		if f != nil {
-			return struct {
-				io.Reader
-				io.Closer
-			}{io.LimitReader(f, maxRootFile), f}, nil
-		}
-		if last {
-			break
-		}
-	}
-	return io.NopCloser(strings.NewReader("")), nil
-}
-
-// layerFile opens a file of one layer. last says that no layer below counts.
-func layerFile(path, name string) (f *os.File, last bool, err error) {
-	dir, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, false, err
-	}
-	defer dir.Close()
-	for at := name; at != "."; at = filepath.Dir(at) {
-		fi, err := dir.Lstat(at)
-		if err != nil {
-			continue
-		}
-		if st, ok := fi.Sys().(*syscall.Stat_t); ok && fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0 {
-			return nil, true, nil // it was removed here
-		}
-		if at != name && fi.IsDir() && opaque(filepath.Join(path, at)) {
-			last = true
-		}
-	}
-	// A fifo would be waited for, and a device may do anything when it is opened. Another
-	// box that has the same root may change it meanwhile.
-	if fi, err := dir.Stat(name); err != nil || !fi.Mode().IsRegular() {
-		return nil, last, nil
-	}
-	f, err = dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, last, nil
-	}
-	// It may have become one since, in a container that runs.
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, last, f.Close()
-	}
-	return f, last, nil
-}
-
-func opaque(dir string) bool {
-	var v [1]byte
-	n, err := unix.Lgetxattr(dir, "trusted.overlay.opaque", v[:])
-	return err == nil && n == 1 && v[0] == 'y'
 }
 
 // containerSpec is the config.json of a container, without what depends on the host.

@@ -2,14 +2,10 @@ package runtime
 
 import (
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestNoBoxGetsIDsThatAnotherHasInPart(t *testing.T) {
@@ -58,57 +54,6 @@ func TestWhatCouldNotBeWrittenDownIsWrittenByTheNextStart(t *testing.T) {
 	if kept == nil || kept.FirstID != r.firstID || kept.Image != digest {
 		t.Errorf("on disk: %+v; the box uses ids from %#x, and image %q", kept, r.firstID, digest)
 	}
-}
-
-// The file of a hostile container that runs can change between any two looks at it.
-func TestAFileOfABoxThatBecomesAFIFOIsNotWaitedFor(t *testing.T) {
-	dir := t.TempDir()
-	etc := filepath.Join(dir, "etc")
-	must(t, os.Mkdir(etc, 0o700))
-	file, fifo := filepath.Join(etc, "passwd"), filepath.Join(etc, "fifo")
-	must(t, os.WriteFile(file, []byte("root:x:0:0::/:\n"), 0o600))
-	must(t, unix.Mkfifo(fifo, 0o600))
-	writer, err := os.OpenFile(fifo, os.O_RDWR, 0)
-	must(t, err)
-	defer writer.Close()
-	stop, stopped := make(chan struct{}), make(chan error, 1)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				stopped <- nil
-				return
-			default:
-			}
-			if err := unix.Renameat2(unix.AT_FDCWD, file, unix.AT_FDCWD, fifo, unix.RENAME_EXCHANGE); err != nil {
-				stopped <- err
-				return
-			}
-		}
-	}()
-	read := make(chan error, 1)
-	go func() {
-		for range 2000 {
-			f, err := rootFile([]string{dir}, "etc/passwd")
-			if err == nil {
-				_, err = io.Copy(io.Discard, f)
-				err = errors.Join(err, f.Close())
-			}
-			if err != nil {
-				read <- err
-				return
-			}
-		}
-		read <- nil
-	}()
-	select {
-	case err := <-read:
-		must(t, err)
-	case <-time.After(30 * time.Second):
-		t.Error("waits for a FIFO")
-	}
-	close(stop)
-	must(t, <-stopped)
 }
 
 func TestTheRuntimeIsFoundWhereItReallyIs(t *testing.T) {

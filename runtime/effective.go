@@ -27,6 +27,8 @@ type containerProcess struct {
 	specs.Process
 	Image  string   `json:"imageDigest,omitempty"`  // that the container was made from
 	Mounts []string `json:"mountTargets,omitempty"` // absolute
+	// HomeSet says that HOME is that of the configuration or the image, whoever the user.
+	HomeSet bool `json:"homeSet,omitempty"`
 }
 
 func (p *containerProcess) effective() *Effective {

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/userdb"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -554,17 +555,24 @@ func (e *Exec) run(by By, text []byte) (*Completion, error) {
 		return nil, ErrRemoved
 	}
 	defer root.Close()
+	r, going := b.Snapshot().Run()
+	var who userdb.User
+	if going {
+		// The host's name services may take their time: not with the exec's lock held.
+		if who, err = b.execUser(r.r, cmd); err != nil {
+			return nil, err
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.mayRun(); err != nil {
 		return nil, err
 	}
-	r, going := b.Snapshot().Run()
-	if !going {
+	if now, still := b.Snapshot().Run(); !going || !still || now.r != r.r {
 		return nil, ErrNoProcess
 	}
 	s := *e.snap.Load()
-	spec, err := b.execSpec(r.r, cmd, s.rights(by.UID))
+	spec, err := b.execSpec(r.r, cmd, who, s.rights(by.UID))
 	if err != nil {
 		return nil, err
 	}
@@ -615,42 +623,35 @@ func (e *Exec) removeSpec() {
 	}
 }
 
-// execSpec is what the shim needs to run cmd in the run, with those rights. Who is not
-// root gets no more than the box's own command has, and on the host not even root.
-func (b *Box) execSpec(r *run, cmd *ExecCommand, rights execRights) (*shim.ExecSpec, error) {
+// execSpec is what the shim needs to run cmd in the run, as the user that execUser gave,
+// with those rights. Who is not root gets no more than the box's own command has, and on
+// the host not even root.
+func (b *Box) execSpec(r *run, cmd *ExecCommand, who userdb.User, rights execRights) (*shim.ExecSpec, error) {
 	c := r.cfg
 	if rights.limited && cmd.User != "" && cmd.User != c.User {
 		return nil, rights.refuse("only root chooses the user: leave the key out")
 	}
 	if c.Engine == EngineContainer {
-		return b.containedExec(r, cmd)
+		return b.containedExec(r, cmd, who)
 	}
-	name := c.User
-	if cmd.User != "" {
-		name = cmd.User
-	}
-	uid, gid, groups, home, err := lookupUser(name)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	if rights.limited && uid == 0 {
+	if rights.limited && who.UID == 0 {
 		return nil, rights.refuse("the box runs as root, which on engine host is the host's: give it another user in config.yaml")
 	}
 	x := &shim.ExecSpec{
-		Argv: cmd.Command, Workdir: c.Workdir, UID: uid, GID: gid, Groups: groups,
+		Argv: cmd.Command, Workdir: c.Workdir, UID: who.UID, GID: who.GID, Groups: who.Groups,
 		TimeoutNs: cmd.Timeout.Nanoseconds(), TTY: cmd.TTY,
 	}
 	if cmd.Workdir != "" {
 		x.Workdir = cmd.Workdir
 	}
-	env := map[string]string{"PATH": defaultPath, "HOME": home}
+	env := map[string]string{"PATH": defaultPath, "HOME": who.Home}
 	if cmd.TTY {
 		env["TERM"] = "xterm"
 	}
 	maps.Copy(env, c.Env)
 	maps.Copy(env, cmd.Env)
 	x.Env = environ(env)
-	x.Capabilities, x.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, uid == 0)
+	x.Capabilities, x.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, who.UID == 0)
 	return x, nil
 }
 

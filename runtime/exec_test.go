@@ -174,7 +174,12 @@ func TestWhoIsNotRootGetsNoMoreThanTheBoxHas(t *testing.T) {
 			cfg, err := ParseConfig("box", []byte(c.config))
 			must(t, err)
 			c.cmd.Command = []string{"true"}
-			x, err := b.execSpec(&run{cfg: cfg}, &c.cmd, (&ExecSnapshot{}).rights(c.by))
+			r := &run{cfg: cfg}
+			who, err := b.execUser(r, &c.cmd)
+			var x *shim.ExecSpec
+			if err == nil {
+				x, err = b.execSpec(r, &c.cmd, who, (&ExecSnapshot{}).rights(c.by))
+			}
 			if !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
 				t.Fatalf("got %v, want %v", err, c.err)
 			}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // An image is used by the boxes that run on it, and by those that have changes on it:
@@ -148,4 +149,11 @@ func (rt *Runtime) imageInUse(digest string) (by string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// opaque reports whether a directory of an upper directory hides those below it.
+func opaque(dir string) bool {
+	var v [1]byte
+	n, err := unix.Lgetxattr(dir, "trusted.overlay.opaque", v[:])
+	return err == nil && n == 1 && v[0] == 'y'
 }

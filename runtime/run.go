@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -370,11 +369,12 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	s.Argv, s.Workdir = c.Command, c.Workdir
 	s.Hostname, s.PrivateNet = c.Hostname, c.Network == "none"
 	s.ReadonlyRoot, s.NoNewPrivs = c.Security.ReadonlyRootfs, c.Security.NoNewPrivileges
-	var home string
-	if s.UID, s.GID, s.Groups, home, err = lookupUser(c.User); err != nil {
+	who, err := hostUser(r.prepare, c.User)
+	if err != nil {
 		return nil, err
 	}
-	env := map[string]string{"PATH": defaultPath, "HOME": home}
+	s.UID, s.GID, s.Groups = who.UID, who.GID, who.Groups
+	env := map[string]string{"PATH": defaultPath, "HOME": who.Home}
 	for k, v := range c.Env {
 		env[k] = v
 	}
@@ -425,66 +425,6 @@ func boundingSet() (uint64, error) {
 		}
 	}
 	return 0, errors.New("/proc/self/status has no CapBnd")
-}
-
-// lookupUser resolves `user[:group]` of the configuration, by name or number, on
-// the host. A number needs no entry in the host's files; the group is then the
-// one of the same number, and never root's by default.
-func lookupUser(name string) (uid, gid uint32, groups []uint32, home string, err error) {
-	name, group, hasGroup := strings.Cut(name, ":")
-	number := func(s string) (uint32, error) {
-		n, err := strconv.ParseUint(s, 10, 32)
-		return uint32(n), err
-	}
-	home = "/"
-	var u *user.User
-	if n, nerr := number(name); nerr == nil {
-		uid, gid = n, n
-		u, err = user.LookupId(name)
-		if errors.As(err, new(user.UnknownUserIdError)) {
-			u, err = nil, nil
-		}
-	} else {
-		u, err = user.Lookup(name)
-	}
-	if err != nil {
-		return 0, 0, nil, "", fmt.Errorf("user %q: %w", name, err)
-	}
-	if u != nil {
-		home = u.HomeDir
-		if uid, err = number(u.Uid); err != nil {
-			return 0, 0, nil, "", err
-		}
-		if gid, err = number(u.Gid); err != nil {
-			return 0, 0, nil, "", err
-		}
-		ids, gerr := u.GroupIds()
-		if gerr != nil {
-			return 0, 0, nil, "", fmt.Errorf("groups of user %q: %w", name, gerr)
-		}
-		for _, id := range ids {
-			n, err := number(id)
-			if err != nil {
-				return 0, 0, nil, "", err
-			}
-			groups = append(groups, n)
-		}
-	}
-	if hasGroup {
-		n, nerr := number(group)
-		if nerr != nil {
-			g, gerr := user.LookupGroup(group)
-			if gerr != nil {
-				return 0, 0, nil, "", fmt.Errorf("group %q: %w", group, gerr)
-			}
-			if n, err = number(g.Gid); err != nil {
-				return 0, 0, nil, "", err
-			}
-		}
-		// As with su and runc: a group that is asked for replaces the others.
-		gid, groups = n, []uint32{n}
-	}
-	return uid, gid, groups, home, nil
 }
 
 // ended is called once a run, when its shim is proven gone. It finds out how the

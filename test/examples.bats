@@ -64,7 +64,7 @@ boxrun() { gives "$1" "$EXAMPLES/boxrun" "${@:2}"; }
 	assert "$out" has 'no-such-command: not found' "output"
 	boxrun 126 /etc/passwd
 	boxrun 125 -u no-such-user true
-	assert "$err" has 'unknown user no-such-user' "what boxrun says"
+	assert "$err" has 'unknown user "no-such-user"' "what boxrun says"
 	boxrun 125 -m 5 true
 	assert "$err" has 'resources.memory' "what boxrun says"
 	boxrun 125 -n +x true

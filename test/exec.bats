@@ -132,7 +132,7 @@ command: [ls]\nworkdir: usr\n|line 2: workdir "usr" is not absolute
 [ls]\n|the command must be one line of words
  \n|there is no command
 a\nb\n|line 1: the command must be one line of words, like "ls -l", or a map
-command: [ls]\nuser: no-such-user\n|user "no-such-user": user: unknown user
+command: [ls]\nuser: no-such-user\n|user "no-such-user": unknown user "no-such-user"
 T
 	# A write tells what no further text can mend: bash's echo does not look at close.
 	refused EINVAL bash -c 'printf "comand: [ls]\n" >"$1"' bash "$(E x e1)/cmd"

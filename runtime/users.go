@@ -1,0 +1,84 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"path/filepath"
+
+	"github.com/boxlitefs/boxlite/runtime/image"
+	"github.com/boxlitefs/boxlite/runtime/userdb"
+)
+
+// hostUser resolves `user[:group]` on this host.
+func hostUser(ctx context.Context, name string) (userdb.User, error) {
+	u, err := userdb.Host().Lookup(ctx, name)
+	if err != nil {
+		return u, fmt.Errorf("user %q: %w", name, err)
+	}
+	return u, nil
+}
+
+// userIn resolves `user[:group]` by the files of a container's root.
+func userIn(ctx context.Context, root *userdb.Root, name string) (userdb.User, error) {
+	u, err := userdb.In(root, idsOfBox-1).Lookup(ctx, name)
+	if err != nil {
+		return u, fmt.Errorf("user %q of the container: %w", name, err)
+	}
+	return u, nil
+}
+
+// users is the root as the command of a container will see it.
+func (root *containerRoot) users(mounts []Mount) *userdb.Root {
+	r := &userdb.Root{Layers: root.layers, Mounts: map[string]string{}}
+	if root.upper != "" {
+		r.Layers = append([]string{filepath.Join(root.upper, "upper")}, root.layers...)
+	}
+	for _, m := range mounts {
+		r.Mounts[path.Clean(m.Target)] = m.Source
+	}
+	return r
+}
+
+// execUser resolves the user of an exec; of a container it is only asked for one that the
+// exec has of its own.
+func (b *Box) execUser(r *run, cmd *ExecCommand) (u userdb.User, err error) {
+	ctx := context.Background() // it is bounded
+	switch {
+	case r.cfg.Engine != EngineContainer && cmd.User == "":
+		u, err = hostUser(ctx, r.cfg.User)
+	case r.cfg.Engine != EngineContainer:
+		u, err = hostUser(ctx, cmd.User)
+	case cmd.User != "":
+		u, err = b.userInRunning(ctx, r, cmd.User)
+	}
+	if err != nil {
+		return u, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return u, nil
+}
+
+// userInRunning resolves a user by the files of the container that runs.
+func (b *Box) userInRunning(ctx context.Context, r *run, name string) (userdb.User, error) {
+	b.mu.Lock()
+	proc := r.proc
+	b.mu.Unlock()
+	if proc == nil {
+		return userdb.User{}, ErrNoProcess
+	}
+	fd, err := openCommand(b.rt.bootID, proc.Identity(), idMap{base: b.firstID.Load(), size: idsOfBox})
+	if err != nil {
+		return userdb.User{}, err
+	}
+	defer closeFD(fd)
+	return userIn(ctx, &userdb.Root{Layers: []string{fmt.Sprintf("/proc/self/fd/%d/root", fd)}}, name)
+}
+
+// setsHome reports whether HOME is the box's own, and not that of a user.
+func (c *Config) setsHome(img *image.Image) bool {
+	if _, set := c.Env["HOME"]; set {
+		return true
+	}
+	_, set := imageEnv(img)["HOME"]
+	return set
+}
