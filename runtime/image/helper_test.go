@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == UnpackerName {
 		os.Exit(RunUnpacker())
 	}
+	if os.Args[0] == attackerName {
+		os.Exit(attack(os.Args[1] == "filtered"))
+	}
 	// With the race detector a process takes a second to end.
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
 		panic(err)

@@ -74,6 +74,9 @@ var kinds = map[string]error{"corrupt": ErrCorrupt, "big": ErrTooBig}
 // It first makes the layer's directory its root and lets go of everything else, in
 // namespaces of its own. From then on there is no name for what is outside.
 func RunUnpacker() int {
+	if len(os.Args) != 2 || os.Args[1] != confined {
+		return answer(fail(fmt.Errorf("confine the unpacker: %w", renounce())))
+	}
 	go func() {
 		// The daemon never writes: this is its end.
 		_, _ = os.NewFile(unpackAlive, "alive").Read(make([]byte, 1))
@@ -159,7 +162,7 @@ func confine(o *order) error {
 	if err := unix.Stat("/", &root); err != nil || root.Dev != inside.Dev || root.Ino != inside.Ino {
 		return errors.New("the root is not the layer's directory")
 	}
-	return nil
+	return filterCalls()
 }
 
 // unpacker unpacks one layer.
