@@ -121,6 +121,9 @@ func giveAway(n node, in *fuse.SetAttrIn, out *fuse.AttrOut, set func(runtime.Ow
 		return errno
 	}
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+		if !mayGive(&in.Caller, a) {
+			return syscall.EPERM
+		}
 		o := runtime.Owner{UID: a.uid, GID: a.gid, Mode: a.mode}
 		if uid, ok := in.GetUID(); ok {
 			o.UID = uid

@@ -53,7 +53,9 @@ func newGrant(ctx context.Context, file node, want uint32) (*grant, syscall.Errn
 	g := &grant{opener: opener{uid: c.Uid, gid: c.Gid, override: c.Uid == 0}, file: file, want: want}
 	err := g.check()
 	if errors.Is(err, errRevoked) {
-		g.groups, g.override = credentials(int(c.Pid))
+		var caps uint64
+		g.groups, caps = credentials(int(c.Pid))
+		g.override = caps&(1<<unix.CAP_DAC_OVERRIDE) != 0
 		err = g.check()
 	}
 	return g, toErrno(err)
@@ -83,16 +85,27 @@ func (g *grant) may(a attr) bool {
 	return mode&g.want == g.want
 }
 
-// credentials returns the supplementary groups of a thread, and whether no mode of a file
-// holds it. Of a thread that this process cannot see there are none, and it is held.
-func credentials(tid int) (groups []uint32, override bool) {
+// mayGive reports whether somebody may change the owner or mode of a file. The kernel has
+// asked what it knew of the owner, and does not ask for news before that, as it does at an
+// open: a file that follows its directory may have another by now.
+func mayGive(c *fuse.Caller, a attr) bool {
+	if c.Uid == 0 || c.Uid == a.uid {
+		return true
+	}
+	_, caps := credentials(int(c.Pid))
+	return caps&(1<<unix.CAP_FOWNER|1<<unix.CAP_CHOWN) != 0
+}
+
+// credentials returns the supplementary groups of a thread, and its capabilities, as far
+// as they count here. A thread that this process cannot see has none.
+func credentials(tid int) (groups []uint32, caps uint64) {
 	if tid <= 0 {
-		return nil, false
+		return nil, 0
 	}
 	task := "/proc/" + strconv.Itoa(tid)
 	status, err := os.ReadFile(task + "/status")
 	if err != nil {
-		return nil, false
+		return nil, 0
 	}
 	for line := range strings.Lines(string(status)) {
 		if v, ok := strings.CutPrefix(line, "Groups:"); ok {
@@ -103,11 +116,15 @@ func credentials(tid int) (groups []uint32, override bool) {
 			}
 		}
 		if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
-			set, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
-			override = err == nil && set&(1<<unix.CAP_DAC_OVERRIDE) != 0
+			if caps, err = strconv.ParseUint(strings.TrimSpace(v), 16, 64); err != nil {
+				caps = 0
+			}
 		}
 	}
-	return groups, override && sameUserNamespace(task)
+	if caps != 0 && !sameUserNamespace(task) {
+		caps = 0
+	}
+	return groups, caps
 }
 
 // sameUserNamespace reports whether capabilities there count here.

@@ -72,7 +72,7 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("group %d is missing in %v", id, groups)
 		}
 	}
-	if groups, override := credentials(0); groups != nil || override {
-		t.Errorf("nobody has %v, %v", groups, override)
+	if groups, caps := credentials(0); groups != nil || caps != 0 {
+		t.Errorf("nobody has %v, %x", groups, caps)
 	}
 }

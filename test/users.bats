@@ -74,7 +74,8 @@ while True:
 	done
 	assert "$(grep -c took "$W/thief.out")" -eq 0 "execs that were taken"
 	# What belongs to her she may take, so the attack is one.
-	kill_tree "${JOB[thief]}"
+	kill_tree "${JOB[thief]}" || : # one of it may be gone already
+	await "the thief to go" 5 gone "${JOB[thief]}"
 	ok mkdir "$(E x e2)"
 	ok chown 1000 "$(E x e2)"
 	ok "${ALICE[@]}" sh -c 'rmdir "$1" && mkdir "$1"' sh "$(E x e2)"
@@ -208,4 +209,292 @@ denied() {
 	mode "$(E x p)" 750
 	mode "$(E x plain022)" 700
 	mode "$(E x m750)/stdout" 400
+}
+
+# --- what was given, and taken back ------------------------------------------
+
+# hold NAME ID… -- PATH=TEXT…: somebody opens files and keeps them open, see holder.py.
+# turn has him write to them, release has him close them.
+hold() {
+	local name=$1 id=()
+	shift
+	while [[ $1 != -- ]]; do
+		id+=("$1")
+		shift
+	done
+	shift
+	mkfifo -m 0666 "$W/$name.fifo"
+	bg "$name" "${id[@]}" /usr/bin/python3 "$BATS_TEST_DIRNAME/holder.py" "$W/$name.fifo" "$@"
+	local fd
+	exec {fd}<>"$W/$name.fifo"
+	TURNS[$name]=$fd
+	await "$name to have them open" 5 lines "$name" 1
+}
+
+declare -gA TURNS=()
+
+lines() { (($(wc -l <"$W/$1.out") >= $2)); }
+
+# turn NAME SAID: he writes, and that goes as told.
+turn() {
+	local n
+	n=$(wc -l <"$W/$1.out")
+	echo >&"${TURNS[$1]}"
+	await "the turn of $1" 5 lines "$1" $((n + 1))
+	assert "$(tail -n 1 "$W/$1.out")" = "$2" "what $1 may"
+}
+
+release() {
+	echo end >&"${TURNS[$1]}"
+	join "$1"
+}
+
+@test "an open ctl, cmd or stdin loses its right with the chown" {
+	up x $'command: [sleep, infinity]\nuser: nobody'
+	local b=$MNT/boxes/x
+	ok mkdir "$(E x e1)" "$(E x e2)"
+	ok chmod 0711 "$(E x e1)" "$(E x e2)"
+	ok "${ECHO[@]}" "$(E x e1)/cmd" cat
+	ok chown 1000 "$b/ctl" "$(E x e1)/stdin" "$(E x e1)/ctl" "$(E x e2)/cmd"
+	hold alice "${ALICE[@]}" -- "$b/ctl=signal CONT" "$(E x e1)/stdin=hers" "$(E x e1)/ctl=signal CONT" "$(E x e2)/cmd=true"
+	hold root env -- "$b/ctl=signal CONT"
+	turn alice 'ok ok ok ok'
+	ok chown 0 "$b/ctl" "$(E x e1)/stdin" "$(E x e1)/ctl" "$(E x e2)/cmd"
+	rd x/last_error
+	local before=$out
+	turn alice 'EACCES EACCES EACCES EACCES'
+	turn root ok
+	# She says nothing in the box's name either, and what she had written is not run.
+	is x last_error "$before"
+	release alice
+	is x exec/e2/status empty
+	is x exec/e2/cmd ''
+	rd x/events
+	assert "$(grep -c 'by=1000:.*signal SIGCONT' <<<"$out")" -eq 1 "her signals"
+	# To have it back is to have it: what counts is what is so now.
+	ok chown 1000 "$b/ctl"
+	hold again "${ALICE[@]}" -- "$b/ctl=signal CONT"
+	ok chmod 0020 "$b/ctl"
+	turn again EACCES
+	ok chmod 0200 "$b/ctl"
+	turn again ok
+}
+
+@test "a right that is a group's or a capability's lasts as long as that" {
+	up x "$SLEEPER"
+	local b=$MNT/boxes/x
+	ok chown 0:2000 "$b/ctl"
+	ok chmod 0220 "$b/ctl"
+	hold member setpriv --reuid 1001 --regid 1001 --groups 2000,2001 -- "$b/ctl=signal CONT"
+	hold able setpriv --reuid 1002 --regid 1002 --clear-groups --inh-caps +dac_override --ambient-caps +dac_override -- "$b/ctl=signal CONT"
+	turn member ok
+	turn able ok
+	ok chgrp 2001 "$b/ctl"
+	turn member ok
+	ok chgrp 0 "$b/ctl"
+	turn member EACCES
+	turn able ok
+}
+
+@test "commands that wait are not begun for who has lost the box" {
+	script x <<'S'
+trap '' TERM
+echo up
+while :; do sleep 0.05; done
+S
+	ctl x start
+	logs x up
+	ok chown 1000 "$MNT/boxes/x/ctl"
+	hold alice "${ALICE[@]}" -- "$MNT/boxes/x/ctl=$(printf 'stop 1s\nstart')"
+	turn alice ok
+	is x status stopping
+	ok chown 0 "$MNT/boxes/x/ctl"
+	becomes x status stopped
+	release alice
+	is x status stopped
+	# Who has it still is served.
+	ok chown 1000 "$MNT/boxes/x/ctl"
+	ctl x start
+	ok "${ALICE[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" $'stop 100ms\nstart'
+	is x status running
+}
+
+@test "a reader of an exec's output loses it with the chown" {
+	up x "$SLEEPER"
+	ok mkdir "$(E x e1)"
+	ok chmod 0711 "$(E x e1)"
+	ok "${ECHO[@]}" "$(E x e1)/cmd" cat
+	ok chown 1000 "$(E x e1)/stdout"
+	hold root env -- "$(E x e1)/stdin=line"
+	bg alice "${ALICE[@]}" cat "$(E x e1)/stdout"
+	await_blocked alice
+	turn root ok
+	await "her line" 5 lines alice 1
+	await_blocked alice
+	ok chown 0 "$(E x e1)/stdout"
+	turn root ok
+	join alice
+	assert "$rc" -ne 0 "status of her cat"
+	assert "$err" has "${ERRNO_TEXT[EACCES]}" "what it says"
+	assert "$out" = line "what she has got"
+	ok head -c 5 "$(E x e1)/stdout"
+	assert "$out" = line "what root gets"
+}
+
+# --- who may look ------------------------------------------------------------
+
+# modes BOX: every file of a box with its mode and owner, a line each.
+modes() {
+	ok find "$MNT/boxes/$1" -printf '%P %m %U:%G\n'
+	out=$(sort <<<"$out")
+}
+
+PRIVATE_TREE=' 700 0:0
+config.yaml 640 0:0
+ctl 200 0:0
+events 400 0:0
+exec 700 0:0
+exit_code 400 0:0
+health 400 0:0
+info.json 400 0:0
+last_error 400 0:0
+log 400 0:0
+pid 400 0:0
+stats 400 0:0
+status 400 0:0
+wait 700 0:0
+wait/event 400 0:0
+wait/exit 400 0:0
+wait/healthy 400 0:0
+wait/log 400 0:0
+wait/running 400 0:0
+wait/stopped 400 0:0'
+
+@test "mkdir -m 700 and a umask of 077 make a box that only its owner reads" {
+	ok mkdir -m 700 "$MNT/boxes/x"
+	ok sh -c 'umask 077 && mkdir "$1"' sh "$MNT/boxes/y"
+	# It holds from the first moment, whatever happens.
+	kill_daemon
+	start_daemon
+	modes x
+	assert "$out" = "$PRIVATE_TREE" "tree of mkdir -m 700"
+	modes y
+	assert "$out" = "$PRIVATE_TREE" "tree of umask 077"
+	restart_daemon
+	modes x
+	assert "$out" = "$PRIVATE_TREE" "tree after a restart"
+	local file
+	for file in . log info.json status wait/log; do
+		refused EACCES "${ALICE[@]}" ls -l "$MNT/boxes/x/$file"
+		refused EACCES "${ALICE[@]}" cat "$MNT/boxes/x/$file"
+	done
+	# Nor does it help to know the names.
+	ok chmod 0711 "$MNT/boxes/x"
+	refused EACCES "${ALICE[@]}" cat "$MNT/boxes/x/log"
+	# What was made for all is for all, and can be closed and opened.
+	box z
+	ok "${ALICE[@]}" cat "$MNT/boxes/z/log" "$MNT/boxes/z/info.json"
+	ok stat -c '%a %u' "$MNT/boxes/z/log"
+	assert "$out" = '444 0' "log of a box without a word"
+	ok chmod 0750 "$MNT/boxes/z"
+	mode "$MNT/boxes/z/log" 440
+	ok chmod 0755 "$MNT/boxes/z"
+	mode "$MNT/boxes/z/log" 444
+	mode "$MNT/boxes/z/exec" 755
+}
+
+@test "a private box is readable for whom it is given to, and no more than readable" {
+	ok sh -c 'umask 027 && mkdir "$1"' sh "$MNT/boxes/x"
+	configure x <<<"$SLEEPER"
+	ctl x start
+	local member=(setpriv --reuid 1002 --regid 1002 --groups 2000) file
+	refused EACCES "${member[@]}" cat "$MNT/boxes/x/log"
+	ok chown 1000:2000 "$MNT/boxes/x"
+	restart_daemon
+	for file in log info.json status stats events wait/running; do
+		ok "${ALICE[@]}" cat "$MNT/boxes/x/$file"
+		ok "${member[@]}" cat "$MNT/boxes/x/$file"
+		refused EACCES "${BOB[@]}" cat "$MNT/boxes/x/$file"
+		mode "$MNT/boxes/x/$file" 440
+	done
+	refused EACCES "${ALICE[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" kill
+	refused EACCES "${ALICE[@]}" mkdir "$(E x e1)"
+	refused EACCES "${ALICE[@]}" cat "$MNT/boxes/x/config.yaml"
+	refused EACCES "${ALICE[@]}" "${ECHO[@]}" "$MNT/boxes/x/config.yaml" 'command: [id]'
+	# Her log is hers to show.
+	ok "${ALICE[@]}" chmod 0444 "$MNT/boxes/x/log"
+	ok "${ALICE[@]}" chmod 0755 "$MNT/boxes/x"
+	ok "${BOB[@]}" cat "$MNT/boxes/x/log"
+	is x status running
+}
+
+@test "a box that somebody else may make is root's" {
+	# There is no giving away boxes/; but there are capabilities.
+	ok setpriv --reuid 1002 --regid 1002 --clear-groups --inh-caps +dac_override --ambient-caps +dac_override mkdir "$MNT/boxes/x"
+	ok stat -c '%u %a' "$MNT/boxes/x" "$MNT/boxes/x/config.yaml" "$MNT/boxes/x/ctl" "$MNT/boxes/x/exec"
+	assert "$out" = $'0 755\n0 640\n0 200\n0 755' "owner and modes"
+	refused EACCES setpriv --reuid 1002 --regid 1002 --clear-groups "${ECHO[@]}" "$MNT/boxes/x/config.yaml" 'command: [id]'
+}
+
+@test "--private: what boxes say and do is for their owner and group" {
+	restart_daemon --private
+	up x "$SLEEPER"
+	mkdir "$W/layer"
+	push "oci:$W/layout" "$W/layer" --cmd /x
+	ok "${ECHO[@]}" "$MNT/images/ctl" "pull oci:$W/layout"
+	ok ls "$MNT/images"
+	local file image
+	image=$(grep @ <<<"$out")
+	local files=(events metrics wait/event "images/$image/info.json" boxes/x/{log,info.json,stats,events,wait/log,wait/event})
+	for file in "${files[@]}"; do
+		mode "$MNT/$file" 440
+		refused EACCES "${ALICE[@]}" cat "$MNT/$file"
+	done
+	for file in version features last_error boxes/x/{status,health,pid,exit_code,last_error,wait/running}; do
+		mode "$MNT/$file" 444
+		ok "${ALICE[@]}" cat "$MNT/$file"
+	done
+	# The owner of a box, and its group, read what is said of it, and of no other.
+	up y "$SLEEPER"
+	ok chown 1000:2000 "$MNT/boxes/x"
+	for file in log info.json stats events; do
+		ok "${ALICE[@]}" cat "$MNT/boxes/x/$file"
+		ok setpriv --reuid 1002 --regid 1002 --groups 2000 cat "$MNT/boxes/x/$file"
+		refused EACCES "${BOB[@]}" cat "$MNT/boxes/x/$file"
+		refused EACCES "${ALICE[@]}" cat "$MNT/boxes/y/$file"
+	done
+	refused EACCES "${ALICE[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" kill
+	# What was given a mode keeps it, with the flag and without.
+	ok chmod 0444 "$MNT/boxes/y/log"
+	ok "${ALICE[@]}" cat "$MNT/boxes/y/log"
+	ok chmod 0400 "$MNT/boxes/x/stats"
+	restart_daemon
+	for file in events metrics "images/$image/info.json" boxes/x/{log,info.json,events}; do
+		ok "${BOB[@]}" cat "$MNT/$file"
+	done
+	mode "$MNT/wait/event" 444
+	refused EACCES "${BOB[@]}" cat "$MNT/boxes/x/stats"
+}
+
+@test "the files of a box that was taken back are not for its last owner to change" {
+	ok mkdir -m 750 "$MNT/boxes/x"
+	ok chown 1000:1000 "$MNT/boxes/x"
+	# By bare calls: what the kernel knows of the file is from before.
+	mkfifo -m 0666 "$W/turns"
+	bg alice "${ALICE[@]}" /usr/bin/python3 -c 'import errno, os, sys
+log = sys.argv[1] + "/log"
+fd = os.open(log, os.O_RDONLY)
+print("hers", flush=True)
+open(sys.argv[2]).read()
+for call in (lambda: os.fchmod(fd, 0o444), lambda: os.fchown(fd, -1, 1000)):
+    try:
+        call()
+        print("changed")
+    except OSError as e:
+        print(errno.errorcode[e.errno])' "$MNT/boxes/x" "$W/turns"
+	await "her first change" 5 lines alice 1
+	ok chown 0:0 "$MNT/boxes/x"
+	ok sh -c 'echo >"$1"' sh "$W/turns"
+	join alice
+	assert "$out" = $'hers\nEPERM\nEPERM' "what she may"
 }
