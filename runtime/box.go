@@ -488,7 +488,7 @@ func (b *Box) remove(asked bool) error {
 		b.save.Lock()
 		defer b.save.Unlock()
 		faultIn("remove.deleting", trash)
-		if err := deep.RemoveAll(trash); err != nil {
+		if err := deep.RemoveAll(b.rt.life, trash); err != nil && b.rt.life.Err() == nil {
 			b.log("remove").WithError(err).Error("left in the trash, deleted at the next start of the daemon")
 		}
 	})

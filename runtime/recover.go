@@ -38,7 +38,7 @@ func (rt *Runtime) recover() error {
 		return fmt.Errorf("state directory: %w", err)
 	}
 	rt.background(func() {
-		if err := rt.store.emptyTrash(); err != nil {
+		if err := rt.store.emptyTrash(rt.life); err != nil && rt.life.Err() == nil {
 			rt.log.WithField("op", "recover").WithError(err).Warn("trash not emptied")
 		}
 	})

@@ -109,6 +109,9 @@ type Runtime struct {
 	imagesError atomic.Pointer[imagesNote]
 
 	closing chan struct{}
+	// life ends with the runtime: what can as well be done by the next one stops then.
+	life context.Context
+	end  context.CancelFunc
 	// work counts goroutines that write to the state directory; workMu keeps a
 	// new one from being added while Close already waits for none.
 	workMu sync.Mutex
@@ -121,6 +124,7 @@ type Runtime struct {
 // ErrHost where no directory would do.
 func Open(opt Options) (*Runtime, error) {
 	rt := &Runtime{opt: opt, log: opt.Log, boxes: map[string]*Box{}, closing: make(chan struct{}), looks: make(chan struct{}, recoverers), asks: make(chan struct{}, askers)}
+	rt.life, rt.end = context.WithCancel(context.Background())
 	if opt.FirstID == 0 {
 		rt.opt.FirstID, rt.opt.IDs = DefaultFirstID, DefaultIDs
 	}
@@ -193,6 +197,7 @@ func Open(opt Options) (*Runtime, error) {
 // live on.
 func (rt *Runtime) Close(ctx context.Context) error {
 	close(rt.closing)
+	rt.end()
 	rt.timers.close()
 	var stops sync.WaitGroup
 	for _, b := range rt.Boxes() {
@@ -230,7 +235,7 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	}
 	rt.closeNet() // before the watcher lets go of shims that live on
 	rt.groups.close()
-	return errors.Join(late, rt.images.Close(), rt.prober.close(), rt.poller.close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
+	return errors.Join(late, rt.prober.close(), rt.poller.close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
 }
 
 // usesGroup reports whether a box of that name may have processes in its group.

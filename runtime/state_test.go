@@ -126,7 +126,7 @@ func testRuntime(t *testing.T) *Runtime {
 	t.Cleanup(func() { must(t, s.lock.Close()) })
 	log := logrus.New()
 	log.SetOutput(t.Output())
-	rt := &Runtime{metrics: newMetrics(), log: logrus.NewEntry(log), store: s, boxes: map[string]*Box{}, closing: make(chan struct{})}
+	rt := &Runtime{metrics: newMetrics(), log: logrus.NewEntry(log), store: s, boxes: map[string]*Box{}, closing: make(chan struct{}), life: t.Context()}
 	rt.events.max = eventHistory
 	rt.setLastError("ok")
 	rt.timers, err = newTimers()

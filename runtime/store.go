@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -104,7 +105,7 @@ func (s *store) discardExec(box, exec string, serial uint64) (string, error) {
 }
 
 // emptyTrash deletes what earlier removals left.
-func (s *store) emptyTrash() error {
+func (s *store) emptyTrash(ctx context.Context) error {
 	trash := filepath.Join(s.dir, "trash")
 	left, err := os.ReadDir(trash)
 	if err != nil {
@@ -112,8 +113,11 @@ func (s *store) emptyTrash() error {
 	}
 	var errs []error
 	for _, e := range left {
+		if ctx.Err() != nil {
+			break // the next daemon goes on
+		}
 		faultIn("trash.emptying", trash, e.Name())
-		errs = append(errs, deep.RemoveAll(filepath.Join(trash, e.Name())))
+		errs = append(errs, deep.RemoveAll(ctx, filepath.Join(trash, e.Name())))
 	}
 	return errors.Join(errs...)
 }

@@ -228,3 +228,42 @@ expires() { [[ $(t cat "$MNT/boxes/$1/last_error") == "expired: "* ]] && has "$1
 	clocks=$(cat "/proc/$DAEMON/fdinfo/"* 2>/dev/null | sed -n 's/^clockid: //p' | sort -u)
 	assert "$clocks" = 7 "clocks of the daemon's timers: 7 is CLOCK_BOOTTIME"
 }
+
+# --- the end -----------------------------------------------------------------
+
+# rubbish DIR N: a directory with N files.
+rubbish() {
+	mkdir -p "$1"
+	py 'import os, sys
+top, n = sys.argv[1], int(sys.argv[2])
+for i in range(n):
+    if i % 10000 == 0:
+        at = "%s/%d" % (top, i)
+        os.mkdir(at)
+        open(at + "/f", "w").close()
+    else:
+        os.link(at + "/f", "%s/%d" % (at, i))' "$1" "$2"
+}
+
+left_of() { find "$1" 2>/dev/null | wc -l; }
+
+@test "the end does not wait for what is being deleted, and the next daemon goes on" {
+	# What earlier removals of boxes and images have left; and a box that is removed now.
+	rubbish "$STATE/trash/x" 120000
+	rubbish "$STATE/images/trash/y" 1000
+	start_daemon
+	box x "$SLEEPER"
+	mkdir -p "$STATE/boxes/x/container"
+	rubbish "$STATE/boxes/x/container/upper" 1000
+	ok rmdir "$MNT/boxes/x"
+	local began
+	began=$(now)
+	kill -TERM "$DAEMON"
+	await_daemon 5
+	assert "$DAEMON_RC" -eq 0 "exit status"
+	assert "$(($(now) - began))" -lt 2000 "milliseconds that the end took"
+	assert "$(left_of "$STATE/trash/x")" -gt 10000 "files left to delete, or there was nothing to wait for"
+	start_daemon
+	all_gone() { (($(left_of "$STATE/trash") == 1 && $(left_of "$STATE/images/trash") == 1)); }
+	await "the rest to be deleted" 30 all_gone
+}

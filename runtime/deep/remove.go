@@ -2,6 +2,7 @@
 package deep
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -13,11 +14,22 @@ import (
 // maxDepth is how deep RemoveAll descends before it brings closer what is further down.
 const maxDepth = 32
 
+// removers bounds how much is deleted at once: each waits for the disk in a thread of its
+// own, and others want the disk, too.
+var removers = make(chan struct{}, 2)
+
 // RemoveAll deletes path and all below it, as os.RemoveAll does, which holds a
 // descriptor for each level: a box makes a hundred thousand levels in a second, and
 // would take from the daemon all the descriptors that it may have. Nobody else may
-// change anything in path meanwhile.
-func RemoveAll(path string) error {
+// change anything in path meanwhile. When ctx ends it stops, after the file that it is
+// at, and returns the error of ctx; what is left can be deleted by another call.
+func RemoveAll(ctx context.Context, path string) error {
+	select {
+	case removers <- struct{}{}:
+		defer func() { <-removers }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if err := os.Remove(path); err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -26,7 +38,7 @@ func RemoveAll(path string) error {
 		return err
 	}
 	defer top.Close()
-	r := remover{top: top}
+	r := remover{ctx: ctx, top: top}
 	for again := true; again && err == nil; {
 		again, err = r.empty(top, ".", 0)
 	}
@@ -37,6 +49,7 @@ func RemoveAll(path string) error {
 }
 
 type remover struct {
+	ctx    context.Context
 	top    *os.Root
 	serial int
 }
@@ -50,6 +63,9 @@ func (r *remover) empty(dir *os.Root, path string, depth int) (moved bool, err e
 			return moved, err
 		}
 		for _, name := range names {
+			if err := r.ctx.Err(); err != nil {
+				return moved, err
+			}
 			m, err := r.remove(dir, name, filepath.Join(path, name), depth)
 			moved = moved || m
 			if err != nil {

@@ -48,15 +48,15 @@ func TestRemoveAll(t *testing.T) {
 	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: min(old.Cur, 200), Max: old.Max}))
 	defer func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) }()
-	must(t, RemoveAll(dir))
+	must(t, RemoveAll(t.Context(), dir))
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("it is still there: %v", err)
 	}
 	if _, err := os.Lstat(kept); err != nil {
 		t.Error(err)
 	}
-	must(t, RemoveAll(dir))
-	must(t, RemoveAll(kept))
+	must(t, RemoveAll(t.Context(), dir))
+	must(t, RemoveAll(t.Context(), kept))
 }
 
 func must(t *testing.T, err error) {

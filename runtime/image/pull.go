@@ -243,7 +243,7 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, got func(i
 		return info, err
 	}
 	defer func() {
-		if rerr := deep.RemoveAll(dir); rerr != nil {
+		if rerr := deep.RemoveAll(s.ground, dir); rerr != nil && s.ground.Err() == nil {
 			s.log.WithError(rerr).Warn("a layer that was not finished is left until the next start")
 		}
 	}()

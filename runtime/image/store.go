@@ -134,8 +134,8 @@ func Open(dir string, opt Options) (*Store, error) {
 	return s, nil
 }
 
-// Close ends all pulls, and waits for that and for the deletion of what was removed.
-// The next Open does what is left of it, if the process ends before.
+// Close ends all pulls, and the deletion of what was removed, and waits for that. The next
+// Open does what is left.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -254,7 +254,7 @@ func (s *Store) sweep(paths []string) {
 			return
 		}
 		for _, path := range paths {
-			if err := deep.RemoveAll(path); err != nil {
+			if err := deep.RemoveAll(s.ground, path); err != nil && s.ground.Err() == nil {
 				s.log.WithError(err).Warn("a part of a removed image is left until the next start")
 			}
 		}
@@ -279,7 +279,7 @@ func (s *Store) expire(dir string, age time.Duration) error {
 		if err == nil && time.Since(fi.ModTime()) < age {
 			continue
 		}
-		errs = append(errs, deep.RemoveAll(s.path(dir, e.Name())))
+		errs = append(errs, deep.RemoveAll(s.ground, s.path(dir, e.Name())))
 	}
 	return errors.Join(errs...)
 }
