@@ -170,11 +170,18 @@ func (d *boxDir) lookupRoot(ctx context.Context, out *fuse.EntryOut) (*fs.Inode,
 	t.top = &rootNode{tree: t}
 	i := d.NewInode(ctx, t.top, t.id(t.guarded()))
 	t.top.enter(out)
-	root.OnClose(func() {
-		// What the kernel knows of it goes, and so does what is known here.
-		_ = d.NotifyEntry(rootName) // ENOENT: it has been forgotten
-	})
 	return i, 0
+}
+
+// RootClosed makes the kernel forget the files of a run that has ended, and with them goes
+// what is known of them here.
+func (f *FS) RootClosed(b *runtime.Box) {
+	if f.early(func() { f.RootClosed(b) }) {
+		return
+	}
+	if d := f.boxes.GetChild(b.Name()); d != nil && d.StableAttr().Ino == boxIno(b, 0) {
+		_ = d.NotifyEntry(rootName) // ENOENT: it has been forgotten
+	}
 }
 
 func (t *rootTree) id(info runtime.RootInfo) fs.StableAttr {

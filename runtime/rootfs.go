@@ -143,6 +143,9 @@ func (b *Box) beginRoot(r *run, root *Root) error {
 		case <-b.rt.closing:
 		}
 		root.Close()
+		if b.rt.opt.Observer != nil {
+			b.rt.opt.Observer.RootClosed(b)
+		}
 	}()
 	return nil
 }
@@ -286,7 +289,6 @@ type Root struct {
 	attached, closed bool
 	proc             int   // /proc/PID of the command
 	top              place // the root
-	onClose          []func()
 	visits           slots
 
 	filesMu sync.Mutex
@@ -330,13 +332,6 @@ func (r *Root) attach(proc int) error {
 	return nil
 }
 
-// OnClose has fn called when the run has ended, if the files were used by then.
-func (r *Root) OnClose(fn func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.onClose = append(r.onClose, fn)
-}
-
 // Close gives up all descriptors, also of files that are still open: one of them
 // would keep the mounts of a box that is gone.
 func (r *Root) Close() {
@@ -350,7 +345,6 @@ func (r *Root) Close() {
 		closeFD(r.top.fd)
 		closeFD(r.proc)
 	}
-	told := r.onClose
 	r.mu.Unlock()
 	r.filesMu.Lock()
 	files := make([]*openFile, 0, len(r.files))
@@ -360,9 +354,6 @@ func (r *Root) Close() {
 	r.filesMu.Unlock()
 	for _, f := range files {
 		f.Close()
-	}
-	for _, fn := range told {
-		fn()
 	}
 }
 

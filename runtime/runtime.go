@@ -31,6 +31,8 @@ type Observer interface {
 	BoxRemoved(b *Box, asked bool)
 	// ExecChanged says that an exec has begun or ended.
 	ExecChanged(e *Exec)
+	// RootClosed says that the files of a box's run, which were used, are there no more.
+	RootClosed(b *Box)
 	// Changed says that the daemon's own files (events, last_error) changed.
 	Changed()
 	// ImagesChanged says that an image came or went.
