@@ -113,7 +113,7 @@ func parseProbeURL(text string) (addr string, port uint16, request string, err e
 		}
 		addr = ip.String()
 	}
-	return addr, port, "GET " + u.RequestURI() + " HTTP/1.0\r\nHost: " + u.Host + "\r\nUser-Agent: boxlite\r\nConnection: close\r\n\r\n", nil
+	return addr, port, "GET " + u.RequestURI() + " HTTP/1.1\r\nHost: " + u.Host + "\r\nUser-Agent: boxlite\r\nConnection: close\r\n\r\n", nil
 }
 
 // left is the health that the end of a run leaves behind. Under the box's mu.

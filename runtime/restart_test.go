@@ -150,7 +150,7 @@ func TestProbeURL(t *testing.T) {
 			got = "!" + err.Error()
 		} else {
 			var path, host string
-			if _, err := fmt.Sscanf(request, "GET %s HTTP/1.0\r\nHost: %s\r\n", &path, &host); err != nil {
+			if _, err := fmt.Sscanf(request, "GET %s HTTP/1.1\r\nHost: %s\r\n", &path, &host); err != nil {
 				t.Errorf("%s: request %q: %v", text, request, err)
 			}
 			got = fmt.Sprintf("%s %d %s %s", addr, port, path, host)

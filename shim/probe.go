@@ -15,12 +15,8 @@ const (
 	// maxLate bounds how many processes of probes are left behind that were killed
 	// and have not died: in a frozen box, or on a file system that does not answer.
 	maxLate = 8
-	// maxHead bounds the head of an HTTP response, in bytes.
-	maxHead = 64 << 10
 	// bodyWaitNs is how much longer the body of a response may take than its head.
 	bodyWaitNs = 200e6
-	// statusLen is the length of "HTTP/1.1 200".
-	statusLen = 12
 )
 
 // What is wrong with a probe that is no command, or that did not come to be one.
@@ -30,6 +26,7 @@ const (
 	reasonWaiting    = "no HTTP response in time"
 	reasonEmpty      = "connection closed without an HTTP response"
 	reasonNotHTTP    = "not an HTTP response"
+	reasonInterim    = "no HTTP response after an interim one (status 1xx)"
 )
 
 // probe is the probe that runs, if one does. What it needs is made for the first
@@ -60,10 +57,7 @@ type probe struct {
 	try     int   // which of addrs it is
 	refused error // how the one before failed
 	sent    int   // bytes of the request; -1 until there is a connection
-	head    int   // bytes of the response's head
-	status  [statusLen]byte
-	lines   int  // whole lines of the head
-	blank   bool // the line of the head that is being read is empty so far
+	resp    response
 	decided bool // the head has come: result stands, and the body is taken
 }
 
@@ -100,7 +94,7 @@ func (s *supervisor) beginProbe(seq uint32, now int64) {
 	p.running, p.over, p.seq, p.begun = true, false, seq, now
 	p.deadline = now + min(s.spec.Probe.TimeoutNs, math.MaxInt64-now)
 	p.out = p.out[:0]
-	p.sent, p.head, p.lines, p.blank, p.decided = -1, 0, 0, false, false
+	p.sent, p.resp, p.decided = -1, response{}, false
 	if s.spec.Probe.Kind == ProbeCommand {
 		s.startProgram()
 		return
@@ -480,65 +474,15 @@ func (s *supervisor) converse() {
 		p.take(buf[:n])
 	case p.decided:
 		p.over = true
-	case p.lines > 0:
-		p.finish(p.verdict())
+	case p.resp.lines > 0:
+		p.finish(p.resp.verdict())
 	case err != nil:
 		p.finish(ProbeResult{Code: 1, Reason: err.Error()})
-	case p.head == 0:
+	case p.resp.begin > 0:
+		p.finish(ProbeResult{Code: 1, Reason: reasonInterim})
+	case p.resp.head == 0:
 		p.finish(ProbeResult{Code: 1, Reason: reasonEmpty})
 	default:
 		p.finish(ProbeResult{Code: 1, Reason: reasonNotHTTP})
 	}
-}
-
-// take goes on in the response with b. The head is looked through and not kept.
-func (p *probe) take(b []byte) {
-	for i, c := range b {
-		if p.decided {
-			room := min(cap(p.out)-len(p.out), len(b)-i)
-			p.out = append(p.out, b[i:i+room]...)
-			break
-		}
-		if p.head < statusLen {
-			p.status[p.head] = c
-		}
-		if p.head <= statusLen && !statusByte(p.head, c) || p.head == maxHead {
-			p.finish(ProbeResult{Code: 1, Reason: reasonNotHTTP})
-			return
-		}
-		p.head++
-		if c != '\n' {
-			p.blank = p.blank && c == '\r'
-			continue
-		}
-		if p.blank {
-			p.decided = true
-			p.decide(p.verdict())
-			p.deadline = min(p.deadline, monotonic()+bodyWaitNs)
-		}
-		p.lines++
-		p.blank = true
-	}
-	p.over = p.decided && len(p.out) == cap(p.out)
-}
-
-// statusByte reports whether c may be the byte numbered i of a status line.
-func statusByte(i int, c byte) bool {
-	const line = "HTTP/0.0 000 "
-	switch line[i] {
-	case '0':
-		return '0' <= c && c <= '9'
-	case ' ':
-		return c == ' ' || i == statusLen && (c == '\r' || c == '\n')
-	}
-	return c == line[i]
-}
-
-// verdict is what the status of a response says.
-func (p *probe) verdict() ProbeResult {
-	code := p.status[statusLen-3:]
-	if code[0] == '2' || code[0] == '3' {
-		return ProbeResult{}
-	}
-	return ProbeResult{Code: 1, Reason: "HTTP status " + string(code)}
 }

@@ -691,7 +691,7 @@ func TestProbeHTTP(t *testing.T) {
 		"204":            {ok("HTTP/1.0 204 No Content\r\n\r\n"), ProbeResult{}},
 		"302":            {ok("HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n"), ProbeResult{}},
 		"399":            {ok("HTTP/1.1 399\r\n\r\n"), ProbeResult{}},
-		"199":            {ok("HTTP/1.1 199 x\r\n\r\n"), ProbeResult{Code: 1, Reason: "HTTP status 199"}},
+		"199":            {ok("HTTP/1.1 199 x\r\n\r\n"), ProbeResult{Code: 1, Reason: reasonInterim}},
 		"404":            {ok("HTTP/1.1 404 Not Found\r\n\r\nnot here"), ProbeResult{Code: 1, Reason: "HTTP status 404", Output: []byte("not here")}},
 		"500":            {ok("HTTP/1.1 500 Oh\r\n\r\n"), ProbeResult{Code: 1, Reason: "HTTP status 500"}},
 		"503, kept open": {open("HTTP/1.1 503 Busy\r\n\r\nwait"), ProbeResult{Code: 1, Reason: "HTTP status 503", Output: []byte("wait")}},
