@@ -156,7 +156,26 @@ func indented(v any) []byte {
 		// Strings, numbers and times: a bug, and not one to hide.
 		panic("info.json: " + err.Error())
 	}
-	return append(text, '\n')
+	return append(visible(text), '\n')
+}
+
+// visible escapes what JSON lets through and a terminal may obey: DEL, and the controls
+// U+0080 to U+009F. In JSON they are in strings alone.
+func visible(text []byte) []byte {
+	const hex = "0123456789abcdef"
+	out := make([]byte, 0, len(text))
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		if c == 0xc2 && i+1 < len(text) && text[i+1] < 0xa0 { // the UTF-8 of U+0080 and on
+			i++
+			c = text[i]
+		} else if c != 0x7f {
+			out = append(out, c)
+			continue
+		}
+		out = append(out, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+	}
+	return out
 }
 
 // Info returns what the snapshot knows of the box.
