@@ -108,6 +108,8 @@ type Resources struct {
 
 // Security restricts what a box's command may do.
 type Security struct {
+	// Profile is what a container has to begin with: ProfileDefault or ProfileStrict.
+	Profile string
 	// NoNewPrivileges keeps set-uid programs and file capabilities from
 	// giving the command more than it has.
 	NoNewPrivileges bool
@@ -140,6 +142,15 @@ type HealthCheck struct {
 	// OnUnhealthy is what is done about it: "none" or "restart".
 	OnUnhealthy string
 }
+
+// The profiles of a container.
+const (
+	// ProfileDefault is what Docker gives a container: its capabilities, and no
+	// no_new_privileges. It is what official images are made for.
+	ProfileDefault = "default"
+	// ProfileStrict is the least.
+	ProfileStrict = "strict"
+)
 
 // The engines.
 const (
@@ -202,7 +213,7 @@ func defaultConfig(box string) *Config {
 		Hostname: box,
 		Network:  "host",
 		Rlimits:  map[string]Rlimit{"nofile": {Soft: 1024, Hard: 1024}},
-		Security: Security{NoNewPrivileges: true},
+		Security: Security{Profile: ProfileDefault, NoNewPrivileges: true},
 		Health: HealthCheck{
 			Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3, StartPeriod: 60 * time.Second, OnUnhealthy: "none",
 		},

@@ -61,7 +61,7 @@ type configDecoder struct {
 	box   string
 	lines int
 	errs  []*ConfigError
-	seen  map[string]int // the line of each key of the document
+	seen  map[string]int // the line of each key, with those above it: security.profile
 }
 
 func newConfigDecoder(box string, text []byte, doc configDoc) *configDecoder {
@@ -196,6 +196,9 @@ func (d *configDecoder) settleEngine(line int, given map[string]bool) {
 				fail(key, fmt.Sprintf("%s is for engine container only: leave it or the engine out", key))
 			}
 		}
+		if d.seen["security.profile"] != 0 {
+			fail("security.profile", "security.profile is for engine container only: engine host has no_new_privileges, and capabilities to drop")
+		}
 		return
 	case given["overlay"] && given["image"]:
 		fail("overlay", "overlay is for rootfs only: an image is always shared, and its changes are the box's own")
@@ -206,6 +209,9 @@ func (d *configDecoder) settleEngine(line int, given map[string]bool) {
 	}
 	if !given["network"] {
 		c.Network = "none"
+	}
+	if d.seen["security.no_new_privileges"] == 0 {
+		c.Security.NoNewPrivileges = c.Security.Profile == ProfileStrict
 	}
 	if !given["user"] {
 		c.User = ""
@@ -248,9 +254,7 @@ func (d *configDecoder) fields(s configSpot, want string, fields []configField) 
 				continue
 			}
 			given[name] = true
-			if s.key == "" {
-				d.seen[name] = key.node.Line
-			}
+			d.seen[key.key] = key.node.Line
 			if d.plainNode(value) && !value.unsettled() {
 				f.decode(value)
 			}
@@ -518,6 +522,9 @@ func (d *configDecoder) rlimits(s configSpot) {
 func (d *configDecoder) security(s configSpot) {
 	sec := &d.cfg.Security
 	d.fields(s, "a map, like {no_new_privileges: true}", []configField{
+		{"profile", func(s configSpot) {
+			d.word(s, "default or strict", setConfigChoice(&sec.Profile, ProfileDefault, ProfileStrict))
+		}},
 		{"no_new_privileges", func(s configSpot) { d.flag(s, &sec.NoNewPrivileges) }},
 		{"capabilities", func(s configSpot) {
 			d.fields(s, "a map, like {drop: [ALL], add: [NET_BIND_SERVICE]}", []configField{

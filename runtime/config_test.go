@@ -29,7 +29,7 @@ func TestConfigDefaults(t *testing.T) {
 		Hostname: "web",
 		Network:  "host",
 		Rlimits:  map[string]Rlimit{"nofile": {1024, 1024}},
-		Security: Security{NoNewPrivileges: true},
+		Security: Security{Profile: ProfileDefault, NoNewPrivileges: true},
 		Health:   HealthCheck{Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3, StartPeriod: time.Minute, OnUnhealthy: "none"},
 		Restart:  Restart{Policy: "no"},
 		Stop:     Stop{Signal: syscall.SIGTERM, Timeout: 10 * time.Second},
@@ -132,6 +132,7 @@ func TestConfigEveryKey(t *testing.T) {
 			"memlock": {RlimitInfinity, RlimitInfinity},
 		},
 		Security: Security{
+			Profile: ProfileDefault,
 			Capabilities: Capabilities{
 				Add: []string{"CAP_NET_RAW", "CAP_NET_BIND_SERVICE"}, Drop: []string{"ALL"},
 			},

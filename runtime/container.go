@@ -398,7 +398,7 @@ func (c *Config) process(ctx context.Context, root *containerRoot, bounding uint
 	p := &specs.Process{
 		Args: args, Cwd: "/", User: specs.User{UID: u.UID, GID: u.GID, AdditionalGids: u.Groups},
 		NoNewPrivileges: c.Security.NoNewPrivileges,
-		Capabilities:    c.Security.Capabilities.container(bounding, u.UID == 0),
+		Capabilities:    c.Security.container(bounding, u.UID == 0),
 	}
 	for _, dir := range []string{img.WorkingDir, c.Workdir} {
 		if filepath.IsAbs(dir) {
@@ -445,7 +445,12 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, who userdb.User) (*shim.Ex
 	}
 	if cmd.User != "" {
 		p.User = specs.User{UID: who.UID, GID: who.GID, AdditionalGids: who.Groups}
-		p.Capabilities = c.Security.Capabilities.container(b.rt.bounding, who.UID == 0)
+		// No more than the command can have: the container may be one of an older boxlite.
+		var most uint64
+		if p.Capabilities != nil {
+			most = capabilityMask(p.Capabilities.Bounding)
+		}
+		p.Capabilities = c.Security.container(most, who.UID == 0)
 		if !made.HomeSet {
 			env["HOME"] = who.Home
 		}
@@ -468,21 +473,37 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, who userdb.User) (*shim.Ex
 	return x, err
 }
 
-// containerCaps are the capabilities of a container that asks for none: the least
-// that the OCI's own example of a configuration has.
-var containerCaps = []string{"AUDIT_WRITE", "KILL", "NET_BIND_SERVICE"}
+// profileCaps are the capabilities that a container has to begin with, by its profile.
+var profileCaps = map[string][]string{
+	// Docker's: what the packages of distributions and official images expect of root. They
+	// count in the container's user namespace alone.
+	ProfileDefault: {
+		"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW",
+		"SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+	},
+	// The least that the OCI's own example of a configuration has.
+	ProfileStrict: {"AUDIT_WRITE", "KILL", "NET_BIND_SERVICE"},
+}
 
-// container returns the sets of a command in a container.
-func (c Capabilities) container(all uint64, root bool) *specs.LinuxCapabilities {
-	keep := (capabilityMask(containerCaps)&^capabilityMask(c.Drop) | capabilityMask(c.Add)) & all
-	names := capabilitySet(keep)
+// profile is that of a container, and empty for engine host.
+func (c *Config) profile() string {
+	if c.Engine != EngineContainer {
+		return ""
+	}
+	return c.Security.Profile
+}
+
+// container returns the capabilities of a process in a container, of all that there are.
+func (s *Security) container(all uint64, root bool) *specs.LinuxCapabilities {
+	add := capabilityMask(s.Capabilities.Add)
+	names := capabilitySet((capabilityMask(profileCaps[s.Profile])&^capabilityMask(s.Capabilities.Drop) | add) & all)
 	sets := &specs.LinuxCapabilities{Bounding: names}
 	if root {
 		sets.Effective, sets.Permitted = names, names
 		return sets
 	}
 	// As on engine host: another user has what was asked for.
-	names = capabilitySet(capabilityMask(c.Add) & all)
+	names = capabilitySet(add & all)
 	sets.Effective, sets.Permitted, sets.Inheritable, sets.Ambient = names, names, names, names
 	return sets
 }
@@ -501,14 +522,20 @@ func capabilitySet(mask uint64) []string {
 func (c *Config) containerSpec(p *specs.Process, firstID uint32) *specs.Spec {
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: firstID, Size: idsOfBox}}
 	spaces := []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace, specs.UserNamespace, specs.CgroupNamespace}
+	var sysctls map[string]string
 	if c.Network == "none" {
 		spaces = append(spaces, specs.NetworkNamespace)
+		// The network is the box's own: whoever it is in there may have any port, and ping.
+		sysctls = map[string]string{
+			"net.ipv4.ip_unprivileged_port_start": "0",
+			"net.ipv4.ping_group_range":           "0 " + strconv.Itoa(idsOfBox-1),
+		}
 	}
 	spec := &specs.Spec{
 		Version: "1.0.2", Process: p, Hostname: c.Hostname,
 		Root: &specs.Root{Path: shim.ContainerRoot, Readonly: c.Security.ReadonlyRootfs},
 		Linux: &specs.Linux{
-			UIDMappings: ids, GIDMappings: ids,
+			UIDMappings: ids, GIDMappings: ids, Sysctl: sysctls,
 			Resources: &specs.LinuxResources{Devices: containerDevices()},
 			// What the kernel tells of the whole host, or can be told for it.
 			MaskedPaths: []string{

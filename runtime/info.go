@@ -51,7 +51,8 @@ type ConfigInfo struct {
 	Network      string            `json:"network"`
 	Mounts       []MountInfo       `json:"mounts"`
 	Resources    ResourcesInfo     `json:"resources"`
-	Rlimits      map[string]any    `json:"rlimits"` // a number, or "unlimited"
+	Rlimits      map[string]any    `json:"rlimits"`          // a number, or "unlimited"
+	Profile      *string           `json:"security_profile"` // null for engine host
 	NoNewPrivs   bool              `json:"no_new_privileges"`
 	ReadonlyRoot bool              `json:"readonly_rootfs"`
 	CapAdd       []string          `json:"capabilities_add"`
@@ -215,6 +216,7 @@ func (b *Box) info(s *Snapshot, st infoState) Info {
 		Hostname: c.Hostname, Network: c.Network, Mounts: make([]MountInfo, 0, len(c.Mounts)), Rlimits: map[string]any{},
 		Resources: ResourcesInfo{CPUs: unlessZero(res.CPUs), Memory: unlessZero(res.Memory), Pids: unlessZero(res.Pids)},
 		Image:     unlessZero(c.Image), Entrypoint: c.Entrypoint, Rootfs: unlessZero(c.Rootfs), Overlay: c.Overlay && c.Engine == EngineContainer, Init: c.Init && c.Engine == EngineContainer, Runtime: unlessZero(c.Runtime),
+		Profile:    unlessZero(c.profile()),
 		NoNewPrivs: c.Security.NoNewPrivileges, ReadonlyRoot: c.Security.ReadonlyRootfs,
 		CapAdd: orEmpty(c.Security.Capabilities.Add), CapDrop: orEmpty(c.Security.Capabilities.Drop),
 		HealthCheck: HealthInfo{

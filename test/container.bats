@@ -53,10 +53,10 @@ echo 1 >/sys/kernel/uevent_helper; cut -d: -f3 /proc/self/cgroup | sort -u; moun
 	line HOME=/root\ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	line lo
 	no_line '^eth'
-	line $'NoNewPrivs:\t1'
+	line $'NoNewPrivs:\t0'
 	line $'Seccomp:\t2'
-	line $'CapEff:\t0000000020000420'
-	line $'CapBnd:\t0000000020000420'
+	line $'CapEff:\t00000000a80425fb' # Docker's
+	line $'CapBnd:\t00000000a80425fb'
 	line $'CapAmb:\t0000000000000000'
 	line $'127.0.1.1\tinside'
 	line 'hosts of 0'
@@ -70,6 +70,27 @@ echo 1 >/sys/kernel/uevent_helper; cut -d: -f3 /proc/self/cgroup | sort -u; moun
 	ok rmdir "$MNT/boxes/$RT-s"
 }
 @test "a container sees itself and nothing of the host" { both sees; }
+
+profiles() {
+	local caps='grep -E "^(NoNewPrivs|CapEff|CapBnd|CapAmb)" /proc/self/status | cut -f2 | xargs'
+	in_box "$RT-1" "$caps" 'security: {profile: strict}'
+	assert "$out" = '0000000020000420 0000000020000420 0000000000000000 1' "strict"
+	json "$RT-1" config.security_profile
+	assert "$out" = strict "security_profile in info.json"
+	in_box "$RT-2" "$caps" 'security: {profile: strict, no_new_privileges: false, capabilities: {add: [CHOWN], drop: [KILL]}}'
+	assert "$out" = '0000000020000401 0000000020000401 0000000000000000 0' "strict, changed"
+	in_box "$RT-3" "$caps" 'security: {no_new_privileges: true, capabilities: {drop: [CHOWN, NET_RAW]}}'
+	assert "$out" = '00000000a80405fa 00000000a80405fa 0000000000000000 1' "default, changed"
+	json "$RT-3" config.no_new_privileges
+	assert "$out" = True "no_new_privileges in info.json"
+	ok rmdir "$MNT/boxes/$RT-1" "$MNT/boxes/$RT-2" "$MNT/boxes/$RT-3"
+}
+@test "a container has the capabilities of its profile, and what is added and dropped" {
+	both profiles
+	refused EINVAL sh -c 'mkdir "$1/boxes/h" && printf "%s\n" "command: [ls]" "security:" "  profile: strict" | cat >"$1/boxes/h/config.yaml"' sh "$MNT"
+	rd h/last_error
+	assert "$out" has "line 3: security.profile is for engine container only" "last_error"
+}
 
 apart() {
 	up_box "$RT-1" 'echo x >/mine; echo up; sleep 1000'

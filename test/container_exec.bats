@@ -43,7 +43,7 @@ inside() {
 	line 'box exec c'
 	line /srv
 	line $'Seccomp:\t2'
-	line $'CapBnd:\t0000000020000420'
+	line $'CapBnd:\t00000000a80425fb'
 	line /
 	no_line "^$(readlink /proc/self/ns/net)$"
 	line '/proc/self/fd: 0 1 2 3' # the last is the directory that ls reads

@@ -14,19 +14,39 @@ make_rootfs() {
 	chmod 0755 "$ROOT"
 }
 
+# The security profile of a container whose test does not say another.
+PROFILE=default
+
 # in_box BOX SCRIPT [CONFIG…]: runs a script in a container to its end; out is its log.
 in_box() {
 	local name=$1 text=$2
 	shift 2
-	run_script "$name" "rootfs: $ROOT" "runtime: $RT" "$@" <<<"$text"
+	contain "$@"
+	run_script "$name" "${config[@]}" <<<"$text"
 }
 
 # up_box BOX SCRIPT [CONFIG…]: starts one that goes on.
 up_box() {
 	local name=$1 text=$2
 	shift 2
-	script "$name" "rootfs: $ROOT" "runtime: $RT" "$@" <<<"$text"
+	contain "$@"
+	script "$name" "${config[@]}" <<<"$text"
 	ctl "$name" start
+}
+
+# contain [CONFIG…]: sets config to that of a container, with $PROFILE.
+contain() {
+	local line security="security: {profile: $PROFILE}"
+	config=("rootfs: $ROOT" "runtime: $RT")
+	for line; do
+		if [[ $line == 'security: {'* ]]; then
+			security=$line
+			[[ $line == *profile:* ]] || security="security: {profile: $PROFILE, ${line#security: \{}"
+		else
+			config+=("$line")
+		fi
+	done
+	config+=("$security")
 }
 
 # line TEXT: out has that line.

@@ -28,7 +28,7 @@ setup_suite() {
 
 	if [[ -z ${BOXLITE_BIN:-} ]]; then
 		export BOXLITE_BIN=$BATS_RUN_TMPDIR/bin
-		(cd "$BATS_TEST_DIRNAME/.." &&
+		(cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/.." &&
 			CGO_ENABLED=0 go build -ldflags "-X main.commit=bats" -o "$BOXLITE_BIN/" ./cmd/... ./test/registry) >&2
 	fi
 	local bin

@@ -47,6 +47,16 @@ teardown() {
 	common_teardown
 }
 
+# both TEST: as in other suites, and each profile with one of them.
+both() {
+	local profile
+	for RT in crun runc; do
+		profile=$([[ $RT == crun ]] && echo default || echo strict)
+		echo "# runtime $RT, profile $profile"
+		PROFILE=$profile "$1"
+	done
+}
+
 # --- out of the box ----------------------------------------------------------
 
 own_runtime() {
@@ -117,7 +127,10 @@ descriptors() {
 calls() {
 	in_box "$RT-1" 'exec threat calls'
 	assert "$(grep -c . <<<"$out")" -ge 33 "attempts"
-	no_line ' ok$'
+	# In its own network, and in its own root.
+	local let=$'chroot ok\npacket-socket ok\nraw-socket ok'
+	[[ $PROFILE != strict ]] || let=''
+	assert "$(grep ' ok$' <<<"$out" | sort)" = "$let" "what is let through"
 	no_line '^(mount|umount|unshare-user|clone-user|keyctl|setns) E(INVAL|NOENT|FAULT)'
 	drop "$RT-1"
 }
@@ -296,14 +309,25 @@ nodes() {
 }
 
 set_uid() {
-	in_box "$RT-1" 'suid euid' 'user: web'
+	local strict='no_new_privileges: true'
+	[[ $PROFILE != strict ]] || strict='profile: strict'
+	in_box "$RT-1" 'suid euid' 'user: web' "security: {$strict}"
 	assert "$out" = 'euid 33' "effective user of a set-uid program"
-	# It is one: of the container's root, who is nobody on the host.
-	in_box "$RT-2" 'suid euid' 'user: web' 'security: {no_new_privileges: false}'
-	assert "$out" = 'euid 0' "effective user without no_new_privs"
+	# By default it is, as in Docker, one of the container's root, who is nobody on the host.
+	up_box "$RT-2" 'suid euid; suid hold' 'user: web' 'security: {no_new_privileges: false}'
+	logs "$RT-2" held
+	rd "$RT-2/log"
+	line 'euid 0'
+	local pid first
+	json "$RT-2" first_id
+	first=$out
+	pid=$(box_pids "$(box_command "$(pid_of "$RT-2")")" | while read -r pid; do [[ $(readlink "/proc/$pid/exe") != */suid ]] || echo "$pid"; done)
+	assert "$(awk '/^Uid/ {print $3}' "/proc/$pid/status")" = "$first" "effective user of a set-uid program, on the host"
+	# It is bounded by what the box's root has.
+	assert "$(awk '/^CapPrm/ {print $2}' "/proc/$pid/status")" = "$(awk '/^CapBnd/ {print $2}' "/proc/$(box_command "$(pid_of "$RT-2")")/status")" "capabilities of it"
 	drop "$RT-1" "$RT-2"
 }
-@test "set-uid programs of a root give nothing" {
+@test "set-uid programs of a root give no more than its root has, and nothing without new privileges" {
 	cp "$THREAT" "$ROOT/bin/suid"
 	chmod 4755 "$ROOT/bin/suid"
 	both set_uid

@@ -350,6 +350,11 @@ int main(int argc, char **argv)
 		serve(atoi(arg), argv[3]);
 	else if (!strcmp(mode, "euid"))
 		printf("euid %d\n", geteuid());
+	else if (!strcmp(mode, "hold")) {
+		puts("held");
+		fflush(stdout);
+		pause();
+	}
 	else
 		return 64;
 	return 0;
