@@ -75,5 +75,6 @@ exec nginx -g "daemon off;"' 'health_check: {http: "http://localhost/", interval
 	ctl "$RT-d" stop
 	is "$RT-d" exit_code 0
 	T=60 ok rmdir "$MNT/boxes/$RT-d"
+	await "its files to be removed" 60 sh -c '[ -z "$(ls -A "$1")" ]' sh "$STATE/trash"
 }
 @test "apt-get, adduser, su and sudo work in a Debian container; nginx and PostgreSQL start" { both installed; }
