@@ -28,10 +28,11 @@ type Box struct {
 	events events
 	infos  texts[infoState]
 
-	mu      sync.Mutex // the owner: guards what follows, and who publishes
-	removed bool       // from the moment its removal is certain
-	run     *run       // the last run, going on or ended; nil before the first
-	stops   int        // stop and kill commands so far: a restart that is overtaken gives way
+	mu      sync.Mutex    // the owner: guards what follows, and who publishes
+	removed bool          // from the moment its removal is certain
+	leaving chan struct{} // closed when it is, or has failed; nil while nobody removes it
+	run     *run          // the last run, going on or ended; nil before the first
+	stops   int           // stop and kill commands so far: a restart that is overtaken gives way
 	record  stateRecord
 	retries int // restarts in a row; see backoff
 
@@ -172,8 +173,11 @@ func (b *Box) update(op string, fn func(t *tx) error) error {
 func (b *Box) change(fn func(t *tx) error) (old *Snapshot, f Field, events bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.removed {
+	switch {
+	case b.removed:
 		return nil, 0, false, ErrRemoved
+	case b.leaving != nil:
+		return nil, 0, false, fmt.Errorf("%w: it is being removed", ErrBusy)
 	}
 	old = b.snap.Load()
 	t := &tx{Snapshot: *old}
@@ -438,32 +442,10 @@ func (b *Box) Remove() error {
 }
 
 func (b *Box) remove(asked bool) error {
-	b.mu.Lock()
-	s := b.snap.Load()
-	if b.removed {
-		b.mu.Unlock()
-		return b.fail("remove", ErrRemoved)
-	}
-	if s.Status.Active() || s.Status == StatusRestarting {
-		b.mu.Unlock()
-		if s.Status == StatusUnknown {
-			return b.fail("remove", b.lookAgain())
-		}
-		return b.fail("remove", fmt.Errorf("%w: it is %s (kill it first)", ErrBusy, s.Status))
-	}
-	Fault("remove.accepted")
-	trash, err := b.rt.store.discard(b.name, b.serial)
+	s, trash, err := b.leave()
 	if err != nil {
-		b.mu.Unlock()
 		return b.fail("remove", err)
 	}
-	Fault("remove.renamed")
-	b.removed = true
-	gone := *s
-	gone.Removed = true
-	b.publish(&gone, time.Now())
-	b.mu.Unlock()
-	b.rt.imageTexts.uses.Add(1)
 	b.dropExecs()
 	// The name is free for another box only when nobody can meet this one under
 	// it any more, and when its end has been told.
@@ -493,6 +475,59 @@ func (b *Box) remove(asked bool) error {
 		}
 	})
 	return nil
+}
+
+// leave moves the box's directory to the trash and makes the box a removed one. It returns
+// its last snapshot and where the directory is. Nothing else of the box changes meanwhile,
+// and who only looks does not wait for the disk.
+func (b *Box) leave() (last *Snapshot, trash string, err error) {
+	s, err := b.mayLeave()
+	if err != nil {
+		return nil, "", err
+	}
+	trash, err = b.rt.store.discard(b.name, b.serial)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.leaving)
+	b.leaving = nil
+	if err != nil {
+		return nil, "", err
+	}
+	Fault("remove.renamed")
+	b.removed = true
+	gone := *s
+	gone.Removed = true
+	b.publish(&gone, time.Now())
+	return s, trash, nil
+}
+
+// mayLeave begins a removal, or says why there can be none.
+func (b *Box) mayLeave() (*Snapshot, error) {
+	b.lockStaying()
+	defer b.mu.Unlock()
+	s := b.snap.Load()
+	switch {
+	case b.removed:
+		return nil, ErrRemoved
+	case s.Status == StatusUnknown:
+		return nil, b.lookAgain()
+	case s.Status.Active() || s.Status == StatusRestarting:
+		return nil, fmt.Errorf("%w: it is %s (kill it first)", ErrBusy, s.Status)
+	}
+	Fault("remove.accepted")
+	b.leaving = make(chan struct{})
+	return s, nil
+}
+
+// lockStaying takes mu when no removal is under way.
+func (b *Box) lockStaying() {
+	b.mu.Lock()
+	for b.leaving != nil {
+		leaving := b.leaving
+		b.mu.Unlock()
+		<-leaving
+		b.mu.Lock()
+	}
 }
 
 // released waits until nobody reads in the directory any more; it returns false
@@ -549,14 +584,28 @@ func (c *Completion) Wait(ctx context.Context) error {
 }
 
 // pin opens the box's directory while that is certainly this box's. What is read
-// and written through it never meets a later box of the same name.
+// and written through it never meets a later box of the same name. No lock is held while
+// the disk is asked: who needs the box's for a moment, as the one loop of all timers does,
+// would wait for it.
 func (b *Box) pin() (*os.Root, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.removed {
-		return nil, b.fail("open", ErrRemoved)
+	for {
+		b.lockStaying()
+		removed := b.removed
+		b.mu.Unlock()
+		if removed {
+			return nil, b.fail("open", ErrRemoved)
+		}
+		dir, err := b.rt.store.openRoot(b.dir)
+		b.mu.Lock()
+		moved := b.removed || b.leaving != nil
+		b.mu.Unlock()
+		if !moved {
+			return dir, err
+		}
+		if err == nil {
+			_ = dir.Close() // it was only opened
+		}
 	}
-	return os.OpenRoot(b.dir)
 }
 
 // hold is pin for a reader that may go on reading after the box was removed; it

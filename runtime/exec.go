@@ -113,6 +113,9 @@ type Exec struct {
 
 // execs are the execs of a box.
 type execs struct {
+	// making orders those that make an exec. It is held across disk I/O; mu is not, since
+	// the loop of all timers takes it.
+	making  sync.Mutex
 	mu      sync.Mutex
 	byName  map[string]*Exec
 	changed time.Time // when one last came or went
@@ -230,13 +233,10 @@ func (b *Box) createExec(name string, rec *execRecord) (*Exec, error) {
 		return nil, ErrRemoved
 	}
 	defer root.Close()
-	b.execs.mu.Lock()
-	defer b.execs.mu.Unlock()
-	if b.execs.byName[name] != nil {
-		return nil, ErrExist
-	}
-	if len(b.execs.byName) >= MaxExecs {
-		return nil, ErrExecs
+	b.execs.making.Lock()
+	defer b.execs.making.Unlock()
+	if err := b.execs.room(name); err != nil {
+		return nil, err
 	}
 	dir := filepath.Join(shim.ExecDir, name)
 	if err := root.Mkdir(shim.ExecDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -256,13 +256,34 @@ func (b *Box) createExec(name string, rec *execRecord) (*Exec, error) {
 	if err := e.save(root, rec); err != nil {
 		return nil, errors.Join(err, root.RemoveAll(dir))
 	}
-	if b.execs.byName == nil {
-		b.execs.byName = map[string]*Exec{}
-		b.execs.begins = make(chan struct{}, execBegins)
-	}
-	b.execs.byName[name] = e
-	b.execs.changed = time.Now()
+	b.execs.add(e)
 	return e, nil
+}
+
+// room says why there can be no exec of that name. The caller holds making, so that it
+// stays so.
+func (x *execs) room(name string) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.byName[name] != nil:
+		return ErrExist
+	case len(x.byName) >= MaxExecs:
+		return ErrExecs
+	}
+	return nil
+}
+
+// add makes an exec known.
+func (x *execs) add(e *Exec) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.byName == nil {
+		x.byName = map[string]*Exec{}
+		x.begins = make(chan struct{}, execBegins)
+	}
+	x.byName[e.name] = e
+	x.changed = time.Now()
 }
 
 func makeFIFOs(root *os.Root, dir string) error {

@@ -172,7 +172,9 @@ type check struct {
 	line  int // descriptor, or -1
 	// greeted: the shim has said that it knows lines. old: it does not.
 	greeted, old bool
+	dialing      bool // a line is being made
 	phase        phase
+	call         *shim.LineCall // for the shim, as long as there is no line
 	seq          uint32
 	at           time.Time // when the shim was asked
 	late         time.Time // when its answer is
@@ -367,14 +369,15 @@ func (p *prober) turn(c *check) {
 	switch {
 	case (c.phase == asked || c.phase == begun) && now.Before(c.late):
 		p.rt.timers.set(&c.timer, c.late)
+	case c.dialing && c.phase == asked:
+		c.b.log("health").Warn("not probed: the disk with its directory takes too long, which says nothing of the box")
+		p.skip(c)
 	case c.phase == asked || c.phase == begun:
 		p.hangUp(c)
 		p.outcome(c, &ProbeReport{TimedOut: true, ExitCode: 1, Took: now.Sub(c.at), Reason: "the shim does not answer"})
 	case c.due.IsZero() || now.Before(c.due):
-		switch err := p.connect(c); {
-		case err != nil:
-			p.rt.timers.set(&c.timer, c.next(now.Add(probeMargin)))
-		case !c.due.IsZero():
+		p.connect(c)
+		if !c.due.IsZero() {
 			p.rt.timers.set(&c.timer, c.due)
 		}
 	case c.phase == idle:
@@ -410,48 +413,82 @@ func (p *prober) begin(c *check) {
 		go p.askOld(c, c.seq)
 		return
 	}
-	p.pings++
-	if err := p.send(c, call); errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOSPC) {
+	c.call = &call
+	if p.connect(c); c.line >= 0 {
+		p.pings++
+		p.send(c)
+	}
+}
+
+// send puts the call that waits to the shim, which it does not wait for.
+func (p *prober) send(c *check) {
+	call := c.call
+	c.call = nil
+	if errno := rawSend(c.line, call.Append(nil)); errno != 0 {
+		p.notAsked(c, errno)
+	}
+}
+
+// notAsked says what is to be said of a probe that did not get to the shim.
+func (p *prober) notAsked(c *check, err error) {
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOSPC) {
 		c.b.log("health").WithError(err).Warn("not probed: that is the daemon's want, and says nothing of the box")
 		p.skip(c)
-	} else if err != nil {
-		p.hangUp(c)
-		p.outcome(c, &ProbeReport{ExitCode: 1, Reason: "the shim cannot be asked: " + err.Error()})
+		return
+	}
+	p.hangUp(c)
+	p.outcome(c, &ProbeReport{ExitCode: 1, Reason: "the shim cannot be asked: " + err.Error()})
+}
+
+// connect makes sure that there is a line, or will be one. It takes a look at a directory,
+// and so as long as the disk does; the loop, which all boxes have together, must not wait
+// for that.
+func (p *prober) connect(c *check) {
+	if c.line < 0 && !c.old && !c.dialing {
+		c.dialing = true
+		go p.dial(c)
 	}
 }
 
-// send puts a call to the shim, which it does not wait for.
-func (p *prober) send(c *check, call shim.LineCall) error {
-	if err := p.connect(c); err != nil {
-		return err
+func (p *prober) dial(c *check) {
+	fd, err := c.b.openLine(c.r)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.dialing = false
+	if p.checks[c.r] != c { // it was forgotten meanwhile
+		if err == nil {
+			_ = unix.Close(fd) // nothing was written that could be lost
+		}
+		return
 	}
-	if errno := rawSend(c.line, call.Append(nil)); errno != 0 {
-		return errno
+	if err == nil {
+		if err = p.listenTo(fd); err != nil {
+			err = errors.Join(err, unix.Close(fd))
+		}
 	}
-	return nil
+	switch {
+	case err == nil:
+		c.line = fd
+		p.lines[int32(fd)] = c
+		p.tellLog(c) // what was written before is news, too
+		if c.call != nil && c.phase == asked {
+			p.send(c)
+		}
+	case c.phase == asked:
+		p.notAsked(c, err)
+	case c.phase == idle:
+		p.rt.timers.set(&c.timer, c.next(time.Now().Add(probeMargin)))
+	}
 }
 
-// connect makes sure that there is a line.
-func (p *prober) connect(c *check) error {
-	if c.line >= 0 || c.old {
-		return nil
-	}
-	dir, err := os.Open(c.b.dir)
+// openLine makes a line to the shim of a run.
+func (b *Box) openLine(r *run) (int, error) {
+	dir, err := b.rt.store.openDir(b.dir)
 	if err != nil {
-		return err
+		return -1, err
 	}
 	defer dir.Close()
-	fd, err := shim.OpenLine(dir, c.r.id)
-	if err != nil {
-		return err
-	}
-	if err := p.listenTo(fd); err != nil {
-		return errors.Join(err, unix.Close(fd))
-	}
-	c.line = fd
-	p.lines[int32(fd)] = c
-	p.tellLog(c) // what was written before is news, too
-	return nil
+	return shim.OpenLine(dir, r.id)
 }
 
 // hangUp gives up the line of a check.

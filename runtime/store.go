@@ -33,6 +33,25 @@ const (
 type store struct {
 	dir  string
 	lock *os.File // held for as long as the daemon lives
+	// slow, unless it is nil, is called before a directory of a box is opened or moved: a
+	// test has the disk take its time.
+	slow func()
+}
+
+func (s *store) wait() {
+	if s.slow != nil {
+		s.slow()
+	}
+}
+
+func (s *store) openDir(path string) (*os.File, error) {
+	s.wait()
+	return os.Open(path)
+}
+
+func (s *store) openRoot(path string) (*os.Root, error) {
+	s.wait()
+	return os.OpenRoot(path)
 }
 
 // LockedError says that another daemon uses the state directory.
@@ -87,6 +106,7 @@ func (s *store) boxDir(name string) string { return filepath.Join(s.dir, "boxes"
 // either whole or gone, and returns where it is now.
 func (s *store) discard(name string, serial uint64) (string, error) {
 	to := filepath.Join(s.dir, "trash", name+"."+strconv.FormatUint(serial, 10)+"."+strconv.FormatInt(time.Now().UnixNano(), 36))
+	s.wait()
 	err := os.Rename(s.boxDir(name), to)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil // somebody else removed it: as good as discarded
