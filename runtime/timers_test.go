@@ -177,6 +177,7 @@ func TestExecsAreMadeOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
+	rt.work.Wait()
 	if known, _ := b.Execs(); made != MaxExecs || len(known) != MaxExecs {
 		t.Errorf("%d were made, %d are known", made, len(known))
 	}
