@@ -41,14 +41,19 @@ var boxFiles = []struct {
 // waitFiles is the list of a box's blocking files.
 var waitFiles = []struct {
 	name string
-	open func(*runtime.Box) runtime.Stream
+	open func(*runtime.Box, runtime.By) (runtime.Stream, error)
 }{
-	{"running", (*runtime.Box).WaitRunning},
-	{"healthy", (*runtime.Box).WaitHealthy},
-	{"exit", (*runtime.Box).WaitExit},
-	{"stopped", (*runtime.Box).WaitStopped},
+	{"running", blocking((*runtime.Box).WaitRunning)},
+	{"healthy", blocking((*runtime.Box).WaitHealthy)},
+	{"exit", blocking((*runtime.Box).WaitExit)},
+	{"stopped", blocking((*runtime.Box).WaitStopped)},
 	{"log", (*runtime.Box).WaitLog},
-	{"event", (*runtime.Box).WaitEvent},
+	{"event", blocking((*runtime.Box).WaitEvent)},
+}
+
+// blocking is the way to a stream that needs nothing and is for everybody.
+func blocking[T any](open func(T) runtime.Stream) func(T, runtime.By) (runtime.Stream, error) {
+	return func(of T, _ runtime.By) (runtime.Stream, error) { return open(of), nil }
 }
 
 // boxFile is what the files of a box have in common.
@@ -171,7 +176,7 @@ func (d *boxDir) wait() node {
 	w := &fixedDir{dir: dir{fs: d.fs}, box: d.box, attr: attr{mode: 0o755, nlink: 2, mtime: s.Created, timeout: long}}
 	for i, f := range waitFiles {
 		w.entries = append(w.entries, entry{f.name, boxIno(d.box, 2+len(boxFiles)+i), fuse.S_IFREG, func() node {
-			return &waitFile{fs: d.fs, box: d.box, name: "wait/" + f.name, mtime: s.Created, open: func() runtime.Stream { return f.open(d.box) }}
+			return &waitFile{fs: d.fs, box: d.box, name: "wait/" + f.name, mtime: s.Created, open: func(by runtime.By) (runtime.Stream, error) { return f.open(d.box, by) }}
 		}})
 	}
 	return w

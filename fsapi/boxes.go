@@ -65,7 +65,7 @@ func (d *boxesDir) enter(ctx context.Context, b *runtime.Box, out *fuse.EntryOut
 }
 
 // Readdir lists the boxes by name.
-func (d *boxesDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
+func (d *boxesDir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 	boxes := d.fs.rt.Boxes()
 	out := make([]fuse.DirEntry, 0, len(boxes))
 	for _, b := range boxes {
@@ -74,7 +74,7 @@ func (d *boxesDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 		}
 		out = append(out, fuse.DirEntry{Name: b.Name(), Ino: boxIno(b, 0), Mode: fuse.S_IFDIR})
 	}
-	return fs.NewListDirStream(out), 0
+	return d.fs.list(ctx, out)
 }
 
 // Mkdir makes a box. It is root's, whoever makes it: its configuration decides what runs

@@ -116,6 +116,7 @@ type configHandle struct {
 	doc    draft
 	append bool
 	owner  int // process that opened it, 0 if unknown
+	lease  lease
 
 	mu      sync.Mutex
 	buf     []byte
@@ -280,6 +281,7 @@ func (h *configHandle) Fsync(ctx context.Context, _ uint32) syscall.Errno {
 // Release commits what no flush has: a file that was passed on to another process
 // and closed last there. Nobody sees this verdict but the reader of last_error.
 func (h *configHandle) Release(context.Context) syscall.Errno {
+	defer h.lease.end()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.emptied {

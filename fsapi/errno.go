@@ -32,6 +32,7 @@ var errnos = []struct {
 	{runtime.ErrDenied, syscall.EPERM},
 	{errRevoked, syscall.EACCES},
 	{runtime.ErrPipe, syscall.EPIPE},
+	{runtime.ErrDescriptors, syscall.ENFILE},
 	{runtime.ErrClosed, syscall.ESHUTDOWN},
 	{image.ErrClosed, syscall.ESHUTDOWN},
 	{image.ErrInUse, syscall.EBUSY},
@@ -42,6 +43,7 @@ var errnos = []struct {
 	{syscall.EDQUOT, syscall.EDQUOT},
 	{syscall.EROFS, syscall.EROFS},
 	{syscall.EMFILE, syscall.EMFILE},
+	{syscall.ENFILE, syscall.ENFILE},
 	{syscall.ENOMEM, syscall.ENOMEM},
 }
 

@@ -116,13 +116,13 @@ func (d *execsDir) enter(ctx context.Context, e *runtime.Exec, out *fuse.EntryOu
 }
 
 // Readdir lists the execs by name.
-func (d *execsDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
+func (d *execsDir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 	all, _ := d.box.Execs()
 	out := make([]fuse.DirEntry, 0, len(all))
 	for _, e := range all {
 		out = append(out, fuse.DirEntry{Name: e.Name(), Ino: execIno(e, 0), Mode: fuse.S_IFDIR})
 	}
-	return fs.NewListDirStream(out), 0
+	return d.fs.list(ctx, out)
 }
 
 // Mkdir makes an exec, which belongs to who asks.
@@ -248,7 +248,7 @@ func (t *execTextFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetA
 }
 
 // Open takes the snapshot that all reads through the handle give.
-func (t *execTextFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (t *execTextFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if errno := readOnly(flags); errno != 0 {
 		return nil, 0, errno
 	}
@@ -256,13 +256,23 @@ func (t *execTextFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uin
 	if s.Removed {
 		return nil, 0, syscall.ENOENT
 	}
-	return &execTextHandle{file: &t.execFile, inode: t.EmbeddedInode(), text: []byte(t.word(s) + "\n")}, readFlags, 0
+	return t.read(ctx, t.EmbeddedInode(), []byte(t.word(s)+"\n"))
+}
+
+// read opens a text of the exec.
+func (f *execFile) read(ctx context.Context, inode *fs.Inode, text []byte) (fs.FileHandle, uint32, syscall.Errno) {
+	lease, errno := f.fs.budget.lease(ctx, len(text))
+	if errno != 0 {
+		return nil, 0, errno
+	}
+	return &execTextHandle{file: f, inode: inode, text: text, lease: lease}, readFlags, 0
 }
 
 type execTextHandle struct {
 	file  *execFile
 	inode *fs.Inode
 	text  []byte // shared, never changed
+	lease lease
 }
 
 var (
@@ -280,6 +290,7 @@ func (h *execTextHandle) Read(_ context.Context, dest []byte, off int64) (fuse.R
 
 // Release ends the reading.
 func (h *execTextHandle) Release(context.Context) syscall.Errno {
+	h.lease.end()
 	h.file.fs.drop(h.file.e.Box(), h.inode)
 	return 0
 }
@@ -602,14 +613,18 @@ func (c *cmdFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 		return nil, 0, syscall.ENOENT
 	}
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
-		return &execTextHandle{file: &c.execFile, inode: c.EmbeddedInode(), text: s.Text}, readFlags, 0
+		return c.read(ctx, c.EmbeddedInode(), s.Text)
 	}
 	g, errno := newGrant(ctx, c, mayWrite)
 	if errno != 0 {
 		return nil, 0, errno
 	}
+	lease, errno := c.fs.budget.lease(ctx, runtime.MaxConfigSize)
+	if errno != 0 {
+		return nil, 0, errno
+	}
 	by := process(ctx)
-	return &configHandle{fs: c.fs, doc: cmdDraft{c.e, by, g}, append: flags&syscall.O_APPEND != 0, owner: by.PID}, fuse.FOPEN_DIRECT_IO, 0
+	return &configHandle{fs: c.fs, doc: cmdDraft{c.e, by, g}, append: flags&syscall.O_APPEND != 0, owner: by.PID, lease: lease}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // cmdDraft is a cmd being written, by who has opened it: what he may is not more when

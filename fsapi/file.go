@@ -76,7 +76,7 @@ func (t *textFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrI
 }
 
 // Open takes the snapshot that all reads through the handle give.
-func (t *textFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (t *textFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if errno := readOnly(flags); errno != 0 {
 		return nil, 0, errno
 	}
@@ -84,7 +84,11 @@ func (t *textFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32,
 		return nil, 0, syscall.ENOENT
 	}
 	text, _ := t.render()
-	return &textHandle{fs: t.fs, box: t.box, inode: t.EmbeddedInode(), text: text}, readFlags, 0
+	lease, errno := t.fs.budget.lease(ctx, len(text.Bytes))
+	if errno != 0 {
+		return nil, 0, errno
+	}
+	return &textHandle{fs: t.fs, box: t.box, inode: t.EmbeddedInode(), text: text, lease: lease}, readFlags, 0
 }
 
 // textHandle reads one snapshot.
@@ -93,6 +97,7 @@ type textHandle struct {
 	box   *runtime.Box // nil for the daemon's own
 	inode *fs.Inode
 	text  *runtime.Text
+	lease lease // of the text, as if it were the handle's alone
 }
 
 var (
@@ -117,6 +122,7 @@ func readAt(text, dest []byte, off int64) fuse.ReadResult {
 
 // Release ends the reading.
 func (h *textHandle) Release(context.Context) syscall.Errno {
+	h.lease.end()
 	h.fs.drop(h.box, h.inode)
 	return 0
 }
@@ -192,7 +198,7 @@ type waitFile struct {
 	box   *runtime.Box // nil for the daemon's own
 	name  string
 	mtime time.Time
-	open  func() runtime.Stream
+	open  func(runtime.By) (runtime.Stream, error)
 }
 
 var (
@@ -217,16 +223,20 @@ func (w *waitFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrI
 }
 
 // Open binds what is waited for to this moment.
-func (w *waitFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (w *waitFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if errno := readOnly(flags); errno != 0 {
 		return nil, 0, errno
 	}
 	if w.box != nil && w.box.Snapshot().Removed {
 		return nil, 0, syscall.ENOENT
 	}
+	stream, err := w.open(caller(ctx))
+	if err != nil {
+		return nil, 0, toErrno(err)
+	}
 	// A stream has no offsets: the kernel sends 0 with every read, and the
 	// position is the handle's.
-	return &waitHandle{file: w, stream: w.open(), nonblock: flags&syscall.O_NONBLOCK != 0, waiters: w.fs.metrics.waiter(w.name)}, readFlags | fuse.FOPEN_STREAM, 0
+	return &waitHandle{file: w, stream: stream, nonblock: flags&syscall.O_NONBLOCK != 0, waiters: w.fs.metrics.waiter(w.name)}, readFlags | fuse.FOPEN_STREAM, 0
 }
 
 type waitHandle struct {

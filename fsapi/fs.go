@@ -31,6 +31,7 @@ type FS struct {
 	metrics *metrics
 	lanes   lanes
 	private bool // see KeepPrivate
+	budget  *budget
 	// closing wakes every waiting reader when the daemon shuts down.
 	closing chan struct{}
 	// serving says that the kernel can be told of changes; see early.
@@ -54,6 +55,7 @@ func New(version string, log *logrus.Entry, reg *prometheus.Registry) *FS {
 	f.metrics = newMetrics(reg, func(err error) {
 		log.WithField("op", "metrics").WithError(err).Warn("not all metrics could be gathered")
 	})
+	f.budget = newBudget(f.metrics.refused)
 	f.root = &rootDir{dir: dir{fs: f}}
 	f.boxes = &boxesDir{dir: dir{fs: f}, changed: f.began}
 	f.images = &imagesDir{dir: dir{fs: f}, changed: f.began, serials: map[imageID]uint64{}}

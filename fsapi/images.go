@@ -115,7 +115,7 @@ func (d *imagesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut)
 }
 
 // Readdir lists the files, and the images by name.
-func (d *imagesDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
+func (d *imagesDir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 	images := d.fs.rt.Images().List()
 	out := make([]fuse.DirEntry, 0, len(images)+2)
 	for _, e := range d.entries() {
@@ -124,7 +124,7 @@ func (d *imagesDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	for _, i := range images {
 		out = append(out, fuse.DirEntry{Name: i.Name, Ino: d.ino(i), Mode: fuse.S_IFDIR})
 	}
-	return fs.NewListDirStream(out), 0
+	return d.fs.list(ctx, out)
 }
 
 // Rmdir removes an image that no box uses.
@@ -238,7 +238,7 @@ func (f *imageFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttr
 }
 
 // Open takes the snapshot that all reads through the handle give.
-func (f *imageFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (f *imageFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if errno := readOnly(flags); errno != 0 {
 		return nil, 0, errno
 	}
@@ -246,16 +246,24 @@ func (f *imageFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32
 	if i == nil {
 		return nil, 0, syscall.ENOENT
 	}
-	return &imageHandle{file: f, text: text}, readFlags, 0
+	lease, errno := f.fs.budget.lease(ctx, len(text.Bytes))
+	if errno != 0 {
+		return nil, 0, errno
+	}
+	return &imageHandle{file: f, text: text, lease: lease}, readFlags, 0
 }
 
 // imageHandle reads one snapshot.
 type imageHandle struct {
-	file *imageFile
-	text *runtime.Text
+	file  *imageFile
+	text  *runtime.Text
+	lease lease
 }
 
-var _ fs.FileReader = (*imageHandle)(nil)
+var (
+	_ fs.FileReader   = (*imageHandle)(nil)
+	_ fs.FileReleaser = (*imageHandle)(nil)
+)
 
 // Read gives the snapshot, or ENODEV once the image is gone.
 func (h *imageHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
@@ -263,6 +271,12 @@ func (h *imageHandle) Read(_ context.Context, dest []byte, off int64) (fuse.Read
 		return nil, syscall.ENODEV
 	}
 	return readAt(h.text.Bytes, dest, off), 0
+}
+
+// Release ends the reading.
+func (h *imageHandle) Release(context.Context) syscall.Errno {
+	h.lease.end()
+	return 0
 }
 
 // ImagesChanged makes the kernel forget what it holds of images/, and has watchers

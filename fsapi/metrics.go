@@ -22,6 +22,7 @@ import (
 type metrics struct {
 	requests  *prometheus.HistogramVec
 	openFiles prometheus.Gauge
+	refused   *prometheus.CounterVec
 	waiting   *prometheus.GaugeVec
 	lag       prometheus.Histogram
 
@@ -47,6 +48,10 @@ func newMetrics(reg *prometheus.Registry, complain func(error)) *metrics {
 		openFiles: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "boxlite_fuse_open_files", Help: "Files of the control filesystem that are open.",
 		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "boxlite_fuse_refused_total",
+			Help: "Requests of other users than root that were refused since they hold too much already: open files (ENFILE), or bytes of memory (EDQUOT).",
+		}, []string{"resource"}),
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "boxlite_waiters", Help: "Reads that wait now, by the file in wait/.",
 		}, []string{"file"}),
@@ -55,7 +60,7 @@ func newMetrics(reg *prometheus.Registry, complain func(error)) *metrics {
 			Buckets: []float64{0.0001, 0.00025, 0.001, 0.0025, 0.01, 0.1, 1},
 		}),
 	}
-	reg.MustRegister(m.requests, m.openFiles, m.waiting, m.lag)
+	reg.MustRegister(m.requests, m.openFiles, m.refused, m.waiting, m.lag)
 	m.waiting.WithLabelValues("event")
 	for _, f := range waitFiles {
 		m.waiting.WithLabelValues(f.name)
@@ -186,5 +191,9 @@ func (m *metricsFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, ui
 		text = m.fs.metrics.text.get()
 		return 0
 	})
-	return &textHandle{text: &runtime.Text{Bytes: text}}, readFlags, 0
+	lease, errno := m.fs.budget.lease(ctx, len(text))
+	if errno != 0 {
+		return nil, 0, errno
+	}
+	return &textHandle{lease: lease, text: &runtime.Text{Bytes: text}}, readFlags, 0
 }

@@ -1,6 +1,7 @@
 package fsapi
 
 import (
+	"syscall"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -13,6 +14,7 @@ import (
 type counted struct {
 	fuse.RawFileSystem
 	lanes     lanes
+	budget    *budget
 	openFiles prometheus.Gauge
 	rare      prometheus.ObserverVec
 
@@ -21,11 +23,11 @@ type counted struct {
 	opendir, readdir, readdirplus, releasedir      timer
 }
 
-func count(fs fuse.RawFileSystem, m *metrics, l lanes) fuse.RawFileSystem {
+func count(fs fuse.RawFileSystem, m *metrics, l lanes, b *budget) fuse.RawFileSystem {
 	// Looked up once, since each request would have to.
 	t := func(operation string) timer { return timer{m.requests.WithLabelValues(operation)} }
 	return &counted{
-		RawFileSystem: fs, lanes: l, openFiles: m.openFiles, rare: m.requests,
+		RawFileSystem: fs, lanes: l, budget: b, openFiles: m.openFiles, rare: m.requests,
 		lookup: t("lookup"), getattr: t("getattr"), setattr: t("setattr"), mkdir: t("mkdir"), rmdir: t("rmdir"), statfs: t("statfs"),
 		open: t("open"), read: t("read"), wait: t("wait"), write: t("write"), flush: t("flush"), fsync: t("fsync"), release: t("release"),
 		opendir: t("opendir"), readdir: t("readdir"), readdirplus: t("readdirplus"), releasedir: t("releasedir"),
@@ -40,19 +42,75 @@ func (t timer) since(began time.Time) { t.Observe(time.Since(began).Seconds()) }
 // waited is what a read in wait/ gives: it is counted apart from those that don't wait.
 type waited struct{ fuse.ReadResult }
 
+// hold counts a request among what the user has under way, until done.
+func (c *counted) hold(uid uint32, bytes int) (done func(), errno syscall.Errno) {
+	if uid == 0 {
+		return func() {}, 0
+	}
+	cost := int64(requestBytes + bytes)
+	if errno := c.budget.take(uid, amount{bytes: cost}); errno != 0 {
+		return nil, errno
+	}
+	return func() { c.budget.take(uid, amount{bytes: -cost}) }, 0
+}
+
+// look is hold for a request that only looks, and lets that through: see lane.
+func (c *counted) look(uid uint32, bytes int) (done func(), errno syscall.Errno) {
+	if uid == 0 {
+		return func() {}, 0
+	}
+	end, errno := c.hold(uid, bytes)
+	if errno != 0 {
+		return nil, errno
+	}
+	leave := c.lanes.read(uid)
+	return func() { leave(); end() }, 0
+}
+
+// opening lets a request through that opens a file or directory; handle is what the kernel
+// will call that by.
+func (c *counted) opening(uid uint32, handle *uint64, open func() fuse.Status) fuse.Status {
+	if uid == 0 {
+		return open()
+	}
+	done, errno := c.look(uid, 0)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	defer done()
+	if errno := c.budget.take(uid, amount{files: 1}); errno != 0 {
+		return fuse.Status(errno)
+	}
+	status := open()
+	if !status.Ok() {
+		c.budget.take(uid, amount{files: -1})
+		return status
+	}
+	c.budget.opened(uid, *handle)
+	return status
+}
+
 func (c *counted) seldom(operation string, began time.Time) {
 	timer{c.rare.WithLabelValues(operation)}.since(began)
 }
 
 func (c *counted) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	defer c.lookup.since(time.Now())
-	defer c.lanes.read(header.Uid)()
+	done, errno := c.look(header.Uid, 0)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	defer done()
 	return c.RawFileSystem.Lookup(cancel, header, name, out)
 }
 
 func (c *counted) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	defer c.getattr.since(time.Now())
-	defer c.lanes.read(in.Uid)()
+	done, errno := c.look(in.Uid, 0)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	defer done()
 	return c.RawFileSystem.GetAttr(cancel, in, out)
 }
 
@@ -74,14 +132,17 @@ func (c *counted) Rmdir(cancel <-chan struct{}, header *fuse.InHeader, name stri
 
 func (c *counted) StatFs(cancel <-chan struct{}, header *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	defer c.statfs.since(time.Now())
-	defer c.lanes.read(header.Uid)()
+	done, errno := c.look(header.Uid, 0)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	defer done()
 	return c.RawFileSystem.StatFs(cancel, header, out)
 }
 
 func (c *counted) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	defer c.open.since(time.Now())
-	defer c.lanes.read(in.Uid)()
-	status := c.RawFileSystem.Open(cancel, in, out)
+	status := c.opening(in.Uid, &out.Fh, func() fuse.Status { return c.RawFileSystem.Open(cancel, in, out) })
 	if status.Ok() {
 		c.openFiles.Inc()
 	}
@@ -90,7 +151,11 @@ func (c *counted) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOu
 
 func (c *counted) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	began := time.Now()
-	defer c.lanes.read(in.Uid)()
+	done, errno := c.look(in.Uid, len(buf))
+	if errno != 0 {
+		return nil, fuse.Status(errno)
+	}
+	defer done()
 	result, status := c.RawFileSystem.Read(cancel, in, buf)
 	if w, ok := result.(waited); ok {
 		c.wait.since(began)
@@ -102,6 +167,11 @@ func (c *counted) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fus
 
 func (c *counted) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	defer c.write.since(time.Now())
+	done, errno := c.hold(in.Uid, len(data))
+	if errno != 0 {
+		return 0, fuse.Status(errno)
+	}
+	defer done()
 	return c.RawFileSystem.Write(cancel, in, data)
 }
 
@@ -127,29 +197,38 @@ func (c *counted) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 func (c *counted) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	defer c.release.since(time.Now())
 	c.openFiles.Dec()
+	c.budget.released(in.Fh)
 	c.RawFileSystem.Release(cancel, in)
 }
 
 func (c *counted) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	defer c.opendir.since(time.Now())
-	defer c.lanes.read(in.Uid)()
-	return c.RawFileSystem.OpenDir(cancel, in, out)
+	return c.opening(in.Uid, &out.Fh, func() fuse.Status { return c.RawFileSystem.OpenDir(cancel, in, out) })
 }
 
 func (c *counted) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	defer c.readdir.since(time.Now())
-	defer c.lanes.read(in.Uid)()
+	done, errno := c.look(in.Uid, 0)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	defer done()
 	return c.RawFileSystem.ReadDir(cancel, in, out)
 }
 
 func (c *counted) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	defer c.readdirplus.since(time.Now())
-	defer c.lanes.read(in.Uid)()
+	done, errno := c.look(in.Uid, 0)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	defer done()
 	return c.RawFileSystem.ReadDirPlus(cancel, in, out)
 }
 
 func (c *counted) ReleaseDir(in *fuse.ReleaseIn) {
 	defer c.releasedir.since(time.Now())
+	c.budget.released(in.Fh)
 	c.RawFileSystem.ReleaseDir(in)
 }
 
@@ -158,13 +237,21 @@ func (c *counted) ReleaseDir(in *fuse.ReleaseIn) {
 
 func (c *counted) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	defer c.seldom("lseek", time.Now())
-	defer c.lanes.read(in.Uid)()
+	done, errno := c.look(in.Uid, 0)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	defer done()
 	return c.RawFileSystem.Lseek(cancel, in, out)
 }
 
 func (c *counted) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
 	defer c.seldom("ioctl", time.Now())
-	defer c.lanes.read(in.Uid)()
+	done, errno := c.look(in.Uid, 0)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	defer done()
 	return c.RawFileSystem.Ioctl(cancel, in, inbuf, out, outbuf)
 }
 
@@ -180,7 +267,11 @@ func (c *counted) Rename(cancel <-chan struct{}, in *fuse.RenameIn, from, to str
 
 func (c *counted) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	defer c.seldom("create", time.Now())
-	return c.RawFileSystem.Create(cancel, in, name, out)
+	status := c.RawFileSystem.Create(cancel, in, name, out)
+	if status.Ok() {
+		c.openFiles.Inc()
+	}
+	return status
 }
 
 func (c *counted) Symlink(cancel <-chan struct{}, header *fuse.InHeader, to, name string, out *fuse.EntryOut) fuse.Status {
@@ -200,7 +291,11 @@ func (c *counted) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, o
 
 func (c *counted) Readlink(cancel <-chan struct{}, header *fuse.InHeader) ([]byte, fuse.Status) {
 	defer c.seldom("readlink", time.Now())
-	defer c.lanes.read(header.Uid)()
+	done, errno := c.look(header.Uid, 0)
+	if errno != 0 {
+		return nil, fuse.Status(errno)
+	}
+	defer done()
 	return c.RawFileSystem.Readlink(cancel, header)
 }
 

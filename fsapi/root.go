@@ -86,7 +86,7 @@ func (d *rootDir) entries() []entry {
 		{"wait", inoWait, fuse.S_IFDIR, func() node {
 			return &fixedDir{dir: dir{fs: f}, attr: attr{mode: 0o755, nlink: 2, mtime: f.began, timeout: long}, entries: []entry{
 				{"event", inoWaitEvent, fuse.S_IFREG, func() node {
-					return &waitFile{fs: f, name: "wait/event", mtime: f.began, open: f.rt.WaitEvent}
+					return &waitFile{fs: f, name: "wait/event", mtime: f.began, open: func(runtime.By) (runtime.Stream, error) { return f.rt.WaitEvent(), nil }}
 				}},
 			}}
 		}},

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -162,11 +164,14 @@ func readParts(dir *os.Root, p []byte, at int64) (n int, from int64, err error) 
 	return n, from, nil
 }
 
-// logFeed tells any number of readers when the log of a run has grown, over one
-// connection to its shim, which is there only while somebody reads.
+// logFeed is what all readers of the log of a run share, while there are any: the box's
+// directory, so that the last of a box that removes itself can still be read, and one
+// connection to its shim, which tells when the log has grown.
 type logFeed struct {
 	mu      sync.Mutex
 	readers int
+	users   int      // of the readers, other users than root
+	dir     *os.Root // of the box; while there are readers
 	cancel  context.CancelFunc
 	more    chan struct{} // closed at the next change
 	over    bool          // nothing more will be told
@@ -174,37 +179,72 @@ type logFeed struct {
 	end     int64         // where its log ends, if it has ended under readers; -1 if that is not known
 }
 
-// join adds a reader of the run's log. It reports false if that has ended.
-func (r *run) join(b *Box) bool {
+// feedFiles is how many descriptors a logFeed has: the directory, once more while it
+// connects, and the connection.
+const feedFiles = 3
+
+// join adds a reader of the run's log, and gives it the box's directory, or nil if the run
+// has ended.
+func (r *run) join(b *Box, user bool) (*os.Root, error) {
 	f := &r.feed
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ended {
-		return false
+		return nil, nil
+	}
+	if user && f.users == 0 {
+		if err := b.rt.files.take(feedFiles); err != nil {
+			return nil, b.fail("wait/log", err)
+		}
+	}
+	if f.readers == 0 {
+		if err := r.beginFeed(b); err != nil {
+			if user {
+				b.rt.files.give(feedFiles)
+			}
+			return nil, err
+		}
 	}
 	f.readers++
-	if f.readers > 1 {
-		return true
+	if user {
+		f.users++
+	}
+	return f.dir, nil
+}
+
+// beginFeed is called with the feed's mu held.
+func (r *run) beginFeed(b *Box) error {
+	f := &r.feed
+	dir, err := b.hold()
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	f.cancel, f.more, f.over = cancel, make(chan struct{}), false
+	f.dir, f.cancel, f.more, f.over = dir, cancel, make(chan struct{}), false
 	go func() {
-		if err := r.feedLog(ctx, b); err != nil && ctx.Err() == nil {
+		if err := r.feedLog(ctx, dir); err != nil && ctx.Err() == nil {
 			b.log("log").WithError(err).Warn("no news of the log: readers get it at the end of the run")
 		}
 		f.tell(ctx, true)
 	}()
-	return true
+	return nil
 }
 
 // leave takes a reader away.
-func (r *run) leave() {
+func (r *run) leave(b *Box, user bool) {
 	f := &r.feed
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.readers--
-	if f.readers == 0 {
+	if user {
+		if f.users--; f.users == 0 {
+			b.rt.files.give(feedFiles)
+		}
+	}
+	if f.readers--; f.readers == 0 {
 		f.cancel()
+		_ = f.dir.Close() // it was only read
+		f.dir = nil
+		b.holders.Done()
 	}
 }
 
@@ -260,42 +300,44 @@ func (r *run) news() <-chan struct{} {
 }
 
 // feedLog passes on what the shim tells of its log, until the run or ctx ends.
-func (r *run) feedLog(ctx context.Context, b *Box) error {
+func (r *run) feedLog(ctx context.Context, root *os.Root) error {
 	select {
 	case <-r.forked:
 	case <-ctx.Done():
 		return nil
 	}
-	dir, err := os.Open(b.dir)
+	dir, err := root.Open(".")
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
 	w, err := shim.WatchLog(ctx, dir)
-	if err != nil {
-		return err
+	if err := errors.Join(err, dir.Close()); err != nil {
+		return shimGone(err)
 	}
 	defer w.Close()
 	for {
 		// The log may have grown before the watch began.
 		r.feed.tell(ctx, false)
 		if err := w.Next(ctx); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
+			return shimGone(err)
 		}
 	}
 }
 
-// logStream gives the log from the moment of open on, until the run ends. It
-// keeps the box's directory, so that the last of a box that removes itself can
-// still be read.
+// shimGone makes no error of the end of the shim, after which there are no news.
+func shimGone(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		return nil
+	}
+	return err
+}
+
+// logStream gives the log from the moment of open on, until the run ends.
 type logStream struct {
 	b    *Box
-	dir  *os.Root
-	run  *run  // nil if none goes on
-	err  error // why it cannot be read
+	run  *run     // nil if none goes on
+	dir  *os.Root // the box's, that of the run's feed
+	user bool     // its reader is not root
 	once sync.Once
 
 	mu   sync.Mutex
@@ -308,37 +350,37 @@ type logStream struct {
 // without one it is at its end. A reader of what a rotation has dropped gets the
 // line "- - - lost count=N" for N bytes, and goes on at the oldest byte kept. A line
 // that it was in the middle of is ended before.
-func (b *Box) WaitLog() Stream {
-	s := &logStream{b: b}
+//
+// The error is ErrDescriptors, for other users than root, or that of the disk.
+func (b *Box) WaitLog(by By) (Stream, error) {
+	s := &logStream{b: b, user: by.UID != 0}
 	r, going := b.Snapshot().Run()
 	if !going {
-		return s
+		return s, nil
 	}
-	dir, err := b.hold()
+	dir, err := r.r.join(b, s.user)
 	if errors.Is(err, ErrRemoved) {
-		return s // just now, and the run had ended before
+		return s, nil // just now, and the run had ended before
 	}
+	if err != nil || dir == nil {
+		return s, err
+	}
+	s.run, s.dir = r.r, dir
+	parts, err := logParts(dir)
 	if err != nil {
-		s.err = err
-		return s
+		s.Close()
+		return nil, b.fail("wait/log", err)
 	}
-	if !r.r.join(b) {
-		_ = dir.Close() // nothing was read
-		b.holders.Done()
-		return s
+	if n := len(parts); n > 0 {
+		s.at = parts[n-1].base + parts[n-1].size
 	}
-	s.dir, s.run = dir, r.r
-	s.at, _, s.err = b.logEnd()
-	return s
+	return s, nil
 }
 
 func (s *logStream) Poll(p []byte) (int, <-chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.err != nil:
-		return 0, nil, s.err
-	case s.run == nil:
+	if s.run == nil {
 		return 0, nil, io.EOF
 	}
 	if len(s.rest) == 0 {
@@ -388,9 +430,7 @@ func (s *logStream) read(p []byte) (int, <-chan struct{}, error) {
 func (s *logStream) Close() {
 	s.once.Do(func() {
 		if s.run != nil {
-			s.run.leave()
-			_ = s.dir.Close() // it was only read
-			s.b.holders.Done()
+			s.run.leave(s.b, s.user)
 		}
 	})
 }

@@ -85,6 +85,7 @@ type Runtime struct {
 	timers     *timers
 	prober     *prober
 	poller     *poller
+	files      *descriptors
 	// ready: boxes may be started that nobody asks for now.
 	ready atomic.Bool
 	// holdR is the read end of a pipe whose write end only this process has:
@@ -150,6 +151,9 @@ func Open(opt Options) (*Runtime, error) {
 	}
 	if rt.bounding&(1<<unix.CAP_SYS_RESOURCE) == 0 {
 		rt.log.WithField("op", "daemon").Warn("without CAP_SYS_RESOURCE the host's OOM killer may take a shim, and its box with it")
+	}
+	if rt.files, err = newDescriptors(); err != nil {
+		return nil, err
 	}
 	if rt.store, err = openStore(opt.State); err != nil {
 		return nil, err

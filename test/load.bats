@@ -147,8 +147,9 @@ for _ in range(1000):
 @test "a kill is not behind the readers that it wakes" {
 	start_daemon
 	box y 'command: [sleep, infinity]'
-	flood waiters read 5000 "$MNT/wait/event"
-	flood others read 5000 "$MNT/boxes/y/wait/event"
+	flood user read 1500 "$MNT/wait/event"
+	bg root "${FIRST[@]}" "$FLOOD" read 8500 "$MNT/boxes/y/wait/event"
+	await "the readers" 30 test -s "$W/root.out"
 	kills_are_prompt y "10,000 readers of events"
 }
 
@@ -166,4 +167,101 @@ for _ in range(1000):
 	say "10,000 opens: $before KiB before, $(rss) after"
 	# A copy for each would be 1.5 GB.
 	assert "$(rss)" -le $((before + 100000)) "KiB of the daemon"
+}
+
+# --- descriptors ---------------------------------------------------------------
+
+# A box that needs no more descriptors than there are.
+MODEST='command: [sleep, infinity]
+rlimits: {nofile: 64}'
+
+# life BOX: root starts a box, runs a command in it, gives its status away and kills it:
+# each needs descriptors of the daemon.
+life() {
+	up "$1" "$MODEST"
+	ok mkdir "$MNT/boxes/$1/exec/e"
+	ok "${ECHO[@]}" "$MNT/boxes/$1/exec/e/cmd" 'command: [echo, here]'
+	rd "$1/exec/e/stdout"
+	assert "$out" = here "output of an exec"
+	ok chown 65534 "$MNT/boxes/$1/status"
+	ctl "$1" kill
+	is "$1" status stopped
+	assert "$(refused_in metrics)" -ge 0 "the metrics"
+	ok rmdir "$MNT/boxes/$1/exec/e" "$MNT/boxes/$1"
+}
+
+# refused_in FILE [RESOURCE]: how often users were refused files, or bytes.
+refused_in() {
+	t cat "$MNT/$1" | awk -v l="resource=\"${2:-files}\"" 'index($1, "boxlite_fuse_refused_total{" l "}") == 1 {print $2}'
+}
+
+@test "a user who opens all he can leaves root what boxes need" {
+	local i got before
+	LAUNCH+=(prlimit --nofile=256:256)
+	start_daemon
+	for i in 1 2 3 4 5 6; do
+		up "x$i" "$MODEST"
+	done
+	before=$(daemon_fds)
+	flood log open 19000 "$MNT"/boxes/x{1..6}/wait/log
+	assert "$out" = '16384 ENFILE' "files that a user could open"
+	say "a user has 16,384 logs of 6 boxes open: the daemon had $before descriptors, has $(daemon_fds)"
+	assert "$(daemon_fds)" -le $((before + 6 * 3)) "descriptors of the daemon"
+	assert "$(refused_in metrics)" -ge 1 "refusals that are counted"
+	life y
+	# What he has open is given back.
+	kill_tree "${JOB[log]}"
+	await "the descriptors to go" 10 daemon_fds_at_most "$((before + 2))"
+	flood again open 1000 "$MNT/boxes/x1/wait/log"
+	assert "$out" = 1000 "files that a user could open"
+}
+
+@test "users have no more than their share of the daemon's descriptors" {
+	local i
+	LAUNCH+=(prlimit --nofile=120:120)
+	start_daemon
+	for i in {1..12}; do
+		up "x$i" "$MODEST"
+	done
+	# A quarter of 120, 3 for each box: 10 of 12 boxes.
+	flood log open 12 "$MNT"/boxes/x{1..12}/wait/log
+	assert "$out" = '10 ENFILE' "boxes whose log a user could wait for"
+	# Root can.
+	bg root cat "$MNT/boxes/x12/wait/log"
+	await_blocked root
+	life y
+}
+
+@test "connections to the metrics are bounded" {
+	local before port
+	start_daemon --metrics-listen 127.0.0.1:0
+	port=$(sed -n 's/.*address="\{0,1\}127.0.0.1:\([0-9]*\).*/\1/p' "$LOG" | head -n 1)
+	before=$(daemon_fds)
+	flood connect connect 500 "$port"
+	assert "$out" = 500 "connections"
+	await "the connections" 5 eval '(($(daemon_fds) >= before + 60))'
+	say "500 connections: the daemon had $before descriptors, has $(daemon_fds)"
+	assert "$(daemon_fds)" -le $((before + 70)) "descriptors of the daemon"
+	life y
+	kill_tree "${JOB[connect]}"
+	py 'import sys, urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:%s/metrics" % sys.argv[1], timeout=20).read().decode())' "$port"
+	assert "$out" has boxlite_build_info "the metrics"
+}
+
+@test "a user who opens what is made for him holds no more memory than he may" {
+	start_daemon
+	large_box x
+	local before
+	flood texts open 19000 "$MNT/boxes/x/info.json"
+	assert "$out" =~ '^[0-9]+ EDQUOT$' "files that a user could open"
+	assert "$(refused_in metrics bytes)" -ge 1 "refusals that are counted"
+	before=$(rss)
+	# The metrics are made anew for each open.
+	T=100 bg metrics "${FIRST[@]}" setpriv --reuid 65533 --regid 65533 --clear-groups "$FLOOD" open 19000 "$MNT/metrics"
+	await "the opens" 90 test -s "$W/metrics.out"
+	assert "$(<"$W/metrics.out")" =~ '^[0-9]+ EDQUOT$' "metrics that a user could open"
+	say "a user has $(<"$W/metrics.out") metrics open: $before KiB before, $(rss) after"
+	assert "$(rss)" -le $((before + 160000)) "KiB of the daemon"
+	life y
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/net/netutil"
 )
 
 // newRegistry returns the registry of all metrics, with those of the process.
@@ -63,8 +64,9 @@ type metricsListener struct {
 // Limits of the HTTP server. A scrape is small and comes every few seconds; nothing else
 // is to be had.
 const (
-	maxScrapes   = 8 // at once; more are told to come later (503)
-	headBound    = 5 * time.Second
+	maxScrapes   = 8               // at once; more are told to come later (503)
+	maxConns     = 64              // at once, each a descriptor; more wait to be accepted
+	headBound    = 5 * time.Second // of the first request of a connection, too
 	scrapeBound  = 30 * time.Second
 	idleBound    = 2 * time.Minute // of a kept connection: longer than most intervals
 	maxHeadBytes = 16 << 10
@@ -105,7 +107,7 @@ func (l *metricsListener) serve(g prometheus.Gatherer, reg prometheus.Registerer
 	}
 	l.log.Info("serving metrics")
 	go func() {
-		if err := l.server.Serve(l.Listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		if err := l.server.Serve(netutil.LimitListener(l.Listener, maxConns)); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			l.log.WithError(err).Error("metrics are no longer served over HTTP")
 		}
 	}()

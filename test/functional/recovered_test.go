@@ -140,7 +140,7 @@ func (r *recovered) live(first string) error {
 	if _, err := b.Stats(); err != nil {
 		return err
 	}
-	for _, open := range []func() runtime.Stream{b.WaitRunning, b.WaitHealthy, b.WaitExit, b.WaitStopped, b.WaitLog, b.WaitEvent} {
+	for _, open := range []func() runtime.Stream{b.WaitRunning, b.WaitHealthy, b.WaitExit, b.WaitStopped, b.WaitEvent, func() runtime.Stream { return logOf(r.t, b) }} {
 		s := open()
 		if _, _, err := s.Poll(make([]byte, 64)); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, runtime.ErrCanceled) && !errors.Is(err, runtime.ErrRemoved) {
 			return err

@@ -1,0 +1,152 @@
+package fsapi
+
+import (
+	"context"
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// What users other than root may hold of the daemon. Root's has no bound: what root does
+// to itself is no attack. A user is a uid, of which one who makes user namespaces may have
+// 65,536, so that there is a bound for all of them together, too.
+const (
+	userFiles = 16 << 10 // open files and directories
+	allFiles  = 64 << 10
+	userBytes = 64 << 20 // of memory: texts that open files show, and requests that go on
+	allBytes  = 256 << 20
+	// requestBytes is what a request costs besides what it reads or writes: a goroutine
+	// and its buffers.
+	requestBytes = 16 << 10
+)
+
+// amount is what somebody holds.
+type amount struct {
+	files int
+	bytes int64
+}
+
+// budget knows what each user holds.
+type budget struct {
+	noFiles, noBytes prometheus.Counter // requests that were refused
+
+	mu    sync.Mutex
+	all   amount
+	users map[uint32]amount // who holds anything
+	open  map[uint64]uint32 // whose an open file is, by its handle; root's are not in it
+}
+
+func newBudget(refused *prometheus.CounterVec) *budget {
+	return &budget{
+		noFiles: refused.WithLabelValues("files"), noBytes: refused.WithLabelValues("bytes"),
+		users: map[uint32]amount{}, open: map[uint64]uint32{},
+	}
+}
+
+// take gives a user more to hold, or says why not. What is less than nothing is given back.
+func (b *budget) take(uid uint32, s amount) syscall.Errno {
+	if uid == 0 {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.add(uid, s)
+}
+
+// add is take with mu held.
+func (b *budget) add(uid uint32, s amount) syscall.Errno {
+	his := b.users[uid]
+	his.files, his.bytes = his.files+s.files, his.bytes+s.bytes
+	all := amount{b.all.files + s.files, b.all.bytes + s.bytes}
+	switch {
+	case s.files > 0 && (his.files > userFiles || all.files > allFiles):
+		b.noFiles.Inc()
+		return syscall.ENFILE
+	case s.bytes > 0 && (his.bytes > userBytes || all.bytes > allBytes):
+		b.noBytes.Inc()
+		return syscall.EDQUOT
+	}
+	b.all = all
+	if his == (amount{}) {
+		delete(b.users, uid)
+	} else {
+		b.users[uid] = his
+	}
+	return 0
+}
+
+// opened notes whose an open file is that was taken; the kernel does not say so when it is
+// released.
+func (b *budget) opened(uid uint32, handle uint64) {
+	if uid == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open[handle] = uid
+}
+
+// released gives back an open file. It comes before the handle may stand for another.
+func (b *budget) released(handle uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if uid, ok := b.open[handle]; ok {
+		delete(b.open, handle)
+		b.add(uid, amount{files: -1})
+	}
+}
+
+// lease is memory that an open file holds until its release.
+type lease struct {
+	budget *budget
+	uid    uint32
+	bytes  int64
+}
+
+// lease takes memory for who makes the request.
+func (b *budget) lease(ctx context.Context, bytes int) (lease, syscall.Errno) {
+	l := lease{b, caller(ctx).UID, int64(bytes)}
+	return l, b.take(l.uid, amount{bytes: l.bytes})
+}
+
+// end gives it back.
+func (l lease) end() {
+	if l.budget != nil {
+		l.budget.take(l.uid, amount{bytes: -l.bytes})
+	}
+}
+
+// nameBytes is what a name in a list of names takes.
+const nameBytes = 64
+
+// list reads a directory that may have many names.
+func (f *FS) list(ctx context.Context, entries []fuse.DirEntry) (fs.DirStream, syscall.Errno) {
+	l, errno := f.budget.lease(ctx, nameBytes*len(entries))
+	if errno != 0 {
+		return nil, errno
+	}
+	return &leasedList{fs.NewListDirStream(entries), l}, 0
+}
+
+type leasedList struct {
+	fs.DirStream
+	lease lease
+}
+
+// Seekdir goes to where a name was.
+func (l *leasedList) Seekdir(ctx context.Context, off uint64) syscall.Errno {
+	s, ok := l.DirStream.(fs.FileSeekdirer)
+	if !ok {
+		return syscall.ENOTSUP
+	}
+	return s.Seekdir(ctx, off)
+}
+
+// Close ends the reading.
+func (l *leasedList) Close() {
+	l.DirStream.Close()
+	l.lease.end()
+}

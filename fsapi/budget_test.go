@@ -1,0 +1,87 @@
+package fsapi
+
+import (
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+func newTestBudget() *budget {
+	return newBudget(prometheus.NewCounterVec(prometheus.CounterOpts{Name: "refused"}, []string{"resource"}))
+}
+
+func TestABudgetBoundsEachUserAndAllOfThemButNotRoot(t *testing.T) {
+	b := newTestBudget()
+	handle := uint64(0)
+	open := func(uid uint32, n int) syscall.Errno {
+		for range n {
+			if errno := b.take(uid, amount{files: 1}); errno != 0 {
+				return errno
+			}
+			b.opened(uid, handle)
+			handle++
+		}
+		return 0
+	}
+	if errno := open(0, allFiles+1); errno != 0 {
+		t.Errorf("root: %v", errno)
+	}
+	if errno := open(1, userFiles); errno != 0 {
+		t.Errorf("as many as a user may: %v", errno)
+	}
+	if errno := open(1, 1); errno != syscall.ENFILE {
+		t.Errorf("one more: %v", errno)
+	}
+	for uid := uint32(2); uid <= allFiles/userFiles; uid++ {
+		if errno := open(uid, userFiles); errno != 0 {
+			t.Errorf("user %d: %v", uid, errno)
+		}
+	}
+	if errno := open(1000, 1); errno != syscall.ENFILE {
+		t.Errorf("more than all may: %v", errno)
+	}
+	var refused dto.Metric
+	if err := b.noFiles.Write(&refused); err != nil || refused.Counter.GetValue() != 2 {
+		t.Errorf("%v refusals counted: %v", refused.Counter.GetValue(), err)
+	}
+	for h := range handle {
+		b.released(h)
+	}
+	if len(b.users) != 0 || len(b.open) != 0 || b.all != (amount{}) {
+		t.Errorf("left: %v, %d open, %v", b.users, len(b.open), b.all)
+	}
+}
+
+func TestALeaseIsOfBytes(t *testing.T) {
+	b := newTestBudget()
+	ctx := &fuse.Context{Caller: fuse.Caller{Owner: fuse.Owner{Uid: 1}}}
+	all, errno := b.lease(ctx, userBytes)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	if _, errno := b.lease(ctx, 1); errno != syscall.EDQUOT {
+		t.Errorf("one more: %v", errno)
+	}
+	all.end()
+	lease{}.end()
+	// What is taken and given back at once by many adds up to nothing.
+	var work sync.WaitGroup
+	for range 16 {
+		work.Go(func() {
+			for range 100 {
+				l, errno := b.lease(ctx, 1<<20)
+				if errno == 0 {
+					l.end()
+				}
+			}
+		})
+	}
+	work.Wait()
+	if len(b.users) != 0 || b.all != (amount{}) {
+		t.Errorf("left: %v, %v", b.users, b.all)
+	}
+}
