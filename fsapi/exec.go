@@ -363,7 +363,7 @@ func (h *outputHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.Rea
 	if len(dest) == maxRead {
 		dest = dest[:maxRead-1] // see waitHandle
 	}
-	turn := h.file.fs.lanes.turn(ctx)
+	turn := h.file.fs.lane.turn(ctx)
 	defer turn.end()
 	for {
 		if err := h.right.check(); err != nil {

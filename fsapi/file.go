@@ -259,7 +259,7 @@ func (h *waitHandle) Read(ctx context.Context, dest []byte, _ int64) (fuse.ReadR
 }
 
 func (h *waitHandle) read(ctx context.Context, dest []byte) (fuse.ReadResult, syscall.Errno) {
-	turn := h.file.fs.lanes.turn(ctx)
+	turn := h.file.fs.lane.turn(ctx)
 	defer turn.end()
 	if len(dest) == maxRead {
 		// It may be a part of a greater read. If it came back full, the kernel would

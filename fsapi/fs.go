@@ -29,7 +29,7 @@ type FS struct {
 	boxes   *boxesDir
 	images  *imagesDir
 	metrics *metrics
-	lanes   lanes
+	lane    *lane
 	private bool // see KeepPrivate
 	budget  *budget
 	// closing wakes every waiting reader when the daemon shuts down.
@@ -51,7 +51,7 @@ type FS struct {
 // adds of its own. The runtime it shows is given to Serve: that needs the
 // filesystem first, as its observer.
 func New(version string, log *logrus.Entry, reg *prometheus.Registry) *FS {
-	f := &FS{log: log, version: version, began: time.Now(), closing: make(chan struct{}), lanes: newLanes()}
+	f := &FS{log: log, version: version, began: time.Now(), closing: make(chan struct{}), lane: newLane()}
 	f.metrics = newMetrics(reg, func(err error) {
 		log.WithField("op", "metrics").WithError(err).Warn("not all metrics could be gathered")
 	})

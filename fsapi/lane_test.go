@@ -11,7 +11,8 @@ import (
 )
 
 func TestALaneBoundsThoseWhoReadAndNobodyElse(t *testing.T) {
-	l := newLanes()
+	l := newLane()
+	slots := l.free
 	var inside, most atomic.Int64
 	visit := func() {
 		n := inside.Add(1)
@@ -40,18 +41,43 @@ func TestALaneBoundsThoseWhoReadAndNobodyElse(t *testing.T) {
 		}
 	}
 	waiting.Wait()
-	for range 3 * cap(l.users) {
+	for range 3 * slots {
 		l.read(0)() // root's are never bounded
 	}
 	close(wake)
 	all.Wait()
-	if n := most.Load(); n > int64(cap(l.users)+cap(l.root)) {
+	if n := most.Load(); n > int64(slots) {
 		t.Errorf("%d answered at once", n)
 	}
-	if len(l.users) != 0 || len(l.root) != 0 {
-		t.Errorf("%d and %d never left", len(l.users), len(l.root))
+	if l.free != slots {
+		t.Errorf("%d of %d never left", slots-l.free, slots)
 	}
 	if turn := l.turn(context.Background()); !turn.root {
 		t.Error("the daemon's own is not root's")
+	}
+}
+
+func TestALaneLetsRootsInFirst(t *testing.T) {
+	l := &lane{}
+	queue := []<-chan struct{}{l.queue(false), l.queue(true), l.queue(false), l.queue(true)}
+	for _, next := range []int{1, 3, 0, 2} {
+		l.leave()
+		for i, in := range queue {
+			select {
+			case <-in:
+				if i != next {
+					t.Fatalf("%d is let in before %d", i, next)
+				}
+				queue[i] = nil
+			default:
+			}
+		}
+		if queue[next] != nil {
+			t.Fatalf("%d is not let in", next)
+		}
+	}
+	l.leave()
+	if l.free != 1 {
+		t.Errorf("%d places are free", l.free)
 	}
 }

@@ -184,7 +184,7 @@ func (m *metricsFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, ui
 		return nil, 0, errno
 	}
 	// Outside of the lane: who waits for its turn there could not share what is made.
-	turn := m.fs.lanes.turn(ctx)
+	turn := m.fs.lane.turn(ctx)
 	defer turn.end()
 	var text []byte
 	turn.await(func() syscall.Errno {

@@ -143,7 +143,7 @@ func TestEachRequestIsCountedOnce(t *testing.T) {
 		t.Run(operation, func(t *testing.T) {
 			reg := prometheus.NewRegistry()
 			results := &readResults{RawFileSystem: fuse.NewDefaultRawFileSystem()}
-			ask(count(results, newMetrics(reg, func(err error) { t.Error(err) }), newLanes(), newTestBudget()), results)
+			ask(count(results, newMetrics(reg, func(err error) { t.Error(err) }), newLane(), newTestBudget()), results)
 			if got := observed(t, reg); len(got) != 1 || got[operation] != 1 {
 				t.Errorf("counted %v", got)
 			}

@@ -8,12 +8,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// counted is a filesystem whose requests are counted and timed, and let through in lanes.
+// counted is a filesystem whose requests are counted and timed, and let through a lane.
 // What is not listed here comes never, or once: the kernel does not ask again for what is
 // not there at all.
 type counted struct {
 	fuse.RawFileSystem
-	lanes     lanes
+	lane      *lane
 	budget    *budget
 	openFiles prometheus.Gauge
 	rare      prometheus.ObserverVec
@@ -23,11 +23,11 @@ type counted struct {
 	opendir, readdir, readdirplus, releasedir      timer
 }
 
-func count(fs fuse.RawFileSystem, m *metrics, l lanes, b *budget) fuse.RawFileSystem {
+func count(fs fuse.RawFileSystem, m *metrics, l *lane, b *budget) fuse.RawFileSystem {
 	// Looked up once, since each request would have to.
 	t := func(operation string) timer { return timer{m.requests.WithLabelValues(operation)} }
 	return &counted{
-		RawFileSystem: fs, lanes: l, budget: b, openFiles: m.openFiles, rare: m.requests,
+		RawFileSystem: fs, lane: l, budget: b, openFiles: m.openFiles, rare: m.requests,
 		lookup: t("lookup"), getattr: t("getattr"), setattr: t("setattr"), mkdir: t("mkdir"), rmdir: t("rmdir"), statfs: t("statfs"),
 		open: t("open"), read: t("read"), wait: t("wait"), write: t("write"), flush: t("flush"), fsync: t("fsync"), release: t("release"),
 		opendir: t("opendir"), readdir: t("readdir"), readdirplus: t("readdirplus"), releasedir: t("releasedir"),
@@ -63,7 +63,7 @@ func (c *counted) look(uid uint32, bytes int) (done func(), errno syscall.Errno)
 	if errno != 0 {
 		return nil, errno
 	}
-	leave := c.lanes.read(uid)
+	leave := c.lane.read(uid)
 	return func() { leave(); end() }, 0
 }
 
