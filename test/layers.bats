@@ -24,6 +24,97 @@ reads_note() {
 	ok rmdir "$e"
 }
 
+# layout DIR: an OCI layout, $W/DIR, of what standard input says; see layout.py.
+layout() {
+	feed /usr/bin/python3 "$BATS_TEST_DIRNAME/layout.py" "$W/$1"
+	((rc == 0)) || fail "layout.py: $err"
+}
+
+# says BOX REF TEXT: a box of an image runs to its end and says that.
+says() {
+	box "$1" "image: '$2'"
+	ctl "$1" start
+	rd "$1/wait/exit"
+	is "$1" log "$3"
+	ok rmdir "$MNT/boxes/$1"
+}
+
+@test "layers of every form that is made are those of an image" {
+	layout odd <<-'PY'
+		base = layer(L().busybox())
+		docker = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+		add(manifest([layer(L().busybox(), docker, zstd)], "echo docker", vendor="docker"), "zstd-docker")
+		skipped = b"\x50\x2a\x4d\x18\x04\0\0\0size"
+		add(manifest([layer(L().busybox(), "application/vnd.oci.image.layer.v1.tar+zstd", lambda b: skipped + zstd(b))], "echo frames"), "zstd-frames")
+		a, b = layer(L().put("f", "a")), layer(L().put("f", "b").put("g", "b"))
+		add(manifest([base, a, b, a], "cat /f /g"), "twice")
+		add(manifest([base], "echo late", created="9999-12-31T23:59:59-01:00"), "late")
+		add(manifest([base], "echo first", created="0000-01-01T00:00:00+01:00"), "early")
+		add(manifest([base, L().dir("d").put("d/f", "low", mode=0o4755), L().hard("h", "d/f")], "cat /h; stat -c %h /h /d/f"), "hardlink")
+	PY
+	start_daemon
+	says a "oci:$W/odd:zstd-docker" docker
+	says b "oci:$W/odd:zstd-frames" frames
+	says c "oci:$W/odd:twice" ab
+	says d "oci:$W/odd:late" late
+	says e "oci:$W/odd:early" first
+	says f "oci:$W/odd:hardlink" $'low2\n2'
+	# What is kept of them can be read.
+	restart_daemon
+	assert "$(t ls "$MNT/images" | grep -c '^odd@')" -eq 6 "images after a restart"
+}
+
+@test "whiteouts take away what is below, and are not seen" {
+	layout white <<-'PY'
+		low = L().busybox().dir("a").dir("a/b").dir("a/b/c").put("a/b/old", "old").put("a/b/c/old", "old")
+		see = "cd /a && find . -type f"
+		add(manifest([low, L().dir("a").put("a/.wh.b").dir("a/b").dir("a/b/c").put("a/b/c/d")], see), "entry")
+		add(manifest([low, L().dir("a").put("a/.wh.b").put("a/b/c/d")], see), "none")
+		add(manifest([low, L().put("a/.wh.b").put("a/b/d")], see), "below")
+		add(manifest([
+		    L().busybox().dir("low").put("low/.wh.gone").put("low/here").dir("d").put("d/a").put("d/c"),
+		    L().dir("d").put("d/.wh..wh..opq").put("d/.wh.a").put("d/b").dir("own").put("own/.wh.never").put("own/y"),
+		], "cd / && for d in low d own; do echo $d: $(ls $d); done; find low d own | wc -l"), "seen")
+	PY
+	start_daemon
+	says a "oci:$W/white:entry" ./b/c/d
+	says b "oci:$W/white:none" ./b/c/d
+	says c "oci:$W/white:below" ./b/d
+	says d "oci:$W/white:seen" $'low: here\nd: b\nown: y\n6'
+}
+
+@test "names in a layout have slashes and colons, and archives are compressed" {
+	local name
+	layout img <<-'PY'
+		for n in "docker.io/library/one:1", "two:2", "3":
+		    add(manifest([L().busybox()], "echo " + n), n)
+	PY
+	mkdir "$W/img:docker.io"
+	mv "$W/img" "$W/keep"
+	cp -r "$W/keep" "$W/img"
+	start_daemon
+	for name in docker.io/library/one:1 two:2 3; do
+		says box "oci:$W/img:$name" "$name"
+	done
+	ok ls "$MNT/images"
+	[[ $out == *img@* && $out != *one@* ]] || fail "the names are not the layout's: $out"
+	# A directory of such a name goes first.
+	cp -r "$W/keep" "$W/img:two"
+	says box "oci:$W/img:two:3" 3
+	one_layer "docker-archive:$W/plain.tar" --cmd /bin/echo --cmd packed
+	gzip -k "$W/plain.tar"
+	zstd -q "$W/plain.tar"
+	says gz "docker-archive:$W/plain.tar.gz" packed
+	says zst "docker-archive:$W/plain.tar.zst" packed
+	head -c 1000 "$W/plain.tar.gz" >"$W/cut.tar.gz"
+	box cut "image: docker-archive:$W/cut.tar.gz"
+	ctl_refused EIO cut start
+	has_error cut 'cannot be read'
+	assert "$(find "$STATE/images/tmp" -mindepth 1 | wc -l)" -eq 0 "files in tmp"
+}
+
+has_error() { grep -qF -- "$2" <<<"$(t cat "$MNT/boxes/$1/last_error")" || fail "last_error: $(t cat "$MNT/boxes/$1/last_error")"; }
+
 @test "an image of any path is still there for the next daemon" {
 	local dir
 	start_daemon

@@ -13,7 +13,7 @@ setup_suite() {
 		echo "there is no /dev/fuse on this machine" >&2
 		return 1
 	}
-	for tool in busybox dash gcc perl promtool python3 rsync setpriv setsid tar timeout tree vim; do
+	for tool in busybox dash gcc perl promtool python3 rsync setpriv setsid tar timeout tree vim zstd; do
 		type -P "$tool" >/dev/null || missing+=("$tool")
 	done
 	((${#missing[@]} == 0)) || {

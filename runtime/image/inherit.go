@@ -2,19 +2,27 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// A layer may hold a file without an entry for the directory that it is in. That
-// directory is to stay as it is in the layers below, but overlayfs takes the attributes
-// of the uppermost: they must be there too. So such a layer, if the usual attributes
-// would be wrong, is unpacked once more, for this base.
+// A layer is unpacked by itself, and is the same below and above any other, but for three
+// things, of which overlayfs makes something else than an unpacker that sees the layers below:
+//
+//   - A file without an entry for the directory that it is in. That directory is to stay as
+//     it is below, but overlayfs takes the attributes of the uppermost.
+//   - A whiteout of what is not there. overlayfs shows it, where it has nothing to merge.
+//   - A hard link to a file of a lower layer.
+//
+// A layer that has one of these is unpacked once more, for this base.
 
-// inherit replaces those of the layers that have to be as the ones below say. unpin is to
+// inherit replaces those of the layers that have to be other on the ones below. unpin is to
 // be called when the image is known, whatever err is.
 func (s *Store) inherit(ctx context.Context, src source, layers []layer, infos []layerInfo, p *progress) (unpin func(), err error) {
 	var unpins []func()
@@ -23,18 +31,12 @@ func (s *Store) inherit(ctx context.Context, src source, layers []layer, infos [
 			u()
 		}
 	}
-	for n := 1; n < len(infos); n++ {
+	for n := range infos {
 		l := layers[n]
-		for _, dir := range infos[n].Implied {
-			d, err := s.below(infos[:n], dir)
-			if err != nil {
-				return unpin, err
-			}
-			if d != nil {
-				l.dirs = append(l.dirs, *d)
-			}
+		if l.base, err = s.baseOf(infos[:n], infos[n]); err != nil {
+			return unpin, err
 		}
-		if len(l.dirs) == 0 {
+		if l.none() {
 			continue
 		}
 		unpins = append(unpins, s.pin([]string{l.id()}))
@@ -45,40 +47,96 @@ func (s *Store) inherit(ctx context.Context, src source, layers []layer, infos [
 	return unpin, nil
 }
 
-// below returns what a directory is like in layers, or nil if it is as usual.
-func (s *Store) below(layers []layerInfo, dir string) (*dirAttr, error) {
-	for n := len(layers) - 1; n >= 0; n-- {
-		path := s.path("layers/sha256", layers[n].ID)
-		there, hidden := true, layers[n].Opaque
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
-			return nil, fmt.Errorf("layer %.12s: %w", layers[n].ID, err)
+// baseOf returns what a layer has to have on the layers below it.
+func (s *Store) baseOf(below []layerInfo, info layerInfo) (b base, err error) {
+	for _, dir := range info.Implied {
+		st, _, err := s.lookup(below, dir)
+		if err != nil {
+			return b, err
 		}
-		if dir != "." {
-			for part := range strings.SplitSeq(dir, "/") {
-				path = filepath.Join(path, part)
-				if err := unix.Lstat(path, &st); err != nil {
-					there = false
-					break
-				}
-				if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-					return nil, nil // it hides what is below it
-				}
-				hidden = hidden || isOpaque(path)
-			}
+		if st == nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			continue
 		}
-		if there {
-			d := &dirAttr{Path: dir, Mode: st.Mode & 0o7777, UID: int(st.Uid), GID: int(st.Gid)}
-			if d.Mode == 0o755 && d.UID == 0 && d.GID == 0 {
-				return nil, nil
-			}
-			return d, nil
-		}
-		if hidden {
-			return nil, nil
+		if d := (dirAttr{Path: dir, Mode: st.Mode & 0o7777, UID: int(st.Uid), GID: int(st.Gid)}); d.Mode != 0o755 || d.UID != 0 || d.GID != 0 {
+			b.dirs = append(b.dirs, d)
 		}
 	}
-	return nil, nil
+	for _, target := range info.Links {
+		st, layer, err := s.lookup(below, target)
+		if err != nil {
+			return b, err
+		}
+		if st == nil {
+			return b, errorf(ErrCorrupt, "a layer has a hard link to %.128q, which neither it nor a layer below has", target)
+		}
+		b.links = append(b.links, link{target, layer})
+	}
+	if info.Whiteouts == 0 {
+		return b, nil
+	}
+	names, err := s.whiteouts(info)
+	if err != nil {
+		return b, err
+	}
+	for _, name := range names {
+		st, _, err := s.lookup(below, name)
+		if err != nil {
+			return b, err
+		}
+		if st == nil {
+			b.drop = append(b.drop, name)
+		}
+	}
+	return b, nil
+}
+
+// whiteouts lists those of a layer.
+func (s *Store) whiteouts(info layerInfo) (names []string, err error) {
+	top := s.path("layers/sha256", info.ID)
+	err = filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type()&fs.ModeCharDevice != 0 && isWhiteout(path) {
+			names = append(names, strings.TrimPrefix(path, top+"/"))
+		}
+		return err
+	})
+	slices.Sort(names)
+	return names, err
+}
+
+// lookup finds what layers are at a path together, and the layer that has it, or nil.
+func (s *Store) lookup(layers []layerInfo, name string) (*unix.Stat_t, string, error) {
+	for _, l := range slices.Backward(layers) {
+		path := s.path("layers/sha256", l.ID)
+		there, hidden := true, l.Opaque
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return nil, "", fmt.Errorf("layer %.12s: %w", l.ID, err)
+		}
+		if name != "." {
+			for part := range strings.SplitSeq(name, "/") {
+				if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+					return nil, "", nil // it hides what is below it
+				}
+				path = filepath.Join(path, part)
+				if err := unix.Lstat(path, &st); errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENAMETOOLONG) {
+					there = false
+					break
+				} else if err != nil {
+					return nil, "", fmt.Errorf("layer %.12s: %w", l.ID, err)
+				}
+				hidden = hidden || st.Mode&unix.S_IFMT == unix.S_IFDIR && isOpaque(path)
+			}
+		}
+		switch {
+		case there && st.Mode&unix.S_IFMT == unix.S_IFCHR:
+			return nil, "", nil // a whiteout: there are no other devices
+		case there:
+			return &st, l.ID, nil
+		case hidden:
+			return nil, "", nil
+		}
+	}
+	return nil, "", nil
 }
 
 func isOpaque(path string) bool {

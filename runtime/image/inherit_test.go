@@ -1,6 +1,10 @@
 package image
 
 import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -38,4 +42,71 @@ func TestDirectoriesWithoutAnEntryAreAsBelow(t *testing.T) {
 		}
 		nothingHalf(t, s)
 	}
+}
+
+func TestAHardLinkToALowerLayerHasItsFile(t *testing.T) {
+	srv := serve(t)
+	s := open(t, t.TempDir(), Options{})
+	low := layerOf(t, mode(folder("home"), 0o700, 7, 7), mode(pax(file("home/tool", "tool"), "SCHILY.xattr.user.x", "y", "SCHILY.xattr.security.capability", capValue), 0o4755, 5, 6), symlink("home/s", "tool"))
+	high := layerOf(t, mode(hardlink("bin/tool", "home/tool"), 0o4755, 5, 6), mode(hardlink("bin/same", "bin/tool"), 0o4755, 5, 6), hardlink("bin/s", "/home/s"))
+	img := ensure(t, s, srv.push(t, "a:1", imageOf(t, v1.Config{}, low, layerOf(t, file("between", "")), high)))
+	attributes := fmt.Sprintf(" security.capability=%x user.x=79", capValue)
+	got := tree(t, img.Layers[2])
+	same(t, got, map[string]string{
+		".": dirLine, "bin": dirLine, "home": "40700 7:7", "bin/same": `104755 5:6 "tool"` + attributes, "bin/tool": `104755 5:6 =bin/same "tool"` + attributes,
+		"home/tool": `104755 5:6 =bin/same "tool"` + attributes, "bin/s": "120777 0:0 -> tool", "home/s": "120777 0:0 -> tool",
+	})
+	for _, name := range []string{"home/tool", "bin/s"} {
+		if fi, err := os.Lstat(img.Layers[2] + "/" + name); err != nil || !fi.ModTime().Equal(someTime) {
+			t.Errorf("%s: %v %v", name, fi, err)
+		}
+	}
+	nothingHalf(t, s)
+	for name, below := range map[string]v1.Layer{"nowhere": layerOf(t, folder("home")), "removed": layerOf(t, folder("home"), file("home/.wh.tool", ""), file("home/.wh.s", ""))} {
+		if err := refuse(t, s, srv.push(t, name+":1", imageOf(t, v1.Config{}, low, below, layerOf(t, hardlink("a", "home/nothing"))))); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), `hard link to "home/nothing"`) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := refuse(t, s, srv.push(t, "removed:2", imageOf(t, v1.Config{}, low, layerOf(t, file("home/.wh.tool", "")), high))); !errors.Is(err, ErrCorrupt) {
+		t.Error(err)
+	}
+	nothingHalf(t, s)
+	// A link on the way is not followed out of the layer.
+	canary := t.TempDir()
+	if err := os.WriteFile(canary+"/file", []byte("alive"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := refuse(t, s, srv.push(t, "out:1", imageOf(t, v1.Config{}, layerOf(t, symlink("l", canary)), layerOf(t, hardlink("h", "l/file"))))); !errors.Is(err, ErrCorrupt) {
+		t.Error(err)
+	}
+}
+
+func TestAWhiteoutOfNothingIsLeftOut(t *testing.T) {
+	srv := serve(t)
+	s := open(t, t.TempDir(), Options{})
+	base := layerOf(t, folder("d"), file("d/a", "a"), folder("e"), file("e/x", "x"), file(".wh.never", ""))
+	upper := layerOf(t, folder("d"), file("d/.wh.a", ""), file("d/.wh.b", ""), folder("own"), file("own/.wh.c", ""), file(".wh.e", ""), file("own/f", "f"))
+	one := ensure(t, s, srv.push(t, "one:1", imageOf(t, v1.Config{}, base, upper)))
+	same(t, tree(t, one.Layers[0]), map[string]string{".": dirLine, "d": dirLine, "d/a": `100644 0:0 "a"`, "e": dirLine, "e/x": `100644 0:0 "x"`})
+	same(t, tree(t, one.Layers[1]), map[string]string{".": dirLine, "d": dirLine, "d/a": "20000 0:0 0/0", "own": dirLine, "own/f": `100644 0:0 "f"`, "e": "20000 0:0 0/0"})
+	// It is another on another base.
+	two := ensure(t, s, srv.push(t, "two:1", imageOf(t, v1.Config{}, layerOf(t, folder("own"), file("own/c", "c"), folder("d"), file("d/b", "b")), upper)))
+	same(t, tree(t, two.Layers[1]), map[string]string{".": dirLine, "d": dirLine, "d/b": "20000 0:0 0/0", "own": dirLine, "own/c": "20000 0:0 0/0", "own/f": `100644 0:0 "f"`})
+	nothingHalf(t, s)
+}
+
+func TestALayerThatIsListedTwiceIsOne(t *testing.T) {
+	srv := serve(t)
+	s := open(t, t.TempDir(), Options{})
+	a, b := layerOf(t, file("f", "a")), layerOf(t, file("f", "b"), file("g", "b"))
+	img := ensure(t, s, srv.push(t, "a:1", imageOf(t, v1.Config{}, a, b, a)))
+	if len(img.Layers) != 2 || img.Size != 3 {
+		t.Fatalf("%+v", img)
+	}
+	same(t, tree(t, img.Layers[0]), map[string]string{".": dirLine, "f": `100644 0:0 "b"`, "g": `100644 0:0 "b"`})
+	same(t, tree(t, img.Layers[1]), map[string]string{".": dirLine, "f": `100644 0:0 "a"`})
+	if err := s.Remove(img.Name, nil); err != nil {
+		t.Fatal(err)
+	}
+	nothingHalf(t, s)
 }

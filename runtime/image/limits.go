@@ -11,6 +11,7 @@ type limits struct {
 	Args     int64
 	History  int64
 	Word     int64 // of its user, its working directory, and its stop signal
+	Archive  int64 // bytes of a compressed archive when it is not
 	Packed   int64 // bytes of a layer as it is fetched
 	Unpacked int64 // bytes of a layer, as a tar and in files, whichever is more
 	Entries  int64 // of a layer
@@ -30,6 +31,7 @@ var defaultLimits = limits{
 	Args:     256 << 10,
 	History:  1 << 20,
 	Word:     4 << 10,
+	Archive:  64 << 30,
 	Packed:   16 << 30,
 	Unpacked: 16 << 30,
 	Entries:  1_000_000,

@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -118,12 +119,14 @@ func (s *layoutSource) done(bool) {}
 // archiveSource is a file as docker save writes it. It has no manifest in the sense
 // of a registry: one is made of its configuration and layers, as skopeo does.
 type archiveSource struct {
+	store  *Store
 	ref    Ref
 	limits *limits
 	img    tarball.Descriptor
 	sizes  map[string]int64 // of its files
 	cfg    []byte
 	layers map[string]int // by digest: which file it is
+	spool  string         // a file with what is in a compressed archive, or ""
 }
 
 // archiveFiles bounds how many files an archive may have: three for a layer, in the
@@ -131,11 +134,56 @@ type archiveSource struct {
 func (s *archiveSource) files() int { return 8*s.limits.Layers + 64 }
 
 func (s *archiveSource) open() (io.ReadCloser, error) {
-	f, err := openRegular(s.ref.path)
+	path := s.ref.path
+	if s.spool != "" {
+		path = s.spool
+	}
+	f, err := openRegular(path)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", s.ref, err)
 	}
 	return f, nil
+}
+
+// unpack has a compressed archive decompressed, once: it is read from its beginning for
+// each of its files. The slots bound the memory of that, as they bound the unpackers.
+func (s *archiveSource) unpack(ctx context.Context) error {
+	f, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head := make([]byte, 4)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("image %s: %w", s.ref, err)
+	}
+	if !packed(head[:n]) {
+		return nil
+	}
+	select {
+	case s.store.slots <- struct{}{}:
+		defer func() { <-s.store.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	plain, err := decompress(io.MultiReader(bytes.NewReader(head[:n]), &contextReader{ctx, f, nil}))
+	if err != nil {
+		return errorf(ErrCorrupt, "image %s: the archive cannot be decompressed: %w", s.ref, err)
+	}
+	s.spool = s.store.aside("tmp", "archive")
+	w, err := os.OpenFile(s.spool, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, &bounded{plain, s.limits.Archive, s.limits.Archive})
+	if cerr := w.Close(); err == nil {
+		err = cerr
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // each calls fn with the files of the archive until it returns io.EOF.
@@ -185,7 +233,10 @@ func (s *archiveSource) file(name string) ([]byte, error) {
 	return text, err
 }
 
-func (s *archiveSource) manifest(context.Context, *v1.Descriptor) ([]byte, types.MediaType, error) {
+func (s *archiveSource) manifest(ctx context.Context, _ *v1.Descriptor) ([]byte, types.MediaType, error) {
+	if err := s.unpack(ctx); err != nil {
+		return nil, "", s.store.explain(s.ref, err)
+	}
 	text, err := s.file("manifest.json")
 	if err != nil {
 		return nil, "", err
@@ -285,4 +336,11 @@ func (s *archiveSource) copy(ctx context.Context, name string, w io.Writer, got 
 
 func (s *archiveSource) fetch(context.Context, layer, func(int64)) error { return nil }
 
-func (s *archiveSource) done(bool) {}
+func (s *archiveSource) done(bool) {
+	if s.spool == "" {
+		return
+	}
+	if err := os.Remove(s.spool); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.store.log.WithError(err).Warn("a decompressed archive is left until the next start")
+	}
+}

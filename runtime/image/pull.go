@@ -17,6 +17,9 @@ import (
 func (s *Store) pull(ctx context.Context, ref Ref, p *progress) (*Image, error) {
 	began := time.Now()
 	p.change(func(p *Progress) { p.Step = "resolving" })
+	if ref.scheme == schemeLayout {
+		ref = ref.located()
+	}
 	src, err := s.source(ref)
 	if err != nil {
 		return nil, err
@@ -68,7 +71,7 @@ func (s *Store) source(ref Ref) (source, error) {
 	case schemeLayout:
 		return &layoutSource{ref: ref, limits: &s.limits}, nil
 	case schemeArchive:
-		return &archiveSource{ref: ref, limits: &s.limits}, nil
+		return &archiveSource{store: s, ref: ref, limits: &s.limits}, nil
 	case schemeRegistry:
 		access, err := loadRegistryConfig(s.opt.RegistryConfig)
 		if err != nil {
@@ -247,7 +250,11 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, got func(i
 			s.log.WithError(rerr).Warn("a layer that was not finished is left until the next start")
 		}
 	}()
-	u, err := unpack(ctx, f, order{Dir: dir, DiffID: l.diffID, Limits: s.limits, Dirs: l.dirs})
+	o := order{Dir: dir, DiffID: l.diffID, Limits: s.limits, Dirs: l.dirs, Drop: l.drop}
+	if err := s.stage(dir, l.links, &o); err != nil {
+		return info, err
+	}
+	u, err := unpack(ctx, f, o)
 	closed = true
 	if eerr := end(); err == nil || eerr != nil && !errors.Is(err, context.Canceled) && !full(err) && errors.Is(err, ErrCorrupt) {
 		// What was cut short while it was read is no news of the layer.
@@ -259,7 +266,7 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, got func(i
 		return info, err
 	}
 	slices.Sort(u.Implied)
-	info = layerInfo{ID: l.id(), Size: u.Size, Opaque: u.Opaque, Implied: u.Implied}
+	info = layerInfo{ID: l.id(), Size: u.Size, Opaque: u.Opaque, Implied: u.Implied, Whiteouts: u.Whiteouts, Links: u.Links}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := os.Rename(dir+layerRoot, s.path("layers/sha256", info.ID)); err != nil {

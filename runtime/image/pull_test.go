@@ -664,6 +664,25 @@ func TestPlatforms(t *testing.T) {
 	if len(s.List()) != 1 || len(s.List()[0].Refs) != 3 {
 		t.Errorf("the store has %+v", s.List()[0])
 	}
+	// Of those for more than the least processor it is the best that this one can run.
+	if runtime.GOARCH == "amd64" {
+		defer func(was int) { processorLevel = was }(processorLevel)
+		v2, v3, v4 := add(of("amd64", "2"), "linux", "amd64", "v2"), add(of("amd64", "3"), "linux", "amd64", "v3"), add(of("amd64", "4"), "linux", "amd64", "v4")
+		for n, want := range []mutate.IndexAddendum{{}, v2, v3, v4} {
+			processorLevel = n
+			ref := srv.push(t, fmt.Sprintf("levels:%d", n), mutate.AppendManifests(empty.Index, v4, v2, v3))
+			if n == 0 {
+				if err := refuse(t, s, ref); !errors.Is(err, ErrPlatform) || !strings.Contains(err.Error(), "none for linux/amd64, only for linux/amd64/v2") {
+					t.Error(err)
+				}
+			} else if got := ensure(t, s, ref); got.Digest != digestOf(t, want.Add) {
+				t.Errorf("at level %d it is %s", n+1, got.Digest)
+			}
+			if got := ensure(t, s, srv.push(t, fmt.Sprintf("all:%d", n), mutate.AppendManifests(empty.Index, v4, add(mine, "linux", "amd64", ""), v2))); got.Digest != img.Digest {
+				t.Errorf("at level %d it is %s, and there is one for all", n+1, got.Digest)
+			}
+		}
+	}
 	others := mutate.AppendManifests(empty.Index, add(of("s390x", "s"), "linux", "s390x", ""), add(of("arm", "a"), "linux", "arm", "v7"))
 	if err := refuse(t, s, srv.push(t, "others:1", others)); !errors.Is(err, ErrPlatform) || !strings.Contains(err.Error(), "only for linux/arm/v7, linux/s390x") {
 		t.Error(err)

@@ -45,6 +45,10 @@ type layerInfo struct {
 	Opaque bool `json:"opaque,omitempty"`
 	// Implied are directories that the layer has no entry for.
 	Implied []string `json:"implied,omitempty"`
+	// Whiteouts is how many names it takes away from the layers below.
+	Whiteouts int `json:"whiteouts,omitempty"`
+	// Links are targets of hard links, which it has only if it was made for the layers below.
+	Links []string `json:"links,omitempty"`
 }
 
 const recordVersion = 1
@@ -200,13 +204,18 @@ func (s *Store) adopt(r *record) *Image {
 		moved: r.Moved,
 	}
 	s.moves = max(s.moves, r.Moved)
-	for _, l := range r.Layers {
+	for n, l := range r.Layers {
 		s.ready[l.ID] = l
 		i.ids = append(i.ids, l.ID)
-		i.Size += l.Size
 		if l.Opaque {
 			i.Layers = nil
 		}
+		// One that is listed twice counts where it is uppermost: it hides the other, and
+		// overlayfs takes no directory twice.
+		if slices.ContainsFunc(r.Layers[n+1:], func(above layerInfo) bool { return above.ID == l.ID }) {
+			continue
+		}
+		i.Size += l.Size
 		i.Layers = append(i.Layers, s.path("layers/sha256", l.ID))
 	}
 	s.images[i.Digest] = i

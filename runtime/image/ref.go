@@ -1,6 +1,7 @@
 package image
 
 import (
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -23,8 +24,13 @@ type Ref struct {
 	scheme string
 	path   string         // of a layout or an archive
 	tag    string         // of a layout; may be ""
+	others []layoutName   // what a reference to a layout may mean besides
 	remote name.Reference // of a registry
 }
+
+// layoutName is an image in a layout. Names may have colons, and so may directories: which
+// colon is between them only the disk can tell.
+type layoutName struct{ path, tag string }
 
 // String gives back what was parsed.
 func (r Ref) String() string { return r.text }
@@ -36,8 +42,23 @@ func (r Ref) key() string {
 		return schemeRegistry + r.remote.Name()
 	case r.tag != "":
 		return r.scheme + r.path + ":" + r.tag
+	case r.scheme == schemeLayout && strings.Contains(filepath.Base(r.path), ":"):
+		return r.scheme + r.path + "/" // and not an image with that tag
 	}
 	return r.scheme + r.path
+}
+
+// located returns the reference to a layout as the disk has it: the longest path that is
+// one. The text, by which it is known, stays.
+func (r Ref) located() Ref {
+	for _, n := range append([]layoutName{{r.path, r.tag}}, r.others...) {
+		if fi, err := os.Stat(filepath.Join(n.path, "index.json")); err == nil && fi.Mode().IsRegular() {
+			r.path, r.tag = n.path, n.tag
+			break
+		}
+	}
+	r.others = nil
+	return r
 }
 
 // pinned returns the digest that the reference asks for, or "".
@@ -58,13 +79,13 @@ func (r Ref) base() string {
 
 var (
 	repositoryPart = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*$`)
-	layoutTag      = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+-]{0,127}$`)
+	layoutTag      = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._+:@/-]{0,510}[A-Za-z0-9._+-])?$`)
 	printable      = regexp.MustCompile(`^[\x21-\x7e\x{a0}-\x{10ffff}]+$`)
 )
 
 const refMax = 4096 // bytes, as of a path
 
-// ParseRef parses oci:/DIR[:TAG], docker-archive:/FILE and
+// ParseRef parses oci:/DIR[:NAME], docker-archive:/FILE and
 // docker://REGISTRY/REPOSITORY[:TAG][@sha256:DIGEST]. The error is an ErrRef: one
 // sentence that says what to write instead.
 func ParseRef(s string) (Ref, error) {
@@ -92,21 +113,32 @@ func ParseRef(s string) (Ref, error) {
 	case !strings.HasPrefix(rest, "/"):
 		return Ref{}, errorf(ErrRef, "image %q: the path must be absolute, as in %s/path", s, r.scheme)
 	}
-	r.path = rest
-	if r.scheme == schemeLayout {
-		// A colon in the name of a directory above is part of that.
-		if i := strings.LastIndexByte(rest, ':'); i > strings.LastIndexByte(rest, '/') {
-			r.path, r.tag = rest[:i], rest[i+1:]
-			if !layoutTag.MatchString(r.tag) {
-				return Ref{}, errorf(ErrRef, "image %q: the tag %q must be letters, digits, '_', '.', '+' and '-'", s, r.tag)
-			}
+	if r.scheme == schemeArchive {
+		r.path = filepath.Clean(rest)
+		return r, r.checkPath()
+	}
+	var names []layoutName
+	last := strings.LastIndexByte(rest, ':')
+	if last < strings.LastIndexByte(rest, '/') {
+		names = append(names, layoutName{filepath.Clean(rest), ""})
+	}
+	for i := last; i > 0; i = strings.LastIndexByte(rest[:i], ':') {
+		if layoutTag.MatchString(rest[i+1:]) {
+			names = append(names, layoutName{filepath.Clean(rest[:i]), rest[i+1:]})
 		}
 	}
-	r.path = filepath.Clean(r.path)
-	if r.path == "/" {
-		return Ref{}, errorf(ErrRef, "image %q: / is no image: give the path of one", s)
+	if len(names) == 0 {
+		return Ref{}, errorf(ErrRef, "image %q: the tag %q must be letters, digits, '_', '.', '+', '-', ':', '@' and '/'", s, rest[last+1:])
 	}
-	return r, nil
+	r.path, r.tag, r.others = names[0].path, names[0].tag, names[1:]
+	return r, r.checkPath()
+}
+
+func (r *Ref) checkPath() error {
+	if r.path == "/" {
+		return errorf(ErrRef, "image %q: / is no image: give the path of one", r.text)
+	}
+	return nil
 }
 
 func (r *Ref) parseRemote(s string) (err error) {

@@ -39,18 +39,36 @@ type source interface {
 type layer struct {
 	v1.Descriptor
 	diffID string // in hex
-	// dirs are directories that it has no entry for and that are not as usual below it.
-	dirs []dirAttr
+	base
 }
+
+// base is what a layer has to have because of the layers below it.
+type base struct {
+	dirs  []dirAttr // of directories that it has no entry for, and that are not as usual
+	drop  []string  // whiteouts of what is not there
+	links []link    // hard links to what it has not itself
+}
+
+// link is the target of a hard link, and the layer that has it.
+type link struct{ target, layer string }
+
+// none: the layer is the same on any base.
+func (b *base) none() bool { return len(b.dirs)+len(b.drop)+len(b.links) == 0 }
 
 // id names the directory of the layer. Nearly always the layer alone decides it.
 func (l *layer) id() string {
-	if len(l.dirs) == 0 {
+	if l.none() {
 		return l.diffID
 	}
 	h := sha256.New()
 	for _, d := range l.dirs {
 		fmt.Fprintf(h, "%q %o %d:%d\n", d.Path, d.Mode, d.UID, d.GID)
+	}
+	for _, name := range l.drop {
+		fmt.Fprintf(h, "without %q\n", name)
+	}
+	for _, k := range l.links {
+		fmt.Fprintf(h, "link %q %s\n", k.target, k.layer)
 	}
 	return l.diffID + "-" + hex.EncodeToString(h.Sum(nil)[:8])
 }
@@ -153,8 +171,8 @@ func choose(ref Ref, text []byte) (*v1.Descriptor, error) {
 
 func chooseFrom(ref Ref, manifests []v1.Descriptor) (*v1.Descriptor, error) {
 	var there []string
-	var other *v1.Descriptor
-	others := 0
+	var best, other *v1.Descriptor
+	others, bestLevel := 0, -1
 	for i := range manifests {
 		d := &manifests[i]
 		switch {
@@ -163,8 +181,12 @@ func chooseFrom(ref Ref, manifests []v1.Descriptor) (*v1.Descriptor, error) {
 		case d.Platform == nil:
 			other = d
 			others++
-		case d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH && fits(d.Platform.Variant):
-			return d, nil
+		case d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH && level(d.Platform.Variant) == 0:
+			return d, nil // for every such host
+		case d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH && level(d.Platform.Variant) > 0 && level(d.Platform.Variant) <= processorLevel:
+			if l := level(d.Platform.Variant); l > bestLevel {
+				best, bestLevel = d, l
+			}
 		case d.Platform.OS != "unknown": // what is no image but about one
 			p := d.Platform.OS + "/" + d.Platform.Architecture
 			if d.Platform.Variant != "" {
@@ -172,6 +194,9 @@ func chooseFrom(ref Ref, manifests []v1.Descriptor) (*v1.Descriptor, error) {
 			}
 			there = append(there, fmt.Sprintf("%.64q", p))
 		}
+	}
+	if best != nil {
+		return best, nil
 	}
 	if others == 1 {
 		return other, nil // its configuration says what it is for
@@ -184,21 +209,12 @@ func chooseFrom(ref Ref, manifests []v1.Descriptor) (*v1.Descriptor, error) {
 	}
 	slices.Sort(there)
 	list := strings.ReplaceAll(strings.Join(slices.Compact(there), ", "), `"`, "")
-	return nil, errorf(ErrPlatform, "image %s: there is none for %s, only for %.512s", ref, thisPlatform, list)
+	return nil, errorf(ErrPlatform, "image %s: there is none for %s, only for %.512s", ref, platformName(), list)
 }
 
-const thisPlatform = "linux/" + runtime.GOARCH
-
-// fits reports whether a variant of this architecture runs on every such host.
-func fits(variant string) bool {
-	switch variant {
-	case "", "v1":
-		return true
-	case "v8":
-		return runtime.GOARCH == "arm64"
-	}
-	return false
-}
+// dockerLayerZstd is how buildx calls a layer that is compressed by zstd in an image of
+// Docker's own kind. The library does not know it.
+const dockerLayerZstd types.MediaType = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 
 // read takes what is needed out of a manifest and its configuration.
 func (r *resolved) read(ctx context.Context, ref Ref, text []byte, src source, l *limits) error {
@@ -229,7 +245,7 @@ func (r *resolved) read(ctx context.Context, ref Ref, text []byte, src source, l
 	}
 	c := r.config
 	if c.OS != "linux" && c.OS != "" || c.Architecture != runtime.GOARCH && c.Architecture != "" {
-		return errorf(ErrPlatform, "image %s: there is none for %s, only for %.100s", ref, thisPlatform, c.OS+"/"+c.Architecture)
+		return errorf(ErrPlatform, "image %s: there is none for %s, only for %.100s", ref, platformName(), c.OS+"/"+c.Architecture)
 	}
 	if len(c.RootFS.DiffIDs) != len(m.Layers) {
 		return errorf(ErrCorrupt, "image %s: its manifest has %d layers, and its configuration %d", ref, len(m.Layers), len(c.RootFS.DiffIDs))
@@ -239,7 +255,7 @@ func (r *resolved) read(ctx context.Context, ref Ref, text []byte, src source, l
 		if !validHash(id) {
 			return errorf(ErrCorrupt, "image %s: its configuration has a digest that is no sha256", ref)
 		}
-		if !d.MediaType.IsLayer() {
+		if !d.MediaType.IsLayer() && d.MediaType != dockerLayerZstd {
 			return fmt.Errorf("image %s: a layer is of the kind %.100q, which is not supported", ref, d.MediaType)
 		}
 		if d.Size > l.Packed {

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +122,7 @@ func TestLayers(t *testing.T) {
 		name    string
 		entries []entry
 		want    map[string]string // besides the root
+		links   []string          // that lead to other layers, perhaps
 		err     string
 	}{
 		{name: "modes, owners and times", entries: []entry{
@@ -164,8 +166,15 @@ func TestLayers(t *testing.T) {
 		{name: "writing through links that leave", entries: []entry{symlink("l", "../../../../.."), file("l/@/file", "dead"), symlink("m", "l/.."), file("m/x", "dead")}, want: nil},
 		{name: "a directory through a symbolic link", entries: []entry{symlink("l", "@"), folder("l/"), mode(folder("l"), 0o777, 9, 9)}, want: map[string]string{"l": "40777 9:9"}},
 		{name: "modes through a symbolic link", entries: []entry{symlink("l", "@/file"), mode(hardlink("h", "l"), 0o777, 9, 9)}, want: nil},
-		{name: "a hard link to outside", entries: []entry{hardlink("h", "@/file")}, err: "no such file"},
-		{name: "a hard link that leaves", entries: []entry{hardlink("h", "../../canary/file")}, err: "no such file"},
+		{name: "a hard link to outside", entries: []entry{hardlink("h", "@/file")}, want: map[string]string{}, links: []string{"@/file"}},
+		{name: "a hard link that leaves", entries: []entry{hardlink("h", "../../canary/file")}, want: map[string]string{}, links: []string{"canary/file"}},
+		{name: "hard links to another layer", entries: []entry{hardlink("d/h", "x/y"), hardlink("i", "d/h"), hardlink("j", "x/y"), hardlink("k", "z"), file("z", "z"), hardlink("l", "z")},
+			want: map[string]string{"l": `100644 0:0 "z"`, "z": `100644 0:0 =l "z"`}, links: []string{"x/y", "z"}},
+		{name: "a hard link to what was removed", entries: []entry{file(".wh.a", ""), hardlink("h", "a")}, err: "what the layer has removed"},
+		{name: "a whiteout, and what is below its name", entries: []entry{file("a/.wh.b", ""), file("a/b/c/d", "d"), file("a/.wh.c", "")},
+			want: map[string]string{"a": dirLine, "a/b": dirLine + " trusted.overlay.opaque=79", "a/b/c": dirLine, "a/b/c/d": `100644 0:0 "d"`, "a/c": "20000 0:0 0/0"}},
+		{name: "whiteouts in a directory that hides all", entries: []entry{folder("d"), file("d/.wh.x", ""), file("d/.wh..wh..opq", ""), file("d/e/.wh.y", ""), file("d/n", "n")},
+			want: map[string]string{"d": dirLine + " trusted.overlay.opaque=79", "d/e": dirLine, "d/n": `100644 0:0 "n"`}},
 		{name: "a hard link through a symbolic one", entries: []entry{symlink("l", "@"), hardlink("h", "l/file")}, err: "no such file"},
 		{name: "a hard link, then writing to it", entries: []entry{symlink("l", "@/file"), hardlink("h", "l"), file("h", "dead")}, want: map[string]string{"l": "120777 0:0 -> @/file", "h": `100644 0:0 "dead"`}},
 		{name: "a hard link to the root", entries: []entry{hardlink("h", "..")}, err: "operation not permitted"},
@@ -212,6 +221,12 @@ func TestLayers(t *testing.T) {
 			for name, line := range c.want {
 				c.want[name] = at(line)
 			}
+			for i := range c.links {
+				c.links[i] = strings.TrimPrefix(at(c.links[i]), "/")
+			}
+			if !slices.Equal(u.Links, c.links) {
+				t.Errorf("the links are %q", u.Links)
+			}
 			same(t, tree(t, cell.dir+"/layer"), c.want)
 			if u.Opaque != (c.name == "opaque at the root") {
 				t.Errorf("opaque is %v", u.Opaque)
@@ -240,7 +255,7 @@ func TestLayersAreOfAnyCompression(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, layer := range map[string][]byte{
-		"none": b, "gzip": zipped(t, b), "zstd": w.EncodeAll(b, nil), "more after the end": append(bytes.Clone(b), make([]byte, 100_000)...),
+		"none": b, "gzip": zipped(t, b), "zstd": w.EncodeAll(b, nil), "zstd, a frame to be skipped first": append([]byte("\x5a\x2a\x4d\x18\x04\x00\x00\x00size"), w.EncodeAll(b, nil)...), "more after the end": append(bytes.Clone(b), make([]byte, 100_000)...),
 	} {
 		c := newCell(t)
 		if u, err := c.unpack(t, layer, defaultLimits); err != nil || u.Size != 5000 || u.Entries != 1 {

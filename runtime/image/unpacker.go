@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -37,12 +39,18 @@ const (
 // has.
 const layerRoot = "/layer"
 
+// linksRoot has the files of lower layers that hard links of this one lead to.
+const linksRoot = "/links"
+
 // order is what the unpacker is told.
 type order struct {
 	Dir    string // its new root
 	DiffID string // what the layer has to be, in hex
 	Limits limits
-	Dirs   []dirAttr // of directories that the layer has no entry for
+	// What follows depends on the layers below.
+	Dirs  []dirAttr // of directories that the layer has no entry for
+	Drop  []string  // whiteouts of what is not there
+	Links []string  // targets of hard links; the file of the first is /links/0, and so on
 }
 
 // dirAttr is what a directory is like that a layer needs and does not describe.
@@ -60,9 +68,13 @@ type unpacked struct {
 	Opaque bool
 	// Implied are directories that the layer has no entry for.
 	Implied []string
-	Error   string
-	Kind    string // of the error
-	Errno   int
+	// Whiteouts is how many names it takes away from the layers below.
+	Whiteouts int
+	// Links are targets of hard links that it has not itself. The links were left out.
+	Links []string
+	Error string
+	Kind  string // of the error
+	Errno int
 }
 
 // kinds are the errors that are told by name.
@@ -91,7 +103,13 @@ func RunUnpacker() int {
 	}
 	// Where no limit would help: it is killed for it, and the layer refused.
 	debug.SetMemoryLimit(int64(o.Limits.Memory / 2))
-	u := unpacker{order: o, seen: map[string]bool{}, skipped: map[string]bool{}, whited: map[string]bool{}, implied: map[string]bool{}}
+	u := unpacker{
+		order: o, seen: map[string]bool{}, skipped: map[string]bool{}, whited: map[string]bool{}, opaque: map[string]bool{},
+		implied: map[string]bool{}, pending: map[string]bool{}, staged: map[string]string{},
+	}
+	for n, target := range o.Links {
+		u.staged[target] = filepath.Join(linksRoot, strconv.Itoa(n))
+	}
 	if err := u.run(os.NewFile(unpackInput, "layer")); err != nil {
 		return answer(fail(err))
 	}
@@ -170,12 +188,16 @@ type unpacker struct {
 	order
 	result  unpacked
 	headers int64
-	missing int64           // bytes of the paths of implied
+	missing int64           // bytes of the paths of implied, and of links
 	seen    map[string]bool // directories that have an entry
 	skipped map[string]bool // devices
 	whited  map[string]bool // what a whiteout took away from the layers below
+	opaque  map[string]bool // directories that hide what is below them
 	implied map[string]bool
+	pending map[string]bool   // hard links that were left out, by their names and targets
+	staged  map[string]string // files of lower layers, by the targets of links
 	root    *tar.Header
+	dir     *os.Root // of the layer
 }
 
 func (u *unpacker) run(layer io.Reader) error {
@@ -183,6 +205,11 @@ func (u *unpacker) run(layer io.Reader) error {
 	if err := os.Mkdir(layerRoot, 0o755); err != nil {
 		return err
 	}
+	var err error
+	if u.dir, err = os.OpenRoot(layerRoot); err != nil {
+		return err
+	}
+	defer u.dir.Close()
 	plain, err := decompress(layer)
 	if err != nil {
 		return errorf(ErrCorrupt, "the layer cannot be read: %w", err)
@@ -240,6 +267,9 @@ func (u *unpacker) filter(h *tar.Header) (bool, error) {
 		}
 	}
 	delete(u.skipped, name)
+	if h.Typeflag != tar.TypeLink {
+		delete(u.pending, name)
+	}
 	for part := range strings.SplitSeq(name, "/") {
 		if strings.HasPrefix(part, ".wh..wh.") && part != ".wh..wh..opq" {
 			return false, nil // what AUFS kept for itself
@@ -264,17 +294,103 @@ func (u *unpacker) filter(h *tar.Header) (bool, error) {
 			u.missing -= int64(len(name))
 		}
 	}
+	if err := errors.Join(u.imply(name), u.uncover(name)); err != nil {
+		return false, err
+	}
+	if h.Typeflag == tar.TypeLink {
+		target := strings.TrimPrefix(filepath.Join("/", h.Linkname), "/")
+		if left, err := u.link(name, target); left || err != nil {
+			return false, err
+		}
+		keepCapability(h, filepath.Join(layerRoot, target))
+	}
+	return true, nil
+}
+
+// imply notes the directories that an entry is in.
+func (u *unpacker) imply(name string) error {
 	for dir := filepath.Dir(name); dir != "." && !u.seen[dir] && !u.implied[dir]; dir = filepath.Dir(dir) {
 		u.implied[dir] = true
 		u.missing += int64(len(dir))
 	}
-	if u.missing > l.Missing {
-		return false, errorf(ErrTooBig, "the directories without an entry of their own have longer paths in the layer than %d bytes together", l.Missing)
+	l := &u.Limits
+	switch {
+	case u.missing > l.Missing:
+		return errorf(ErrTooBig, "what the layer has no entry for has longer paths than %d bytes together", l.Missing)
+	case len(u.implied) > l.Implied:
+		return errorf(ErrTooBig, "the layer has more than %d directories without an entry of their own", l.Implied)
 	}
-	if len(u.implied) > l.Implied {
-		return false, errorf(ErrTooBig, "the layer has more than %d directories without an entry of their own", l.Implied)
+	return nil
+}
+
+// uncover makes room for an entry below a name that a whiteout has taken away: what comes
+// there is a directory, and a new one.
+func (u *unpacker) uncover(name string) error {
+	for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
+		if path := filepath.Join(layerRoot, dir); u.whited[path] && isWhiteout(path) {
+			return os.Remove(path)
+		}
+	}
+	return nil
+}
+
+// link says whether a hard link is left out, because its target is neither in this layer
+// nor at hand. A target of a lower layer becomes a file of this one, as a write to it does in
+// overlayfs: so both names have one file.
+func (u *unpacker) link(name, target string) (left bool, err error) {
+	if u.pending[target] {
+		u.pending[name] = true
+		return true, nil
+	}
+	if path := filepath.Join(layerRoot, target); u.whited[path] && isWhiteout(path) {
+		return false, errorf(ErrCorrupt, "%.128q is a hard link to what the layer has removed", name)
+	}
+	if _, err := u.dir.Lstat(target); !errors.Is(err, os.ErrNotExist) {
+		return false, nil // what else is wrong with it, the library says
+	}
+	if err := u.imply(target); err != nil {
+		return false, err
+	}
+	if path, ok := u.staged[target]; ok {
+		if dir := filepath.Dir(target); dir != "." {
+			if err := u.dir.MkdirAll(dir, 0o755); err != nil {
+				return false, err
+			}
+		}
+		fi, err := os.Lstat(path)
+		if err != nil {
+			return false, err
+		}
+		u.result.Size += fi.Size()
+		return false, os.Rename(path, filepath.Join(layerRoot, target))
+	}
+	u.pending[name], u.pending[target] = true, true
+	u.result.Links = append(u.result.Links, target)
+	u.missing += int64(len(target))
+	if len(u.result.Links) > u.Limits.Implied {
+		return false, errorf(ErrTooBig, "the layer has more than %d hard links to files of others", u.Limits.Implied)
 	}
 	return true, nil
+}
+
+// keepCapability has a hard link say what its target has: the library gives the file the
+// owner that the link has, and the kernel takes the capability away.
+func keepCapability(h *tar.Header, target string) {
+	const key = "SCHILY.xattr.security.capability"
+	value := make([]byte, 64)
+	n, err := unix.Lgetxattr(target, "security.capability", value)
+	if _, has := h.PAXRecords[key]; err != nil || has {
+		return // it has none
+	}
+	if h.PAXRecords == nil {
+		h.PAXRecords = map[string]string{}
+	}
+	h.PAXRecords[key] = string(value[:n])
+}
+
+func isWhiteout(path string) bool {
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
 // keeps reports whether an extended attribute of an image is kept: not what would
@@ -302,6 +418,7 @@ func (u *unpacker) whiteout(h *tar.Header, path string) (bool, error) {
 			u.result.Opaque = true // overlayfs has no such thing
 			return false, nil
 		}
+		u.opaque[filepath.Clean(dir)] = true
 		return false, opaque(filepath.Clean(dir))
 	}
 	u.whited[dir+hidden] = true
@@ -332,10 +449,14 @@ func (u *unpacker) finish() error {
 			return err
 		}
 		if fi.IsDir() {
+			u.opaque[path] = true
 			if err := opaque(path); err != nil {
 				return err
 			}
 		}
+	}
+	if err := u.dropWhiteouts(); err != nil {
+		return err
 	}
 	for _, d := range u.Dirs {
 		path := filepath.Join(layerRoot, d.Path)
@@ -347,7 +468,11 @@ func (u *unpacker) finish() error {
 		}
 	}
 	for dir := range u.implied {
-		if fi, err := os.Lstat(filepath.Join(layerRoot, dir)); err == nil && fi.IsDir() {
+		path := filepath.Join(layerRoot, dir)
+		fi, err := os.Lstat(path)
+		// It may be needed for a link that was left out.
+		there := err == nil && fi.IsDir() || errors.Is(err, os.ErrNotExist) && len(u.result.Links) > 0
+		if there && !u.whited[path] && !u.alone(path) {
 			u.result.Implied = append(u.result.Implied, dir)
 		}
 	}
@@ -371,6 +496,45 @@ func (u *unpacker) finish() error {
 	return os.Chtimes(layerRoot, u.root.ModTime, u.root.ModTime)
 }
 
+// alone reports whether nothing of the layers below is seen in the directory that a path is
+// in.
+func (u *unpacker) alone(path string) bool {
+	for dir := filepath.Dir(path); strings.HasPrefix(dir, layerRoot+"/"); dir = filepath.Dir(dir) {
+		if u.opaque[dir] {
+			return true
+		}
+	}
+	return u.result.Opaque
+}
+
+// dropWhiteouts removes those that take nothing away. overlayfs hides a whiteout only in a
+// directory that it puts together of several layers: else it is seen as a name of nothing.
+func (u *unpacker) dropWhiteouts() error {
+	drop := map[string]bool{}
+	for _, name := range u.Drop {
+		drop[filepath.Join(layerRoot, name)] = true
+	}
+	for path := range u.whited {
+		switch {
+		case !isWhiteout(path):
+		case drop[path], u.alone(path):
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		default:
+			u.result.Whiteouts++
+		}
+	}
+	return nil
+}
+
+// packed reports whether decompress would take the beginning of something for compressed.
+func packed(head []byte) bool {
+	r, err := decompress(bytes.NewReader(head))
+	_, plain := r.(*bufio.Reader)
+	return err != nil || !plain
+}
+
 // decompress reads what is gzip, zstd or neither, by its first bytes.
 func decompress(r io.Reader) (io.Reader, error) {
 	b := bufio.NewReaderSize(r, 128<<10)
@@ -381,7 +545,7 @@ func decompress(r io.Reader) (io.Reader, error) {
 	switch {
 	case len(head) >= 2 && head[0] == 0x1f && head[1] == 0x8b:
 		return gzip.NewReader(b)
-	case string(head) == "\x28\xb5\x2f\xfd":
+	case string(head) == "\x28\xb5\x2f\xfd", len(head) == 4 && head[0]&0xf0 == 0x50 && string(head[1:]) == "\x2a\x4d\x18": // or a frame to be skipped
 		// A window of 128 MiB is that of zstd --long.
 		return zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20), zstd.WithDecoderMaxMemory(512<<20))
 	}
