@@ -450,11 +450,11 @@ func (i *stdinFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint
 	if errno != 0 {
 		return nil, 0, errno
 	}
-	i.e.OpenStdin()
+	w := i.e.OpenStdin(func() bool { return g.check() == nil })
 	if flags&syscall.O_TRUNC != 0 {
 		go i.regrow()
 	}
-	return &stdinHandle{file: i, right: g, nonblock: flags&syscall.O_NONBLOCK != 0}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_STREAM | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
+	return &stdinHandle{file: i, right: g, writer: w, nonblock: flags&syscall.O_NONBLOCK != 0}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_STREAM | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
 }
 
 // regrow makes the kernel take the file for as long as before: an open that truncates
@@ -470,6 +470,7 @@ func (i *stdinFile) regrow() {
 type stdinHandle struct {
 	file     *stdinFile
 	right    *grant
+	writer   *runtime.StdinWriter
 	nonblock bool
 }
 
@@ -515,7 +516,7 @@ func (h *stdinHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, 
 // Release is what an end of the input is made of: it comes when the last descriptor of
 // an open is closed.
 func (h *stdinHandle) Release(context.Context) syscall.Errno {
-	h.file.e.ReleaseStdin()
+	h.writer.Close()
 	h.file.fs.drop(h.file.e.Box(), h.file.EmbeddedInode())
 	return 0
 }

@@ -100,7 +100,7 @@ type Exec struct {
 
 	out     [2]*outStream // stdout and stderr
 	in      inStream
-	writers int    // open handles on stdin
+	writers map[*StdinWriter]bool
 	began   string // the event of its begin, until that is told
 	// unwritten is how it ended, as long as that may not be on record.
 	unwritten *shim.ExitRecord

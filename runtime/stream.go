@@ -280,18 +280,32 @@ func (i *inStream) close() {
 	i.wake()
 }
 
-// OpenStdin notes that somebody has opened stdin.
-func (e *Exec) OpenStdin() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.writers++
+// StdinWriter is somebody who has stdin of an exec open.
+type StdinWriter struct {
+	e   *Exec
+	may func() bool
 }
 
-// ReleaseStdin notes that somebody has closed stdin: with the last, it is at its end.
-func (e *Exec) ReleaseStdin() {
+// OpenStdin notes that somebody has opened stdin, who may write to it as long as may says
+// so, which must take no lock.
+func (e *Exec) OpenStdin(may func() bool) *StdinWriter {
+	w := &StdinWriter{e, may}
 	e.mu.Lock()
-	e.writers--
-	last := e.writers == 0 && e.snap.Load().Status == ExecRunning
+	defer e.mu.Unlock()
+	if e.writers == nil {
+		e.writers = map[*StdinWriter]bool{}
+	}
+	e.writers[w] = true
+	return w
+}
+
+// Close notes that he has closed it. With the last who may write stdin is at its end:
+// whoever may not any more does not end it, and keeps nobody from that.
+func (w *StdinWriter) Close() {
+	e := w.e
+	e.mu.Lock()
+	delete(e.writers, w)
+	last := e.snap.Load().Status == ExecRunning && w.may() && !e.mayBeWritten()
 	run := e.snap.Load().run
 	e.mu.Unlock()
 	if !last {
@@ -302,6 +316,16 @@ func (e *Exec) ReleaseStdin() {
 			e.b.log("exec").WithError(err).Warn("its stdin stays open")
 		}
 	})
+}
+
+// mayBeWritten reports whether somebody who may write has stdin open. The caller holds mu.
+func (e *Exec) mayBeWritten() bool {
+	for w := range e.writers {
+		if w.may() {
+			return true
+		}
+	}
+	return false
 }
 
 // closeIn lets nobody write to stdin any more.

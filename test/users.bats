@@ -280,6 +280,30 @@ release() {
 	turn again ok
 }
 
+@test "whose stdin was taken back neither ends it, nor keeps it from its end" {
+	up x "$SLEEPER"
+	local e
+	for e in e1 e2; do
+		ok mkdir "$(E x "$e")"
+		ok chmod 0711 "$(E x "$e")"
+		ok "${ECHO[@]}" "$(E x "$e")/cmd" cat
+		ok chown 1000 "$(E x "$e")/stdin"
+		hold "alice-$e" "${ALICE[@]}" -- "$(E x "$e")/stdin=hers"
+	done
+	# What is hers has no end while she has it.
+	ok "${ECHO[@]}" "$(E x e1)/stdin" 'while it is hers'
+	is x exec/e1/status running
+	ok chown 0 "$(E x e1)/stdin" "$(E x e2)/stdin"
+	ok "${ECHO[@]}" "$(E x e1)/stdin" 'while it is not'
+	ended x e1 0
+	is x exec/e1/stdout $'while it is hers\nwhile it is not'
+	release alice-e2
+	is x exec/e2/status running
+	ok "${ECHO[@]}" "$(E x e2)/stdin" 'after hers'
+	ended x e2 0
+	is x exec/e2/stdout 'after hers'
+}
+
 @test "a right that is a group's or a capability's lasts as long as that" {
 	up x "$SLEEPER"
 	local b=$MNT/boxes/x
