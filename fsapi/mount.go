@@ -112,11 +112,19 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (_ *Mount, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount point: %w", err)
 	}
-	if err := unix.Flock(below, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: another boxlited is mounting %s", ErrMountBusy, path), unix.Close(below))
+	err = unix.Flock(below, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%w: another boxlited is mounting %s", ErrMountBusy, path)
 	}
-	if found, err := mountedAt(path); err != nil || found != nil {
-		return nil, errors.Join(fmt.Errorf("%w: another boxlited has mounted %s", ErrMountBusy, path), err, unix.Close(below))
+	var found *mountPoint
+	if err == nil {
+		found, err = mountedAt(path)
+	}
+	if err == nil && found != nil {
+		err = fmt.Errorf("%w: another boxlited has mounted %s", ErrMountBusy, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(below))
 	}
 	// Between fork and exec it has all descriptors.
 	f.notifier.prepare(path)
@@ -135,7 +143,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (_ *Mount, err error) {
 		return nil, errors.Join(fmt.Errorf("mount %s: %w", path, err), syscall.Close(fd))
 	}
 	m := &Mount{path: path, below: below}
-	found, err := mountedAt(path)
+	found, err = mountedAt(path)
 	if err == nil && found == nil {
 		err = errors.New("it does not show in mountinfo")
 	}
@@ -216,7 +224,7 @@ func (m *mountPoint) minor() string {
 func mountedAt(path string) (*mountPoint, error) {
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("look for mounts: %w", err)
 	}
 	path = filepath.Clean(path)
 	var found *mountPoint

@@ -110,7 +110,9 @@ func (b *Box) log(op string) *logrus.Entry {
 	return b.rt.log.WithFields(logrus.Fields{"box": b.name, "op": op, "pid": s.PID, "state": s.Status})
 }
 
-func (b *Box) fail(op string, err error) error { return &Error{Box: b.name, Op: op, Err: err} }
+func (b *Box) fail(op string, err error) error {
+	return &Error{Box: b.name, Op: op, Err: ExplainFiles(err)}
+}
 
 // publish makes s the box's snapshot, with the times of what changed.
 func (b *Box) publish(s *Snapshot, now time.Time) Field {

@@ -59,6 +59,9 @@ func (rt *Runtime) recover() error {
 	}
 	wg.Wait()
 	Fault("recover.done")
+	if err := rt.starved.Load(); err != nil {
+		return fmt.Errorf("%w: boxes cannot be read back: %w", ErrHost, *err)
+	}
 	return nil
 }
 
@@ -109,6 +112,11 @@ func (b *Box) recover() {
 	b.rt.looks <- struct{}{}
 	complaints := b.readBack()
 	<-b.rt.looks
+	if err := errors.Join(complaints...); scarce(err) {
+		// To go on would be to write down as the box's what could not be read.
+		b.rt.starved.Store(&err)
+		return
+	}
 	b.reconsider(complaints, patience)
 	if b.Snapshot().Status == StatusUnknown {
 		// It may be that its shim needs longer.
@@ -266,7 +274,7 @@ func (b *Box) conclude(f *finding) {
 	}
 	said := ""
 	if len(f.complaints) > 0 {
-		said = oneLine("recovery: " + errors.Join(f.complaints...).Error())
+		said = oneLine("recovery: " + ExplainFiles(errors.Join(f.complaints...)).Error())
 	}
 	if err := b.update("recover", func(t *tx) error {
 		if said != "" {

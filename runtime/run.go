@@ -160,7 +160,7 @@ func (b *Box) launch(r *run) {
 	if err == nil {
 		err = fmt.Errorf("%w by a stop or kill", ErrCanceled)
 	}
-	r.failure = explainTasks(err)
+	r.failure = explainTasks(ExplainFiles(err))
 	if r.proc == nil {
 		close(r.launched)
 		b.ended(r, reaper.Exit{Outcome: reaper.AlreadyGone, Code: -1, At: time.Now()})

@@ -111,6 +111,9 @@ type Runtime struct {
 	// imagesError is what images/last_error says.
 	imagesError atomic.Pointer[imagesNote]
 
+	// starved is why boxes could not be read back, if that was for want of descriptors.
+	starved atomic.Pointer[error]
+
 	closing chan struct{}
 	// life ends with the runtime: what can as well be done by the next one stops then.
 	life context.Context

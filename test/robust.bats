@@ -267,3 +267,50 @@ left_of() { find "$1" 2>/dev/null | wc -l; }
 	all_gone() { (($(left_of "$STATE/trash") == 1 && $(left_of "$STATE/images/trash") == 1)); }
 	await "the rest to be deleted" 30 all_gone
 }
+
+# --- descriptors -------------------------------------------------------------
+
+@test "a start that finds no descriptor says so, and whose limit it is" {
+	start_daemon
+	box x "$SLEEPER"
+	local limit
+	limit=$(($(daemon_fds) + 3))
+	ok prlimit --pid "$DAEMON" --nofile="$limit:"
+	ctl_refused EIO x start
+	rd x/last_error
+	assert "$out" =~ "too many open files .*\\(boxlited may have $limit: give it more with ulimit -n, in a systemd unit with LimitNOFILE=\\)" "why it cannot start"
+	ok prlimit --pid "$DAEMON" --nofile=1024:
+	ctl x start
+	is x status running
+}
+
+@test "a daemon with too few descriptors for its boxes says so, and loses nothing of them" {
+	start_daemon
+	local i limit
+	for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
+		up "x$i" "$SLEEPER"
+		ok chmod 600 "$MNT/boxes/x$i/status"
+	done
+	stop_daemon
+	for limit in 14 18 22 26 30 36 44; do
+		: >"$LOG"
+		# shellcheck disable=SC2016
+		LAUNCH=(sh -c 'ulimit -n "$0" && exec "$@"' "$limit")
+		launch_daemon
+		await "the daemon to be up, or not" 10 daemon_up_or_dead
+		if daemon_alive; then
+			stop_daemon
+			continue
+		fi
+		reap_daemon
+		assert "$DAEMON_RC" != 0 "exit status with $limit descriptors"
+		assert "$(<"$LOG")" has "too many open files (boxlited may have $limit: give it more" "what it says of $limit descriptors"
+		assert "$(<"$LOG")" !~ "another boxlited" "what it says of $limit descriptors"
+	done
+	LAUNCH=()
+	start_daemon
+	for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
+		is "x$i" status running
+		assert "$(t stat -c %a "$MNT/boxes/x$i/status")" = 600 "mode of x$i/status"
+	done
+}

@@ -98,7 +98,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	queue.notice = lostLine(logger.Formatter)
 	code, err := serve(opt, line, logrus.NewEntry(logger), newRegistry(queue))
 	if err != nil {
-		logger.WithError(err).WithField("op", "daemon").Error("boxlited ends")
+		logger.WithError(runtime.ExplainFiles(err)).WithField("op", "daemon").Error("boxlited ends")
 	}
 	return code
 }

@@ -115,3 +115,18 @@ func explainTasks(err error) error {
 	}
 	return fmt.Errorf("%w (the daemon's cgroup %s has %d of the %d tasks that it may have: %s)", err, l.dir, l.now, l.max, moreTasks)
 }
+
+// scarce reports whether an error says that the daemon, or its host, has no descriptor left.
+func scarce(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
+
+// ExplainFiles says of the lack of descriptors whose it is, and what helps.
+func ExplainFiles(err error) error {
+	var limit unix.Rlimit
+	switch {
+	case errors.Is(err, unix.EMFILE) && unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil:
+		return fmt.Errorf("%w (boxlited may have %d: give it more with ulimit -n, in a systemd unit with LimitNOFILE=)", err, limit.Cur)
+	case errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("%w (on this host: sysctl fs.file-max)", err)
+	}
+	return err
+}
