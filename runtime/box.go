@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"os"
 	"reflect"
@@ -406,31 +407,28 @@ func (s *Snapshot) Owner(name string) (Owner, bool) {
 }
 
 // SetOwner changes who may use the file name of the box ("" is its directory),
-// for good.
+// for good. What cannot be written down does not hold either.
 func (b *Box) SetOwner(name string, o Owner) error {
-	err := b.update("chown", func(t *tx) error {
-		owners := make(map[string]Owner, len(t.owners)+1)
-		for k, v := range t.owners {
-			owners[k] = v
-		}
-		owners[name] = o
+	// Under save nobody else changes an owner, or writes them down.
+	b.save.Lock()
+	defer b.save.Unlock()
+	owners := maps.Clone(b.Snapshot().owners)
+	if owners == nil {
+		owners = map[string]Owner{}
+	}
+	owners[name] = o
+	// At once for the next daemon, and soon for the next boot: a client holds a
+	// kernel lock meanwhile.
+	if err := b.saveNow(loose, func(r *stateRecord) { r.Owners = owners }); err != nil {
+		return b.fail("chown", err)
+	}
+	defer b.saveSoon()
+	Fault("chown.saved")
+	return b.update("chown", func(t *tx) error {
 		t.owners = owners
 		t.touched |= FieldOwner
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	Fault("chown.published")
-	// At once for the next daemon, and soon for the next boot: a client holds a
-	// kernel lock meanwhile.
-	b.save.Lock()
-	defer b.save.Unlock()
-	if err := b.saveNow(loose, nil); err != nil {
-		return b.fail("chown", err)
-	}
-	b.saveSoon()
-	return nil
 }
 
 // Remove removes the box: with a process it is refused with ErrBusy. Its

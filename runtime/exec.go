@@ -362,18 +362,17 @@ func (e *Exec) Refuse(err error) error {
 
 // publish makes what fn has made of a copy of the snapshot the exec's own. The caller
 // holds mu.
-func (e *Exec) publish(fn func(s *ExecSnapshot)) *ExecSnapshot {
+func (e *Exec) publish(fn func(s *ExecSnapshot)) {
 	old := e.snap.Load()
 	s := *old
-	fn(&s)
 	s.Changed, s.next = time.Now(), make(chan struct{})
+	fn(&s)
 	e.snap.Store(&s)
 	close(old.next)
 	for _, o := range e.out {
 		o.wake()
 	}
 	e.in.wake()
-	return &s
 }
 
 // tell records an event of the exec, and what else of the box has changed with it.
@@ -391,7 +390,7 @@ func (e *Exec) tell(detail string) {
 }
 
 // SetOwner changes who may use the file name of the exec ("" is its directory), for
-// good.
+// good. What cannot be written down does not hold either.
 func (e *Exec) SetOwner(name string, o Owner) error {
 	root, err := e.b.pin()
 	if err != nil {
@@ -403,16 +402,16 @@ func (e *Exec) SetOwner(name string, o Owner) error {
 	if e.Snapshot().Removed {
 		return e.fail(ErrRemoved)
 	}
-	s := e.publish(func(s *ExecSnapshot) {
-		s.owners = maps.Clone(s.owners)
-		if s.owners == nil {
-			s.owners = map[string]Owner{}
-		}
-		s.owners[name] = o
-	})
-	if err := e.save(root, e.record(s)); err != nil {
+	changed := *e.snap.Load()
+	changed.owners = maps.Clone(changed.owners)
+	if changed.owners == nil {
+		changed.owners = map[string]Owner{}
+	}
+	changed.owners[name] = o
+	if err := e.save(root, e.record(&changed)); err != nil {
 		return e.fail(err)
 	}
+	e.publish(func(s *ExecSnapshot) { s.owners = changed.owners })
 	return nil
 }
 
@@ -1083,8 +1082,8 @@ func (e *Exec) quietly(dir string) {
 		if rec.Failed != "" {
 			s.Status = ExecFailed
 		}
+		s.Changed = time.Unix(0, rec.EndedNs)
 	})
-	e.snap.Load().Changed = time.Unix(0, rec.EndedNs)
 	close(e.done)
 }
 

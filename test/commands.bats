@@ -141,3 +141,32 @@ print(close(os.dup(fd)), close(fd))' "$MNT/boxes/x/ctl"
 	becomes x exec/e/status running
 	ctl x kill
 }
+
+@test "a chown that cannot be written down changes nothing, and says so" {
+	stop_daemon
+	mount -t tmpfs -o size=1m tmpfs "$STATE"
+	start_daemon
+	up x "$SLEEPER"
+	ok mkdir "$MNT/boxes/x/exec/e"
+	ok chown 1234 "$MNT/boxes/x/ctl" "$MNT/boxes/x/exec/e/ctl"
+	! cat /dev/zero >"$STATE/fill" 2>/dev/null || fail "the disk has no end"
+	local file
+	for file in x/ctl x/exec/e/ctl; do
+		try chown 4321 "$MNT/boxes/$file"
+		assert "$err" has "No space left on device" "chown of $file"
+		ok stat -c %u "$MNT/boxes/$file"
+		assert "$out" = 1234 "owner of $file"
+	done
+	rm "$STATE/fill"
+	restart_daemon
+	for file in x/ctl x/exec/e/ctl; do
+		ok stat -c %u "$MNT/boxes/$file"
+		assert "$out" = 1234 "owner of $file with the next daemon"
+		ok chown 4321 "$MNT/boxes/$file"
+		ok stat -c %u "$MNT/boxes/$file"
+		assert "$out" = 4321 "owner of $file when there is room"
+	done
+	remove_boxes
+	stop_daemon
+	umount "$STATE"
+}

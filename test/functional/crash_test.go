@@ -242,7 +242,7 @@ var crashes = []crash{
 	{point: "group.relimited", name: "to none", ready: relimits(limits, ""), act: rewrite, want: goesOn, then: hasLimits(limits)},
 	{point: "config.written", name: "of new limits", ready: relimits(limits, limits2), act: rewrite, want: goesOn, then: hasLimits(limits2)},
 	{point: "config.written", name: "of no limits any more", ready: relimits(limits, ""), act: rewrite, want: goesOn, then: hasLimits("")},
-	{point: "chown.published", ready: ran, act: func(c *crashed) { c.m.chown("x", "ctl", 65534, 65534, 0o200) }, want: stays},
+	{point: "chown.saved", ready: ran, act: func(c *crashed) { c.m.chown("x", "ctl", 65534, 65534, 0o200) }, want: stays},
 
 	{point: "create.mapped", act: anew, want: []string{"gone"}},
 	{point: "create.made", act: anew, want: []string{"empty/-1"}},
