@@ -280,6 +280,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 		defer over.Stop()
 		select {
 		case <-r.launched:
+			// Where the configuration has none the shim knows that of the image.
 			_, err := b.askShim(r, shim.Request{Op: shim.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace}, askBound)
 			Fault("stop.asked")
 			if err != nil {

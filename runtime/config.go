@@ -188,7 +188,7 @@ type Expire struct {
 
 // Stop says how a box is asked to end before it is killed.
 type Stop struct {
-	// Signal is what the command gets first.
+	// Signal is what the command gets first; 0 is what its image says, or SIGTERM.
 	Signal syscall.Signal
 	// Timeout is how long it then has before SIGKILL; 0 is no time at all.
 	Timeout time.Duration
@@ -218,7 +218,7 @@ func defaultConfig(box string) *Config {
 			Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3, StartPeriod: 60 * time.Second, OnUnhealthy: "none",
 		},
 		Restart: Restart{Policy: RestartNo},
-		Stop:    Stop{Signal: syscall.SIGTERM, Timeout: 10 * time.Second},
+		Stop:    Stop{Timeout: 10 * time.Second},
 		Detach:  true,
 		Log:     Log{MaxSize: 10 << 20},
 		Labels:  map[string]string{},

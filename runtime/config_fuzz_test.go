@@ -426,7 +426,7 @@ func checkConfigInvariants(t *testing.T, c *Config) {
 		_, err := CapabilityByName(name)
 		must(name == "ALL" || err == nil, "capabilities")
 	}
-	must(c.Stop.Signal > 0 && c.Stop.Signal <= 64 && c.Stop.Timeout >= 0, "stop")
+	must(c.Stop.Signal >= 0 && c.Stop.Signal <= 64 && c.Stop.Timeout >= 0, "stop")
 	h := c.Health
 	kinds := 0
 	for _, has := range []bool{len(h.Command) > 0, h.TCP != 0, h.HTTP != ""} {

@@ -341,7 +341,9 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	made := &containerProcess{Process: *p, HomeSet: c.setsHome(root.image)}
 	if root.image != nil {
 		made.Image = root.image.Digest
+		s.StopSignal = c.Stop.signal(root.image.StopSignal)
 	}
+	made.StopSignal = s.StopSignal
 	for _, m := range spec.Mounts {
 		made.Mounts = append(made.Mounts, m.Destination)
 	}

@@ -1,10 +1,12 @@
 package runtime
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -16,6 +18,7 @@ type Effective struct {
 	Workdir     string   `json:"workdir"`
 	User        string   `json:"user"`         // UID:GID in the container
 	ImageDigest *string  `json:"image_digest"` // null for a rootfs
+	StopSignal  string   `json:"stop_signal"`
 }
 
 // processFile is, in a box's directory, a containerProcess.
@@ -27,6 +30,9 @@ type containerProcess struct {
 	specs.Process
 	Image  string   `json:"imageDigest,omitempty"`  // that the container was made from
 	Mounts []string `json:"mountTargets,omitempty"` // absolute
+	// StopSignal is what a stop sends; 0 on the record of an older boxlite, which sent SIGTERM
+	// if the configuration did not say.
+	StopSignal syscall.Signal `json:"stopSignal,omitempty"`
 	// HomeSet says that HOME is that of the configuration or the image, whoever the user.
 	HomeSet bool `json:"homeSet,omitempty"`
 }
@@ -34,6 +40,7 @@ type containerProcess struct {
 func (p *containerProcess) effective() *Effective {
 	return &Effective{
 		Command: orEmpty(p.Args), Workdir: p.Cwd, User: fmt.Sprintf("%d:%d", p.User.UID, p.User.GID), ImageDigest: unlessZero(p.Image),
+		StopSignal: signalName(cmp.Or(p.StopSignal, syscall.SIGTERM)),
 	}
 }
 
@@ -69,4 +76,16 @@ func (b *Box) readBackProcess() (*containerProcess, error) {
 		return nil, fmt.Errorf("%s: %w", processFile, err)
 	}
 	return p, nil
+}
+
+// signal is what a stop sends to the command of an image, "" for none. An image that names no
+// signal is stopped as one that says nothing, as Docker does.
+func (s Stop) signal(image string) syscall.Signal {
+	if s.Signal != 0 {
+		return s.Signal
+	}
+	if sig, err := ParseSignal(image); image != "" && err == nil {
+		return sig
+	}
+	return syscall.SIGTERM
 }

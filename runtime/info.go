@@ -226,7 +226,7 @@ func (b *Box) info(s *Snapshot, st infoState) Info {
 		},
 		Restart:    RestartInfo{Policy: c.Restart.Policy, MaxRetries: unlessZero(c.Restart.MaxRetries)},
 		Expire:     ExpireInfo{After: duration(c.Expire.After), Idle: duration(c.Expire.Idle)},
-		StopSignal: signalName(c.Stop.Signal), StopTimeout: c.Stop.Timeout.String(),
+		StopSignal: signalName(c.Stop.signal("")), StopTimeout: c.Stop.Timeout.String(),
 		Autostart: c.Autostart, RemoveOnExit: c.RemoveOnExit, Detach: c.Detach, LogMaxSize: c.Log.MaxSize, Labels: labels,
 	}
 	if c.Image != "" {

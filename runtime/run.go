@@ -354,7 +354,7 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	s := &shim.Spec{
 		Box: b.name, Run: r.id,
 		Mask:       append([]string{b.rt.opt.State}, b.rt.opt.Mask...),
-		StopSignal: c.Stop.Signal, StopGraceNs: c.Stop.Timeout.Nanoseconds(),
+		StopSignal: c.Stop.signal(""), StopGraceNs: c.Stop.Timeout.Nanoseconds(),
 		LogMax: c.Log.MaxSize, DieWithDaemon: !c.Detach,
 	}
 	var err error

@@ -113,6 +113,37 @@ says() {
 	assert "$(find "$STATE/images/tmp" -mindepth 1 | wc -l)" -eq 0 "files in tmp"
 }
 
+@test "a stop sends the signal of the image, unless the configuration has one" {
+	local box
+	layout stop <<-'PY'
+		script = "trap 'exit 7' USR1 USR2 37; trap 'exit 8' TERM; echo up; while :; do sleep 0.1; done"
+		for s in "SIGUSR1", "12", "RTMIN+3", "NONSENSE":
+		    add(manifest([L().busybox()], script, {"StopSignal": s}), "s" + str(len(index)))
+	PY
+	start_daemon
+	for box in s0 s1 s2 s3; do
+		up $box "image: oci:$W/stop:$box"
+	done
+	up own "image: oci:$W/stop:s0"$'\n''stop: {signal: SIGTERM}'
+	for box in s0 s1 s2 s3 own; do
+		logs $box up
+	done
+	json s2 effective.stop_signal
+	assert "$out" = 'signal 37' "stop signal of s2"
+	json own effective.stop_signal
+	assert "$out" = SIGTERM "stop signal of own"
+	ctl s0 stop
+	restart_daemon # the next one has it, too
+	json s1 effective.stop_signal
+	assert "$out" = SIGUSR2 "stop signal of s1"
+	for box in s1 s2 s3 own; do
+		ctl $box stop
+	done
+	for box in s0:7 s1:7 s2:7 s3:8 own:8; do
+		is ${box%:*} exit_code ${box#*:}
+	done
+}
+
 has_error() { grep -qF -- "$2" <<<"$(t cat "$MNT/boxes/$1/last_error")" || fail "last_error: $(t cat "$MNT/boxes/$1/last_error")"; }
 
 @test "an image of any path is still there for the next daemon" {
