@@ -104,6 +104,20 @@ type Resources struct {
 	Memory int64
 	// Pids is the number of threads there may be, each process being one at least.
 	Pids int64
+	// PidsByDefault says that nobody asked for Pids: a host that has no such limit runs
+	// the box without.
+	PidsByDefault bool
+}
+
+// DefaultPids bounds the threads of a container that does not say how many it may have.
+const DefaultPids = 4096
+
+// asked returns what somebody has asked for.
+func (r Resources) asked() Resources {
+	if r.PidsByDefault {
+		r.Pids, r.PidsByDefault = 0, false
+	}
+	return r
 }
 
 // Security restricts what a box's command may do.

@@ -210,6 +210,9 @@ func (d *configDecoder) settleEngine(line int, given map[string]bool) {
 	if !given["network"] {
 		c.Network = "none"
 	}
+	if d.seen["resources.pids"] == 0 {
+		c.Resources.Pids, c.Resources.PidsByDefault = DefaultPids, true
+	}
 	if d.seen["security.no_new_privileges"] == 0 {
 		c.Security.NoNewPrivileges = c.Security.Profile == ProfileStrict
 	}
@@ -480,9 +483,13 @@ func (d *configDecoder) resources(s configSpot) {
 			d.word(s, "a size, like 512MiB", setConfigSize(&res.Memory, 1<<20, "1MiB"))
 		}},
 		{"pids", func(s configSpot) {
-			d.word(s, "a number of threads, like 1024", func(text string) (err error) {
+			d.word(s, "a number of threads, like 1024, or unlimited", func(text string) (err error) {
+				if text == "unlimited" || text == "max" {
+					res.Pids = 0
+					return nil
+				}
 				if res.Pids, err = strconv.ParseInt(text, 10, 64); err != nil || res.Pids < 1 || res.Pids > maxConfigPids {
-					return fmt.Errorf("%q is out of range: write a whole number from 1 to %d (leave the key out for no limit)", showConfigKey(text), maxConfigPids)
+					return fmt.Errorf("%q is out of range: write a whole number from 1 to %d, or unlimited", showConfigKey(text), maxConfigPids)
 				}
 				return nil
 			})

@@ -273,9 +273,14 @@ func (t *groupTree) create(g *group, res Resources) error {
 		return nil
 	}
 	err := t.make(g)
-	if err == nil && res != (Resources{}) {
+	switch {
+	case err != nil:
+		return err
+	case res.asked() != (Resources{}):
 		err = g.limit(res)
 		Fault("group.limited")
+	case res.PidsByDefault && g.Dirs["pids"] != "":
+		err = cgroups.WriteFile(g.Dirs["pids"], "pids.max", strconv.FormatInt(res.Pids, 10))
 	}
 	return err
 }
@@ -426,6 +431,16 @@ func (g *group) limit(res Resources) error {
 		r.PidsLimit = &limit
 	}
 	return g.m.Set(r)
+}
+
+// unbound reports whether a controller has no limit for the group.
+func (g *group) unbound(controller, file string) (bool, error) {
+	dir := g.Dirs[controller]
+	if dir == "" {
+		return true, nil
+	}
+	text, err := cgroups.ReadFile(dir, file)
+	return strings.TrimSpace(text) == "max", err
 }
 
 // joinFiles are the files that a process writes itself into to be in the group.
@@ -633,8 +648,17 @@ func (g *group) usage() (Stats, bool, error) {
 	return st, complete, err
 }
 
+// inForce leaves out of res the bound that nobody has asked for, where it cannot be had.
+func (t *groupTree) inForce(res Resources) Resources {
+	if t.dirs["pids"] == "" {
+		return res.asked()
+	}
+	return res
+}
+
 // missing says in one sentence which limit cannot be had on this host, or nil.
 func (t *groupTree) missing(res Resources) error {
+	res = res.asked()
 	for _, need := range []struct {
 		key, controller string
 		asked           bool

@@ -203,7 +203,7 @@ func (b *Box) info(s *Snapshot, st infoState) Info {
 	// These hold at once, whatever runs.
 	labels, res := map[string]string{}, Resources{}
 	if c != nil {
-		labels, res = c.Labels, c.Resources
+		labels, res = c.Labels, b.rt.groups.inForce(c.Resources)
 	}
 	if r, going := s.Run(); going {
 		c = r.r.cfg

@@ -494,8 +494,14 @@ func (b *Box) regroup(f *finding) {
 	// The last daemon may have died between the commit of new limits and now, or
 	// before it.
 	if c := b.Snapshot().Config; c != nil {
-		note(r.group.limit(c.Resources))
-		note(b.watchOOM(r, c.Resources))
+		res := c.Resources
+		if unbound, err := r.group.unbound("pids", "pids.max"); err == nil && unbound {
+			res = res.asked() // an older boxlite has started it, without the bound that is the default now
+		} else {
+			note(err)
+		}
+		note(r.group.limit(res))
+		note(b.watchOOM(r, res))
 	}
 	var err error
 	f.frozen, err = r.group.frozen()

@@ -295,7 +295,7 @@ func (b *Box) relimit(res Resources) (undo func(), err error) {
 		return nil, err
 	}
 	switch {
-	case r.group == nil && res != (Resources{}):
+	case r.group == nil && res.asked() != (Resources{}):
 		return nil, errors.New("resources: what runs has no cgroup: they can be set once it is stopped")
 	case !r.group.made():
 		return nothing, nil // it is being started, and waits for this commit

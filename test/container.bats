@@ -254,6 +254,40 @@ limits() {
 }
 @test "limits hold and count, as for every box" { both limits; }
 
+bounded() {
+	local wanted name=$RT-b
+	up_box "$name" 'echo up; sleep 1000'
+	assert "$(pids_limit "$name")" = 4096 "limit of a container that asks for none"
+	json "$name" config.resources.pids
+	assert "$out" = 4096 "pids in info.json"
+	assert "$(memory_limit "$name") $(cpu_limit "$name")" = "max max" "other limits"
+	for wanted in unlimited:max max:max 30:30; do
+		configure "$name" <<<"$(t cat "$MNT/boxes/$name/config.yaml" | sed '/^resources/d')"$'\n'"resources: {memory: 64MiB, pids: ${wanted%:*}}"
+		assert "$(pids_limit "$name")" = "${wanted#*:}" "limit of pids: ${wanted%:*}"
+	done
+	json "$name" config.resources.pids
+	assert "$out" = 30 "pids in info.json"
+	configure "$name" <<<"$(t cat "$MNT/boxes/$name/config.yaml" | sed '/^resources/d')"$'\n'"resources: {memory: 64MiB}"
+	assert "$(pids_limit "$name") $(memory_limit "$name")" = "4096 $((64 << 20))" "limits, without pids"
+	configure "$name" <<<"$(t cat "$MNT/boxes/$name/config.yaml" | sed '/^resources/d')"$'\n'"resources: {pids: unlimited}"
+	json "$name" config.resources.pids
+	assert "$out" = None "pids in info.json, unlimited"
+	# One that an older boxlite has started without a bound goes on without.
+	kill_daemon
+	sed -i '/^resources/d' "$STATE/boxes/$name/config.yaml"
+	start_daemon
+	assert "$(pids_limit "$name")" = max "limit after an upgrade"
+	ctl "$name" restart
+	assert "$(pids_limit "$name")" = 4096 "limit after the next start"
+	ctl "$name" kill
+	ok rmdir "$MNT/boxes/$name"
+}
+@test "a container has 4,096 threads, unless it says how many or unlimited" {
+	both bounded
+	up h "$SLEEPER"
+	assert "$(pids_limit h)" = max "limit of a box of engine host"
+}
+
 grouped() {
 	local enabled shim command c
 	# The first box of all has the daemon enable them.

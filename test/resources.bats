@@ -4,6 +4,7 @@
 # the cgroups that stand behind them.
 
 load helpers
+load containers
 
 setup() { common_setup; }
 
@@ -244,6 +245,16 @@ resources: {memory: 64MiB}" >"$1/x/config.yaml"' sh "$MNT/boxes"
 	h sh -c 'echo "command: [sleep, infinity]" >"$1/x/config.yaml"; /bin/echo start >"$1/x/ctl"; cat "$1/x/stats"; /bin/echo kill >"$1/x/ctl"' sh "$MNT/boxes"
 	assert "$out" =~ "pids 1" "stats"
 	h rmdir "$MNT/boxes/x"
+}
+
+@test "a bound that nobody has asked for is none where there is no controller for it" {
+	make_rootfs
+	LAUNCH=(unshare -m --propagation private sh -c 'umount -l /sys/fs/cgroup/pids 2>/dev/null || {
+		umount -l /sys/fs/cgroup && mount -t tmpfs none /sys/fs/cgroup; }; exec "$@"' sh)
+	start_hidden
+	h sh -c 'mkdir "$1/x"; echo "command: [/bin/sleep, infinity]
+rootfs: $2" >"$1/x/config.yaml"; /bin/echo start >"$1/x/ctl"; cat "$1/x/status" "$1/x/last_error"; grep -o "\"pids\": [^,]*" "$1/x/info.json"; /bin/echo kill >"$1/x/ctl"; rmdir "$1/x"' sh "$MNT/boxes" "$ROOT"
+	assert "${lines[*]}" = 'running ok "pids": null' "status, last_error and pids in info.json"
 }
 
 @test "without a freezer, pause stops by signals" {
