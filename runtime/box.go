@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/bits"
 	"os"
+	"path/filepath"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/boxlitefs/boxlite/runtime/deep"
+	"github.com/boxlitefs/boxlite/shim"
 )
 
 // Box is one box. All methods may be called at any time from any goroutine.
@@ -458,23 +460,40 @@ func (b *Box) remove(asked bool) error {
 	Fault("remove.told")
 	close(s.next)
 	b.rt.background(func() {
-		// Whoever still reads the log of a box that removed itself comes first,
-		// with no lock held: a reader may take its time, and a commit that finds
-		// the box removed must not wait for it.
-		if trash == "" || !b.released() {
+		if trash == "" {
 			return
 		}
-		// A commit or a save that was under way ends before its files go.
-		b.config.Lock()
-		defer b.config.Unlock()
-		b.save.Lock()
-		defer b.save.Unlock()
-		faultIn("remove.deleting", trash)
-		if err := deep.RemoveAll(b.rt.life, trash); err != nil && b.rt.life.Err() == nil {
+		err := b.shrink(trash)
+		// The log stays for whoever still reads it. A reader may take its time, so no
+		// lock is held.
+		if err == nil && b.released() {
+			err = deep.RemoveAll(b.rt.life, trash)
+		}
+		if err != nil && b.rt.life.Err() == nil {
 			b.log("remove").WithError(err).Error("left in the trash, deleted at the next start of the daemon")
 		}
 	})
 	return nil
+}
+
+// shrink deletes all that was a removed box's but its log.
+func (b *Box) shrink(trash string) error {
+	// A commit or a save that was under way ends before its files go.
+	b.config.Lock()
+	defer b.config.Unlock()
+	b.save.Lock()
+	defer b.save.Unlock()
+	faultIn("remove.deleting", trash)
+	entries, err := os.ReadDir(trash)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if _, log := shim.ParseLogName(e.Name()); !log {
+			err = errors.Join(err, deep.RemoveAll(b.rt.life, filepath.Join(trash, e.Name())))
+		}
+	}
+	return err
 }
 
 // leave moves the box's directory to the trash and makes the box a removed one. It returns
@@ -498,6 +517,7 @@ func (b *Box) leave() (last *Snapshot, trash string, err error) {
 	gone := *s
 	gone.Removed = true
 	b.publish(&gone, time.Now())
+	b.rt.imageTexts.uses.Add(1)
 	return s, trash, nil
 }
 

@@ -6,6 +6,7 @@
 
 load helpers
 load hostile
+load containers
 
 export BATS_TEST_TIMEOUT=120
 
@@ -210,7 +211,7 @@ refused_in() {
 	assert "$(refused_in metrics)" -ge 1 "refusals that are counted"
 	life y
 	# What he has open is given back.
-	kill_tree "${JOB[log]}"
+	kill_tree "${JOB[log]}" || :
 	await "the descriptors to go" 10 daemon_fds_at_most "$((before + 2))"
 	flood again open 1000 "$MNT/boxes/x1/wait/log"
 	assert "$out" = 1000 "files that a user could open"
@@ -243,7 +244,7 @@ refused_in() {
 	say "500 connections: the daemon had $before descriptors, has $(daemon_fds)"
 	assert "$(daemon_fds)" -le $((before + 70)) "descriptors of the daemon"
 	life y
-	kill_tree "${JOB[connect]}"
+	kill_tree "${JOB[connect]}" || :
 	py 'import sys, urllib.request
 print(urllib.request.urlopen("http://127.0.0.1:%s/metrics" % sys.argv[1], timeout=20).read().decode())' "$port"
 	assert "$out" has boxlite_build_info "the metrics"
@@ -265,3 +266,30 @@ print(urllib.request.urlopen("http://127.0.0.1:%s/metrics" % sys.argv[1], timeou
 	assert "$(rss)" -le $((before + 160000)) "KiB of the daemon"
 	life y
 }
+
+# --- the disk ------------------------------------------------------------------
+
+# kept: KiB of removed boxes that are not deleted yet.
+kept() { du -sk "$STATE/trash" | cut -f 1; }
+kept_at_most() { (($(kept) <= $1)); }
+
+@test "of a removed box only the log stays for who still reads it" {
+	make_rootfs
+	RT=crun
+	start_daemon
+	up_box x 'dd if=/dev/zero of=/srv/big bs=1M count=20 2>/dev/null
+echo written
+exec sleep infinity' 'remove_on_exit: true'
+	logs x written
+	# It reads the first byte, which there is not yet, and no more.
+	flood reader open 1 "$MNT/boxes/x/wait/log"
+	ctl x kill
+	await "the box to go" 5 no_box x
+	await "its files to go" 5 kept_at_most 100
+	[[ -n $(find "$STATE/trash" -name 'log.*' -size +0) ]] || fail "the log is gone: $(find "$STATE/trash")"
+	kill_tree "${JOB[reader]}" || :
+	await "its log to go" 5 trash_empty
+}
+
+no_box() { ! t test -e "$MNT/boxes/$1"; }
+trash_empty() { [[ -z $(ls "$STATE/trash") ]]; }
