@@ -13,13 +13,10 @@ import (
 // of the original, whose daemon may run beside this one, or be started again.
 
 // othersRun is the error of a run that a record in a copied directory names.
-type othersRun struct {
-	pid int
-	dir string // of the shim
-}
+type othersRun struct{ pid int }
 
 func (o *othersRun) Error() string {
-	return fmt.Sprintf("its directory is a copy: the run that is on record is process %d, which belongs to %s and was left alone", o.pid, o.dir)
+	return fmt.Sprintf("its directory is a copy: the run that is on record is process %d, which belongs to the original and was left alone", o.pid)
 }
 
 // isHome returns an *othersRun if a shim lives in another directory than this box.
@@ -29,7 +26,7 @@ func (b *Box) isHome(pid int) error {
 	if err := unix.Stat(b.dir, &own); err != nil {
 		return err
 	}
-	dir, path, err := shim.Home(pid)
+	dir, err := shim.Home(pid)
 	switch {
 	case err != nil:
 		b.log("recover").WithError(err).Debug("the directory of the shim is not known")
@@ -37,7 +34,7 @@ func (b *Box) isHome(pid int) error {
 	case dir.Dev == own.Dev && dir.Ino == own.Ino:
 		return nil
 	}
-	return &othersRun{pid: pid, dir: path}
+	return &othersRun{pid: pid}
 }
 
 // disown ends, for this box, a run that is another's. That is written down, so that

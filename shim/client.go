@@ -181,16 +181,12 @@ func sender(oob []byte) (int, error) {
 	return 0, errors.New("the kernel does not say who answered")
 }
 
-// Home returns what the directory is that the shim with that pid keeps its box in, and
-// its path as far as it has one. The shim has it open all its life, wherever that is
-// moved. ENOENT says that there is no such process, or that it has ended.
-func Home(pid int) (dir unix.Stat_t, path string, err error) {
-	link := "/proc/" + strconv.Itoa(pid) + "/fd/" + strconv.Itoa(fdDir)
-	if err := unix.Stat(link, &dir); err != nil {
-		return dir, "", err
-	}
-	path, err = os.Readlink(link)
-	return dir, path, err
+// Home returns what the directory is that the shim with that pid keeps its box in. The
+// shim has it open all its life, wherever that is moved. ENOENT says that there is no such
+// process, or that it has ended.
+func Home(pid int) (dir unix.Stat_t, err error) {
+	err = unix.Stat("/proc/"+strconv.Itoa(pid)+"/fd/"+strconv.Itoa(fdDir), &dir)
+	return dir, err
 }
 
 // dial connects to a shim. A unix socket is connected at once or not at all;

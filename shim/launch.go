@@ -88,6 +88,10 @@ func (h *Handle) launch(opts *LaunchOptions, dir int) error {
 		return startError(StepLaunch, "cannot open "+os.DevNull, err)
 	}
 	open = append(open, null)
+	if dir, err = pathless(dir); err != nil {
+		return startError(StepLaunch, "cannot clone the mount of the box's directory", err)
+	}
+	open = append(open, dir)
 	log, err := retry(func() (int, error) {
 		return unix.Openat(dir, LogFile, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	})
@@ -118,6 +122,20 @@ func (h *Handle) launch(opts *LaunchOptions, dir int) error {
 		return h.fork(opts, append(inherit, ^uintptr(0)))
 	}
 	return withFD(opts.Hold, func(hold int) error { return h.fork(opts, append(inherit, uintptr(hold))) })
+}
+
+// pathless opens a directory once more, by a mount of its own that is attached nowhere:
+// the links in /proc of what is opened by way of it begin there. The box meets some, as the
+// streams of its execs, and has no business with the daemon's paths.
+func pathless(dir int) (int, error) {
+	tree, err := retry(func() (int, error) {
+		return unix.OpenTree(dir, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	})
+	if errors.Is(err, unix.EINVAL) {
+		// The host's mount is unbindable: it is this path or none.
+		return retry(func() (int, error) { return unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0) })
+	}
+	return tree, err
 }
 
 func (h *Handle) fork(opts *LaunchOptions, files []uintptr) error {

@@ -878,3 +878,31 @@ func TestDaemonSeesNothingOfTheBoxesMounts(t *testing.T) {
 		t.Errorf("before:\n%safter:\n%s", before, after)
 	}
 }
+
+func TestTheDirectoryOfAShimHasNoPath(t *testing.T) {
+	inSharedNamespace(t)
+	place := t.TempDir()
+	if err := unix.Mount("x", place, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount(place, unix.MNT_DETACH) }()
+	dir, err := os.Open(place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFile(dir)
+	link := func() string {
+		fd, err := pathless(int(dir.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeFD(fd)
+		return must(os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)))
+	}
+	expect(t, "path", link(), "/")
+	// One that nobody may clone is used all the same.
+	if err := unix.Mount("", place, "", unix.MS_UNBINDABLE, ""); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "path", link(), place)
+}

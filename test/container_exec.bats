@@ -75,6 +75,32 @@ inside() {
 }
 @test "an exec is inside the container, as its command is" { both inside; }
 
+nameless() {
+	local box=$RT-n e
+	sleeper "$box"
+	run_exec "$box" e1 <<<'{command: [sh, -c, "ls -l /proc/$$/fd; cat /proc/$$/mountinfo /proc/$$/mounts /proc/$$/cmdline /proc/$$/environ; echo; readlink /proc/$$/cwd /proc/$$/root; echo end"]}'
+	line end
+	line_of_stdout "$box"
+	no_line "$W"
+	# With a terminal, too.
+	run_exec "$box" e2 <<<'{command: [sh, -c, "ls -l /proc/$$/fd; echo end"], tty: true}'
+	[[ $out == *end* ]] || fail "no end in: $out"
+	no_line "$W"
+	ctl "$box" kill
+	ok rmdir "$MNT/boxes/$box"
+}
+# line_of_stdout BOX: out says where descriptor 1 leads.
+line_of_stdout() { grep -qE '[ /]1 -> .*stdout$' <<<"$out" || fail "descriptor 1 is no stream of its exec in: $out"; }
+@test "nothing that an exec has names the state directory" {
+	both nameless
+	# Engine host hides what is in it, and cannot hide where: that is a mount.
+	up host 'command: [sleep, infinity]'
+	run_exec host e1 <<<'{command: [sh, -c, "ls -l /proc/$$/fd; cat /proc/$$/cmdline /proc/$$/environ; echo; echo end"]}'
+	line end
+	line_of_stdout host
+	no_line "$W"
+}
+
 at_once() {
 	local i
 	sleeper "$RT-z"

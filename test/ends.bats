@@ -114,7 +114,7 @@ exec_in() {
 		other "$W/mnt2" "$W/copy" is "$name" pid -1
 		other "$W/mnt2" "$W/copy" is "$name" exit_code -1
 		other "$W/mnt2" "$W/copy" rd "$name/last_error"
-		assert "$out" has "is a copy: the run that is on record is process ${pids[$name]}, which belongs to $STATE/boxes/$name" "last_error"
+		assert "$out" has "is a copy: the run that is on record is process ${pids[$name]}, which belongs to the original" "last_error"
 	done
 	other "$W/mnt2" "$W/copy" is e exec/x/status stopped
 	other "$W/mnt2" "$W/copy" is e exec/x/exit_code -1
