@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -82,10 +81,9 @@ func boxInit() int {
 // prepare does what is the same for all boxes.
 func (s *supervisor) prepare() *StartError {
 	const what = "cannot prepare the shim"
-	// The kernel named the process after the file it was started from.
-	var comm [16]byte
-	copy(comm[:], "boxlite-shim")
-	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&comm)), 0, 0, 0); err != nil {
+	// The kernel named the process after the file it was started from. prctl would name the
+	// thread that calls it, which need not be the first one.
+	if err := overwrite("/proc/self/comm", []byte("boxlite-shim")); err != nil {
 		return startError(StepNamespace, what, err)
 	}
 	unix.Umask(0o022)
