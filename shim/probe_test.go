@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -37,12 +38,13 @@ func (b *box) alone() {
 	until(b.t, "the command is alone", func() bool { return len(processesWith(b.t, b.tag)) == 1 })
 }
 
-// children of the shim, dead or alive. Each is that of the thread that forked it.
+// children of the shim, dead or alive, by pid. Each is that of the thread that forked it.
 func (b *box) children() (pids []string) {
 	b.t.Helper()
 	for _, e := range must(os.ReadDir(fmt.Sprintf("/proc/%d/task", b.h.PID))) {
 		pids = append(pids, strings.Fields(readStat(b.t, b.h.PID, "task/"+e.Name()+"/children"))...)
 	}
+	slices.SortFunc(pids, func(a, b string) int { return must(strconv.Atoi(a)) - must(strconv.Atoi(b)) })
 	return pids
 }
 
