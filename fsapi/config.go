@@ -75,6 +75,7 @@ func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 	h := &configHandle{fs: c.fs, doc: configDraft{c.box}, append: flags&syscall.O_APPEND != 0, owner: tgid(caller(ctx).PID)}
 	if flags&syscall.O_TRUNC == 0 {
 		h.buf = append(h.buf, s.Text...)
+		h.paid = len(h.buf)
 	} else {
 		h.emptied = len(s.Text) > 0
 	}
@@ -120,6 +121,8 @@ type configHandle struct {
 
 	mu      sync.Mutex
 	buf     []byte
+	paid    int          // bytes that were written, or there at the open
+	looked  int          // bytes that were looked at for a verdict; see worthALook
 	emptied bool         // opened to replace a text, and nothing written since
 	writers map[int]bool // processes that wrote
 	dirty   bool         // there is something to commit
@@ -185,13 +188,33 @@ func (h *configHandle) Write(ctx context.Context, data []byte, off int64) (uint3
 	}
 	h.writers[who] = true
 	h.dirty, h.emptied = true, false
+	h.paid += len(data)
 	runtime.Fault("config.part")
-	if next && bytes.IndexByte(data, '\n') >= 0 {
+	if next && bytes.IndexByte(data, '\n') >= 0 && h.worthALook(lookWork) {
 		if err := h.doc.checkPrefix(h.buf); err != nil {
 			return 0, h.refuse(err)
 		}
 	}
 	return uint32(len(data)), 0
+}
+
+// lookWork is how much of a draft is looked at for each byte of it that is written, before
+// it is committed, and lastLookWork is the same with the verdict at a close. A look is at
+// all of the draft, and a write may be of one byte.
+const (
+	lookWork     = 32
+	lastLookWork = lookWork + 8
+)
+
+// worthALook reports whether the draft may be looked at once more. All lines of a draft of
+// up to 2*lookWork lines are, if they have about the same length and come one by one, as
+// the builtins of bash write them; of a longer one more and more come together. mu is held.
+func (h *configHandle) worthALook(work int) bool {
+	if h.looked+len(h.buf) > work*h.paid {
+		return false
+	}
+	h.looked += len(h.buf)
+	return true
 }
 
 // refuse poisons the handle: without it the flush would commit what was written
@@ -264,7 +287,7 @@ func (h *configHandle) flush(ctx context.Context) (*runtime.Completion, syscall.
 		}
 		return work, errno
 	}
-	if wrote && len(h.writers) == 1 && h.dirty && h.refused == 0 {
+	if wrote && len(h.writers) == 1 && h.dirty && h.refused == 0 && h.worthALook(lastLookWork) {
 		return nil, toErrno(h.doc.check(h.buf))
 	}
 	return nil, 0

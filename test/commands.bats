@@ -170,3 +170,35 @@ print(close(os.dup(fd)), close(fd))' "$MNT/boxes/x/ctl"
 	stop_daemon
 	umount "$STATE"
 }
+
+# cpu_of PID: processor time in ticks of 10 ms.
+cpu_of() { awk '{print $14 + $15}' "/proc/$1/stat"; }
+
+@test "a configuration or a command in tiny writes costs a bounded time a byte" {
+	up x "$SLEEPER"
+	ok mkdir "$MNT/boxes/x/exec/e"
+	local file before used
+	for file in config.yaml exec/e/cmd; do
+		before=$(cpu_of "$DAEMON")
+		T=60 py 'import os, sys
+text = b"command: [\"true\"]\nenv:\n" + b"".join(b" k%04d: v\n" % i for i in range(3000))
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC)
+for i in range(0, len(text), 5):
+    os.write(fd, text[i:i+5])
+os.close(fd)' "$MNT/boxes/x/$file"
+		used=$(($(cpu_of "$DAEMON") - before))
+		((used < 500)) || fail "$file: $used ticks for 30 KiB"
+	done
+	is x exec/e/status stopped
+}
+
+@test "the builtins of bash hear of what is beyond repair, also in a long text" {
+	local n
+	for n in 10 60 1500; do
+		box "b$n"
+		refused EINVAL bash -c 'text=$(printf "command: [\"true\"]\nenv:\n"; for ((i = 0; i < $2; i++)); do printf " k%04d: v\n" "$i"; [[ $i != 8 ]] || echo " broken: [,,"; done)
+			printf "%s\n" "$text" >"$1"' sh "$MNT/boxes/b$n/config.yaml" "$n"
+		rd "b$n/last_error"
+		assert "$out" has 'line 12' "last_error of $n lines"
+	done
+}
