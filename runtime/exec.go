@@ -26,6 +26,9 @@ import (
 // MaxExecs is how many execs a box may have at once.
 const MaxExecs = shim.MaxExecs
 
+// rootExecs of them are root's alone: who was given exec/ does not fill it up.
+const rootExecs = 16
+
 const (
 	// execFile is an execRecord in the directory of an exec.
 	execFile = "exec.json"
@@ -235,7 +238,7 @@ func (b *Box) createExec(name string, rec *execRecord) (*Exec, error) {
 	defer root.Close()
 	b.execs.making.Lock()
 	defer b.execs.making.Unlock()
-	if err := b.execs.room(name); err != nil {
+	if err := b.execs.room(name, rec.UID); err != nil {
 		return nil, err
 	}
 	dir := filepath.Join(shim.ExecDir, name)
@@ -260,15 +263,19 @@ func (b *Box) createExec(name string, rec *execRecord) (*Exec, error) {
 	return e, nil
 }
 
-// room says why there can be no exec of that name. The caller holds making, so that it
+// room says why uid can make no exec of that name. The caller holds making, so that it
 // stays so.
-func (x *execs) room(name string) error {
+func (x *execs) room(name string, uid uint32) error {
+	room := MaxExecs
+	if uid != 0 {
+		room -= rootExecs
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	switch {
 	case x.byName[name] != nil:
 		return ErrExist
-	case len(x.byName) >= MaxExecs:
+	case len(x.byName) >= room:
 		return ErrExecs
 	}
 	return nil

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -33,6 +34,27 @@ func TestACommandHasTheRightsOfTheWeakest(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestWhoFillsUpTheExecsLeavesRoomForRoot(t *testing.T) {
+	b, _ := execBox(t)
+	fill := func(uid uint32) (n int) {
+		t.Helper()
+		for n = 0; ; n++ {
+			_, err := b.CreateExec(fmt.Sprintf("of%d-%d", uid, n), Owner{UID: uid})
+			if errors.Is(err, ErrExecs) {
+				return n
+			}
+			must(t, err)
+		}
+	}
+	if n := fill(7); n != MaxExecs-rootExecs-1 {
+		t.Errorf("another has %d beside the one that there was", n)
+	}
+	if n := fill(0); n != rootExecs {
+		t.Errorf("root has %d", n)
+	}
+	b.rt.work.Wait() // what was refused is written down
 }
 
 func TestAnExecIsRemovedByRootAndItsOwner(t *testing.T) {
