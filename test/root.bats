@@ -206,6 +206,20 @@ copies() {
 	assert "$n" -gt 0 "copies that went in"
 }
 
+@test "links leave root/ as they are only for who asks for it" {
+	hostile x 'mkdir -p app/node_modules/.bin app/node_modules/pkg; echo cli >app/node_modules/pkg/cli
+		ln -s ../pkg/cli app/node_modules/.bin/cli; ln -s ../../../../../../../../../etc/passwd app/node_modules/.bin/out'
+	# What cp takes along leads nowhere, and least of all to a file of the host.
+	ok cp -a "$D/app/node_modules/.bin" "$W/bin.d"
+	assert "$(readlink "$W/bin.d/cli")" = "..@/pkg/cli" "what cp copies"
+	[[ ! -e $W/bin.d/cli && ! -e $W/bin.d/out ]] || fail "a link that was copied leads somewhere"
+	# The way of the manual.
+	# shellcheck disable=SC2016
+	ok sh -c 'tar -C "$1/app" --transform="s,\.\.@,..,gRH" -c node_modules | tar -xC "$2"' sh "$D" "$W"
+	assert "$(readlink "$W/node_modules/.bin/cli")" = "../pkg/cli" "what tar has changed back"
+	assert "$(<"$W/node_modules/.bin/cli")" = cli "what the link leads to"
+}
+
 @test "a directory that is swapped for an absolute link leads no cp, tar, rm, chown to the host" {
 	exchanged x "$OUT"
 	copies 6
