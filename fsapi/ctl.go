@@ -87,6 +87,7 @@ func (t granted) Do(by runtime.By, c runtime.Command) (*runtime.Completion, erro
 
 // ctlHandle takes the commands that are written through one open.
 type ctlHandle struct {
+	synced
 	fs     *FS
 	right  *grant
 	orders orders

@@ -269,6 +269,7 @@ func (f *execFile) read(ctx context.Context, inode *fs.Inode, text []byte) (fs.F
 }
 
 type execTextHandle struct {
+	synced
 	file  *execFile
 	inode *fs.Inode
 	text  []byte // shared, never changed
@@ -345,6 +346,7 @@ func (o *outputFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 }
 
 type outputHandle struct {
+	synced
 	file     *outputFile
 	right    *grant
 	stream   runtime.Stream
@@ -468,6 +470,7 @@ func (i *stdinFile) regrow() {
 }
 
 type stdinHandle struct {
+	synced
 	file     *stdinFile
 	right    *grant
 	writer   *runtime.StdinWriter

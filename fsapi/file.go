@@ -91,8 +91,17 @@ func (t *textFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint3
 	return &textHandle{fs: t.fs, box: t.box, inode: t.EmbeddedInode(), text: text, lease: lease}, readFlags, 0
 }
 
+// synced is a handle on which there is nothing to sync: it only reads, or what it takes is
+// no contents of a file. Without a method go-fuse would answer ENOTSUP, which nobody who
+// syncs what he has written expects.
+type synced struct{}
+
+// Fsync has nothing to do.
+func (synced) Fsync(context.Context, uint32) syscall.Errno { return 0 }
+
 // textHandle reads one snapshot.
 type textHandle struct {
+	synced
 	fs    *FS
 	box   *runtime.Box // nil for the daemon's own
 	inode *fs.Inode
@@ -167,6 +176,7 @@ func (l *logFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, 
 }
 
 type logHandle struct {
+	synced
 	file *logFile
 	log  *runtime.LogReader
 }
@@ -240,6 +250,7 @@ func (w *waitFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint3
 }
 
 type waitHandle struct {
+	synced
 	file     *waitFile
 	stream   runtime.Stream
 	nonblock bool

@@ -255,6 +255,7 @@ func (f *imageFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint
 
 // imageHandle reads one snapshot.
 type imageHandle struct {
+	synced
 	file  *imageFile
 	text  *runtime.Text
 	lease lease

@@ -202,3 +202,38 @@ os.close(fd)' "$MNT/boxes/x/$file"
 		assert "$out" has 'line 12' "last_error of $n lines"
 	done
 }
+
+@test "fsync succeeds on every file and directory that can be opened" {
+	up x "$SLEEPER"
+	ok mkdir "$MNT/boxes/x/exec/e"
+	T=30 py 'import errno, os, sys
+def sync(path, flags):
+    try:
+        fd = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as e:
+        assert e.errno == errno.EACCES, (path, e)  # ctl for reading, status for writing
+        return 0
+    for call in os.fsync, os.fdatasync:
+        try:
+            call(fd)
+        except OSError as e:
+            print(path, flags, e)
+    os.close(fd)
+    return 1
+n = 0
+for dir, dirs, files in os.walk(sys.argv[1]):
+    n += sync(dir, os.O_RDONLY | os.O_DIRECTORY)
+    for file in files:
+        n += sync(dir + "/" + file, os.O_RDONLY) + sync(dir + "/" + file, os.O_WRONLY)
+print(n > 35 or n)' "$MNT"
+	assert "$out" = True "what cannot be synced"
+	feed dd of="$MNT/boxes/x/ctl" conv=fsync status=none <<<'signal CONT'
+	assert "$rc" -eq 0 "dd conv=fsync: $err"
+	# It commits what is written, before the close.
+	py 'import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC)
+os.write(fd, b"command: [sleep, infinity]\nhostname: synced\n")
+os.fsync(fd)
+print(open(sys.argv[1]).read().split()[-1])' "$MNT/boxes/x/config.yaml"
+	assert "$out" = synced "config.yaml after an fsync"
+}
