@@ -66,7 +66,7 @@ func TestImagesAreShownAndRemoved(t *testing.T) {
 	events := watch(t, dir)
 	img, release := pulled(t, rt, ref)
 	see(t, events, dir+"/ MODIFY,ISDIR")
-	if names := client(t, "ls", dir); names != "ctl\nlast_error\n"+img.Name+"\n" || !strings.HasPrefix(names, "some@") {
+	if names := client(t, "ls", dir); names != "ctl\nlast_error\n"+img.Name+"\n" || !strings.HasPrefix(img.Name, "some@") {
 		t.Errorf("images/ has %q", names)
 	}
 	if got := client(t, "stat", "-c", "%a %h %F", dir, dir+"/"+img.Name, dir+"/"+img.Name+"/info.json"); got != "755 3 directory\n755 2 directory\n444 1 regular file\n" {

@@ -59,11 +59,10 @@ func (rt *Runtime) RemoveImage(name string) error {
 	if i := rt.images.Get(name); i != nil {
 		rt.imageInUse(i.Digest) // so that the store, under its lock, waits for no disk
 	}
-	err := rt.images.Remove(name, rt.imageInUse)
-	if err != nil {
-		rt.RefuseImages(err)
+	if err := rt.images.Remove(name, rt.imageInUse); err != nil {
+		return rt.RefuseImages(err)
 	}
-	return err
+	return nil
 }
 
 // VerbPull and VerbPrune are the commands of images/ctl.
