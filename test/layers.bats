@@ -146,6 +146,80 @@ says() {
 
 has_error() { grep -qF -- "$2" <<<"$(t cat "$MNT/boxes/$1/last_error")" || fail "last_error: $(t cat "$MNT/boxes/$1/last_error")"; }
 
+# second_registry FLAG…: one more on loopback, at $OTHER.
+second_registry() {
+	bg second "$BOXLITE_BIN/registry" serve -listen 127.0.0.1:0 "$@"
+	await "the second registry's address" 5 grep -q ':' "$W/second.out"
+	OTHER=$(head -n 1 "$W/second.out")
+}
+
+@test "a registry that hangs holds up no box whose image has the same layers" {
+	local layer
+	start_registry
+	one_layer "$REG/good:1" --cmd /bin/echo --cmd good
+	py 'import json, sys, urllib.request as u
+print(json.load(u.urlopen(sys.argv[1]))["layers"][0]["digest"])' "http://$REG/v2/good/manifests/1"
+	layer=$out
+	second_registry -hang "$layer"
+	push "$OTHER/slow:1" "$W/root" --cmd /bin/echo --cmd slow
+	start_daemon
+	box slow "image: docker://$OTHER/slow:1"
+	bg start "${ECHO[@]}" "$MNT/boxes/slow/ctl" start
+	await "the layer to be asked for" 10 grep -q "GET .*$layer" "$W/second.out"
+	says good "docker://$REG/good:1" good
+	# And that layer will do for the other.
+	join start
+	assert "$rc" -eq 0 "exit status of the start of slow: $err"
+	rd slow/wait/exit
+	is slow log slow
+}
+
+@test "a registry cannot send the daemon to what only this host can reach" {
+	local port own n flags=() places=()
+	bg canary /usr/bin/python3 -uc 'import socket
+s = socket.socket(); s.bind(("0.0.0.0", 0)); s.listen(); print(s.getsockname()[1])
+while True:
+    c, _ = s.accept(); print("a connection"); c.close()'
+	await "the canary" 5 test -s "$W/canary.out"
+	port=$(head -n 1 "$W/canary.out")
+	own=$(hostname -I | tr ' ' '\n' | grep -F . | head -n 1)
+	places=(LOCALHOST localhost localhost. 127.0.0.2 0.0.0.0 '[::ffff:127.0.0.1]' ${own:+"$own"})
+	for n in "${!places[@]}"; do
+		flags+=(-redirect "/a$n/blobs/=https://${places[n]}:$port/x")
+	done
+	second_registry "${flags[@]}"
+	mkdir "$W/small"
+	start_daemon
+	for n in "${!places[@]}"; do
+		push "$OTHER/a$n:1" "$W/small"
+		box "a$n" "image: docker://$OTHER/a$n:1"
+		ctl_refused EIO "a$n" start
+		has_error "a$n" 'which is not allowed'
+	done
+	! grep -q 'a connection' "$W/canary.out" || fail "somebody has come: $(cat "$W/canary.out")"
+	# It is one: whoever may go there does.
+	py 'import socket, sys; socket.create_connection(("127.0.0.1", int(sys.argv[1]))).close()' "$port"
+	await "the canary to see one" 5 grep -q 'a connection' "$W/canary.out"
+}
+
+@test "an image that says too much of itself is refused, with the limit" {
+	layout much <<-'PY'
+		add(manifest([L()], "echo", {"Labels": {"a": "\x01" * 600000}}), "labels")
+		add(manifest([L()], "echo", {"Env": ["A=" + "x" * 300000]}), "env")
+		add(manifest([L()], "echo", history=[{"created_by": "x" * 2000000}]), "history")
+	PY
+	local name
+	start_daemon
+	for name in labels env history; do
+		box $name "image: oci:$W/much:$name"
+		ctl_refused EIO $name start
+		has_error $name "its $name are"
+		has_error $name 'at most'
+	done
+	ok ls "$MNT/images"
+	[[ $out != *@* ]] || fail "an image is there: $out"
+}
+
 @test "an image of any path is still there for the next daemon" {
 	local dir
 	start_daemon

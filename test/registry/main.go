@@ -67,6 +67,8 @@ func serve(args []string) error {
 	listen := fl.String("listen", "127.0.0.1:0", "address and port")
 	user := fl.String("user", "", "USER:PASSWORD that everybody must give")
 	hang := fl.String("hang", "", "a GET with this in its path is never answered")
+	var redirects words
+	fl.Var(&redirects, "redirect", "PATH=URL: a GET with this in its path is sent there; may be repeated")
 	if err := fl.Parse(args); err != nil {
 		return err
 	}
@@ -87,6 +89,12 @@ func serve(args []string) error {
 		if *hang != "" && r.Method == http.MethodGet && strings.Contains(r.URL.Path, *hang) {
 			<-r.Context().Done()
 			return
+		}
+		for _, redirect := range redirects {
+			if part, to, _ := strings.Cut(redirect, "="); r.Method == http.MethodGet && strings.Contains(r.URL.Path, part) {
+				http.Redirect(w, r, to, http.StatusTemporaryRedirect)
+				return
+			}
 		}
 		inner.ServeHTTP(w, r)
 	})}
