@@ -131,7 +131,7 @@ func TestEveryFileShowsItsMode(t *testing.T) {
 	h.MustBox("x", sleeper)
 	modes := map[string]string{
 		"": "755", "boxes": "755", "images": "755", "wait": "755", "boxes/x": "755", "boxes/x/wait": "755", "boxes/x/exec": "755",
-		"version": "444", "features": "444", "events": "444", "metrics": "444", "last_error": "444", "wait/event": "444",
+		"version": "444", "features": "444", "events": "444", "metrics": "444", "last_error": "444", "images/ctl": "200", "images/last_error": "444", "wait/event": "444",
 		"boxes/x/config.yaml": "640", "boxes/x/ctl": "200",
 	}
 	for _, f := range []string{"status", "health", "pid", "exit_code", "last_error", "info.json", "stats", "log", "events", "wait/running", "wait/healthy", "wait/exit", "wait/stopped", "wait/log", "wait/event"} {
