@@ -2,6 +2,7 @@ package fsapi
 
 import (
 	"context"
+	"slices"
 	"syscall"
 	"time"
 
@@ -67,8 +68,9 @@ func (n *notifier) dig(b *runtime.Box, files []*fs.Inode, asked bool) *grave {
 	if n.closed {
 		return nil
 	}
-	if m := n.dirty[b]; m != nil {
-		m.fields, m.paths = 0, nil // no path leads there any more
+	if m := n.dirty[b]; m != nil { // no path leads there any more
+		delete(n.dirty, b)
+		n.order = slices.DeleteFunc(n.order, func(o *marks) bool { return o == m })
 	}
 	n.ghosts = append(n.ghosts, files...)
 	var g *grave
@@ -77,8 +79,39 @@ func (n *notifier) dig(b *runtime.Box, files []*fs.Inode, asked bool) *grave {
 		n.graves[b.Name()] = g
 		n.bury = append(n.bury, g)
 	}
+	if n.late.Load() {
+		n.dropOldest()
+	}
 	n.wake()
 	return g
+}
+
+// How many removed boxes, and files of such, are kept to be told of while there is no
+// notifier to tell. Each may keep all that is known of its box.
+const (
+	gravesMax = 256
+	ghostsMax = 256
+)
+
+// dropOldest gives up telling of the oldest that are removed. mu is held.
+func (n *notifier) dropOldest() {
+	for ; len(n.bury) > gravesMax; n.bury = n.bury[1:] {
+		g := n.bury[0]
+		close(g.told)
+		if n.graves[g.box.Name()] == g {
+			delete(n.graves, g.box.Name())
+		}
+	}
+	n.ghosts = slices.DeleteFunc(n.ghosts, gone)
+	if more := len(n.ghosts) - ghostsMax; more > 0 {
+		n.ghosts = slices.Delete(n.ghosts, 0, more)
+	}
+}
+
+// gone reports whether nobody has a file any more that was in a removed box.
+func gone(i *fs.Inode) bool {
+	_, parent := i.Parent()
+	return parent == nil
 }
 
 // calls reports whether a request is the notifier's.

@@ -28,6 +28,9 @@ const (
 	// borrowMax is how many files the kernel has for the notifier alone: those of the
 	// boxes that change most, which are touched at the cost of one request then.
 	borrowMax = 64
+	// pathsMax is how many files of a box's execs are kept to be told of while there is no
+	// notifier to tell.
+	pathsMax = 1024
 	// A notifier that can't be started is tried again at doubling distances.
 	backoffFirst = 50 * time.Millisecond
 	backoffLast  = time.Minute
@@ -197,6 +200,9 @@ func (n *notifier) markPaths(b *runtime.Box, paths []string) {
 			m.paths = append(m.paths, p)
 		}
 	}
+	if more := len(m.paths) - pathsMax; more > 0 && n.late.Load() {
+		m.paths = slices.Delete(m.paths, 0, more) // of execs that ended long ago
+	}
 	n.wake()
 }
 
@@ -305,8 +311,8 @@ func (n *notifier) take(settled bool) (*batch, bool) {
 	for len(n.ghosts) > 0 && !b.full() {
 		c := n.ghosts[0]
 		n.ghosts = n.ghosts[1:]
-		if _, parent := c.Parent(); parent == nil {
-			continue // nobody has it any more, as most often
+		if gone(c) {
+			continue // as most often
 		}
 		name := strconv.FormatUint(c.StableAttr().Ino, 10)
 		n.farewells[name] = c

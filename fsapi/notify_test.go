@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fs"
 	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sys/unix"
 
@@ -382,6 +383,36 @@ func TestANotifierThatCannotStartIsTriedSeldom(t *testing.T) {
 	}
 	if !f.notifier.late.Load() {
 		t.Error("it would be waited for")
+	}
+}
+
+func TestWhatIsToBeToldIsBoundedWithoutANotifier(t *testing.T) {
+	f, rt := open(t)
+	n := f.notifier
+	n.closed, n.busy = false, true // nobody delivers
+	n.late.Store(true)
+	t.Cleanup(func() { n.closed = true })
+	lives, err := rt.Create("lives")
+	must(t, err)
+	for i := range 2 * ghostsMax {
+		b := &runtime.Box{} // one a job, and none the same
+		n.mark(b, runtime.FieldStatus|runtime.FieldEvents)
+		n.dig(b, []*fs.Inode{{}, {}}, i%2 == 0)
+		n.markPaths(lives, []string{fmt.Sprintf("boxes/lives/exec/e%d/status", i)})
+	}
+	if len(n.dirty) != 1 || len(n.order) != 1 {
+		t.Errorf("%d boxes are dirty, and %d in order", len(n.dirty), len(n.order))
+	}
+	if len(n.bury) > gravesMax || len(n.graves) > gravesMax || len(n.ghosts) > ghostsMax || len(n.dirty[lives].paths) > pathsMax {
+		t.Errorf("%d removals, %d graves, %d ghosts, %d paths", len(n.bury), len(n.graves), len(n.ghosts), len(n.dirty[lives].paths))
+	}
+	// With one that works nothing is given up.
+	n.late.Store(false)
+	for range gravesMax {
+		n.dig(&runtime.Box{}, nil, false)
+	}
+	if len(n.bury) != 2*gravesMax {
+		t.Errorf("%d removals", len(n.bury))
 	}
 }
 

@@ -170,6 +170,37 @@ for _ in range(1000):
 	assert "$(rss)" -le $((before + 100000)) "KiB of the daemon"
 }
 
+@test "a job leaves nothing in the daemon while its notifier cannot be started" {
+	# A file of its own, since its mode is changed.
+	cp --remove-destination "$BOXLITE_BIN/boxlited" "$BOXLITED"
+	start_daemon
+	local before notifier
+	notifier=$(notifier_of "$DAEMON")
+	jobs 100
+	chmod a-x "$BOXLITED"
+	kill -KILL "$notifier"
+	jobs 1
+	await "the daemon to say so" 10 grep -q 'no notifier' "$LOG"
+	before=$(rss)
+	jobs 400
+	say "400 jobs without a notifier: $before KiB before, $(rss) after"
+	assert "$(rss)" -le $((before + 20000)) "KiB of the daemon"
+	chmod a+x "$BOXLITED"
+}
+
+# jobs N: boxes that are made, configured and removed, one after the other.
+jobs() {
+	py 'import os, sys
+text = b"command: [\"true\"]\n# " + b"x" * 60000 + b"\n"
+for i in range(int(sys.argv[2])):
+    box = "%s/job%d" % (sys.argv[1], i)
+    os.mkdir(box)
+    fd = os.open(box + "/config.yaml", os.O_WRONLY | os.O_TRUNC)
+    os.write(fd, text)
+    os.close(fd)
+    os.rmdir(box)' "$MNT/boxes" "$1"
+}
+
 # --- descriptors ---------------------------------------------------------------
 
 # A box that needs no more descriptors than there are.
