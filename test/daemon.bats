@@ -144,7 +144,7 @@ while True:
 
 @test "SIGTERM, SIGINT and SIGHUP unmount, leave nothing and end with 0" {
 	local sig
-	LAUNCH=(env --default-signal=INT,HUP)
+	LAUNCH=(env --default-signal=INT --default-signal=HUP)
 	for sig in TERM INT HUP; do
 		start_daemon
 		box "x$sig"

@@ -17,7 +17,7 @@ ignored() {
 
 @test "a daemon that was started with SIGHUP and SIGINT ignored leaves them so" {
 	local sig
-	LAUNCH=(env --ignore-signal=HUP,INT)
+	LAUNCH=(env --ignore-signal=HUP --ignore-signal=INT)
 	start_daemon
 	up x "$POLITE"$'\n''detach: false'
 	for sig in HUP INT; do
