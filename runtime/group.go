@@ -38,6 +38,8 @@ type groupTree struct {
 	dirs map[string]string
 	// lack says of the others why not.
 	lack map[string]error
+	// unranked is why boxes have as much processor time as the daemon, if they do.
+	unranked error
 
 	// mu is held while groups are made and removed, which the kernel does one by
 	// one in any case, and while they are frozen and thawed. owner has the group that
@@ -86,20 +88,30 @@ func (t *groupTree) openV1(place string) {
 			continue
 		}
 		dir := mounts[i].Mountpoint + place
-		if err := besideOthers(func() error { return os.MkdirAll(dir, 0o755) }); err != nil {
+		var top string
+		if err := besideOthers(func() error {
+			top = topmostNew(dir)
+			return os.MkdirAll(dir, 0o755)
+		}); err != nil {
 			t.lack[c] = err
 			continue
 		}
 		t.dirs[c] = dir
+		if c == "cpu" {
+			t.rank(top, "cpu.shares", "512")
+		}
 	}
 }
 
 func (t *groupTree) openV2(dir string) {
 	var words []string
+	var top string
 	err := besideOthers(func() error {
+		top = topmostNew(dir)
 		return cgroup2.CreateCgroupPath(dir, &cgroups.Cgroup{Resources: &cgroups.Resources{}})
 	})
 	if err == nil {
+		t.rank(top, "cpu.weight", "50")
 		var text string
 		text, err = cgroups.ReadFile(dir, "cgroup.controllers")
 		words = strings.Fields(text)
@@ -121,6 +133,26 @@ func (t *groupTree) openV2(dir string) {
 			t.lack[c] = fmt.Errorf("it is not in %s/cgroup.controllers", dir)
 		}
 	}
+}
+
+// rank gives the boxes together half the processor time of what is beside them, when there
+// is not enough: the daemon and its shims among it. top is the topmost group that was made
+// here. One that was there has the weight that somebody gave it.
+func (t *groupTree) rank(top, file, weight string) {
+	if top == "" || !exists(filepath.Join(top, file)) {
+		return
+	}
+	if err := cgroups.WriteFile(top, file, weight); err != nil && !gone(err) {
+		t.unranked = err
+	}
+}
+
+// topmostNew returns the topmost directory on the way to one that is not there yet, or "".
+func topmostNew(dir string) (top string) {
+	for ; !exists(dir); dir = filepath.Dir(dir) {
+		top = dir
+	}
+	return top
 }
 
 // besideOthers makes a directory below the parent of all daemons. The last one that

@@ -355,7 +355,7 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 		Box: b.name, Run: r.id,
 		Mask:       append([]string{b.rt.opt.State}, b.rt.opt.Mask...),
 		StopSignal: c.Stop.signal(""), StopGraceNs: c.Stop.Timeout.Nanoseconds(),
-		LogMax: c.Log.MaxSize, DieWithDaemon: !c.Detach,
+		LogMax: c.Log.MaxSize, DieWithDaemon: !c.Detach, OOMScore: b.rt.opt.OOMScore,
 	}
 	var err error
 	if s.Probe, err = c.Health.probe(); err != nil {

@@ -58,6 +58,8 @@ type Options struct {
 	// MaxProbes is how many health probes are under way at once, of all boxes; 0 is
 	// DefaultMaxProbes.
 	MaxProbes int
+	// OOMScore is the oom_score_adj of boxes, not negative.
+	OOMScore int
 	// Log takes the structured log.
 	Log *logrus.Entry
 	// Observer may be nil.
@@ -171,6 +173,9 @@ func Open(opt Options) (*Runtime, error) {
 		return nil, errors.Join(err, rt.store.lock.Close())
 	}
 	if rt.groups, err = openGroupTree(opt.CgroupParent, opt.State); err == nil {
+		if rt.groups.unranked != nil {
+			rt.log.WithError(rt.groups.unranked).WithField("op", "daemon").Warn("boxes may have as much processor time as the daemon")
+		}
 		rt.oom, err = newOOMWatch(rt.groups.v2)
 	}
 	if err == nil {

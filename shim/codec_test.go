@@ -18,7 +18,7 @@ func fullSpec() Spec {
 		Workdir: "/srv", UID: 1, GID: 2, Groups: []uint32{3, 4}, Hostname: "h", PrivateNet: true,
 		Mounts: []Mount{{"/a", "/b", true}, {"/c", "/d", false}}, Mask: []string{"/m"}, ReadonlyRoot: true,
 		Rlimits: []Rlimit{{7, 1024, 2048}, {0, 1, ^uint64(0)}}, NoNewPrivs: true, Capabilities: 5, CapAmbient: 1,
-		StopSignal: 15, StopGraceNs: 1e9, LogMax: 1 << 20, DieWithDaemon: true,
+		StopSignal: 15, StopGraceNs: 1e9, LogMax: 1 << 20, OOMScore: 300, DieWithDaemon: true,
 		Cgroups: []string{"/sys/fs/cgroup/pids/b/tasks", "/sys/fs/cgroup/memory/b/tasks"}, Freezer: "/sys/fs/cgroup/freezer/b/freezer.state", Thaw: "THAWED",
 		Probe: Probe{Kind: ProbeHTTP, Argv: []string{"true"}, Addr: "::1", Port: 80, Request: "GET / HTTP/1.0\r\n\r\n", TimeoutNs: 1e9},
 		Container: &Container{

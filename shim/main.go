@@ -5,6 +5,7 @@ package shim
 import (
 	"errors"
 	"math"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -67,6 +68,7 @@ func boxInit() int {
 		return s.startFailed(&StartError{Step: StepSpec, Detail: err.Error()})
 	}
 	s.spec = spec
+	s.rankCommand()
 	if failed == nil {
 		failed = s.start()
 	}
@@ -106,33 +108,52 @@ func (s *supervisor) prepare() *StartError {
 	return nil
 }
 
+// oomScoreFile is what a process tells the OOM killer of itself.
+const oomScoreFile = "/proc/self/oom_score_adj"
+
+const (
+	leastOOMScore = -1000 // never
+	mostOOMScore  = 1000
+	// boxOOMScore is how far a box is ranked behind a shim that cannot be shielded.
+	boxOOMScore = 100
+)
+
 // shield keeps the OOM killer from the shim, as far as it may: a box of which the
-// supervisor was taken is lost with all it had. The command gets back what the
-// shim was started with, but no shield that the daemon itself has.
+// supervisor was taken is lost with all it had.
 func (s *supervisor) shield() {
-	const file, least = "/proc/self/oom_score_adj", "-1000"
-	fd, err := retry(func() (int, error) { return unix.Open(file, unix.O_RDWR|unix.O_CLOEXEC, 0) })
+	fd, err := retry(func() (int, error) { return unix.Open(oomScoreFile, unix.O_RDWR|unix.O_CLOEXEC, 0) })
 	if err != nil {
-		say("cannot open " + file + ": " + err.Error())
+		say("cannot open " + oomScoreFile + ": " + err.Error())
 		return
 	}
+	defer closeFD(fd)
 	var buf [16]byte
 	n, err := unix.Read(fd, buf[:])
 	if err == nil {
-		if s.oomScore = strings.TrimSpace(string(buf[:n])); strings.HasPrefix(s.oomScore, "-") {
-			s.oomScore = "0"
-		}
-		_, err = unix.Write(fd, []byte(least))
+		s.oomScore, err = strconv.Atoi(strings.TrimSpace(string(buf[:n])))
 	}
 	if err != nil {
-		s.oomScore = ""
+		say("cannot read " + oomScoreFile + ": " + err.Error())
+		return
+	}
+	s.ranked = true
+	if _, err := unix.Write(fd, []byte(strconv.Itoa(leastOOMScore))); err == nil {
+		s.oomScore = leastOOMScore
+	} else if !errors.Is(err, unix.EACCES) {
 		// Without CAP_SYS_RESOURCE the score can only be raised: the daemon has said
 		// so, once for all shims.
-		if !errors.Is(err, unix.EACCES) {
-			say("cannot write " + file + ": " + err.Error())
-		}
+		say("cannot write " + oomScoreFile + ": " + err.Error())
 	}
-	closeFD(fd)
+}
+
+// rankCommand makes of the shim's score that of the command: as the spec says, and in any
+// case behind the shim.
+func (s *supervisor) rankCommand() {
+	score := s.spec.OOMScore
+	if s.oomScore != leastOOMScore {
+		score = min(max(score, s.oomScore+boxOOMScore), mostOOMScore)
+	}
+	s.oomScore = score
 }
 
 // openCgroups opens the files of the box's cgroups while the host's /sys is

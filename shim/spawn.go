@@ -143,11 +143,11 @@ func (s *supervisor) newChild(argv, paths []string) (*child, *StartError) {
 	return c, nil
 }
 
-// unshield lets the OOM killer have the child, as it must not have the shim.
+// unshield ranks the child behind the shim for the OOM killer.
 func (s *supervisor) unshield(c *child) (err error) {
-	if s.oomScore != "" {
-		c.oomScore = []byte(s.oomScore)
-		c.oomFile, err = syscall.BytePtrFromString("/proc/self/oom_score_adj")
+	if s.ranked {
+		c.oomScore = []byte(strconv.Itoa(s.oomScore))
+		c.oomFile, err = syscall.BytePtrFromString(oomScoreFile)
 	}
 	return err
 }

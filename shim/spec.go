@@ -56,6 +56,9 @@ type Spec struct {
 	// LogMax bounds one log file in bytes; when it is full a new one is begun
 	// and all but the one before it are removed. At least MinLogMax. See LogName.
 	LogMax int64
+	// OOMScore is the command's oom_score_adj, not negative. Where the shim cannot have the
+	// least there is, the command is ranked behind it all the same.
+	OOMScore int
 	// DieWithDaemon ends the box when the daemon's end of the hold pipe closes.
 	DieWithDaemon bool
 	// Cgroups are the files that the command writes itself into before anything

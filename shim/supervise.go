@@ -25,7 +25,8 @@ type supervisor struct {
 
 	pending pending
 
-	oomScore string // the command's oom_score_adj; empty: as the shim's
+	oomScore int  // the shim's oom_score_adj, and once there is a spec the command's
+	ranked   bool // oomScore is known
 
 	join    []uintptr // the files of spec.Cgroups
 	freezer int       // the file of spec.Freezer, or -1

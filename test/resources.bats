@@ -8,6 +8,14 @@ load containers
 
 setup() { common_setup; }
 
+# However a test ends, its groups with a parent of their own go.
+teardown() {
+	local rc=0
+	common_teardown || rc=$?
+	find /sys/fs/cgroup -depth -type d -path "*/boxlite-test-$$*" -exec rmdir {} + || rc=$?
+	return "$rc"
+}
+
 # hog BOX MEBIBYTES CONFIG: a box whose command takes so much memory, says so, and
 # waits.
 hog() {
@@ -43,26 +51,70 @@ make_hog() {
 	assert "$out" = 1.5 "cpus in info.json"
 }
 
-@test "the shim is kept from the OOM killer as far as the daemon may, its command is not" {
-	start_daemon
-	up x "$SLEEPER"
-	local shim cap
-	shim=$(pid_of x)
-	cap=$((0x$(sed -n 's/^CapEff:\t//p' "/proc/$DAEMON/status") >> 24 & 1))
-	if ((cap)); then
-		assert "$(<"/proc/$shim/oom_score_adj")" = -1000 "oom_score_adj of the shim"
-	else
-		assert "$(<"/proc/$shim/oom_score_adj")" = "$(<"/proc/$DAEMON/oom_score_adj")" "oom_score_adj of the shim"
-		grep -q CAP_SYS_RESOURCE "$LOG" || fail "the daemon does not say that it cannot"
-	fi
-	assert "$(<"/proc/$(box_command "$shim")/oom_score_adj")" = "$(<"/proc/$DAEMON/oom_score_adj")" "oom_score_adj of the command"
+# scores BOX: the oom_score_adj of the daemon, and the shim and the command of a box.
+scores() {
+	local shim
+	shim=$(pid_of "$1")
+	cat "/proc/$DAEMON/oom_score_adj" "/proc/$shim/oom_score_adj" "/proc/$(box_command "$shim")/oom_score_adj" | xargs
 }
 
-@test "a daemon at another OOM score passes on no shield, but a handicap" {
+# may_shield: whether the daemon can lower a score.
+may_shield() { ((0x$(sed -n 's/^CapEff:\t//p' "/proc/$DAEMON/status") >> 24 & 1)); }
+
+@test "the daemon and its shims are ranked before boxes for the OOM killer" {
+	local RT box own
+	make_rootfs
+	own=$(</proc/self/oom_score_adj)
+	start_daemon
+	up h "$SLEEPER"
+	for RT in crun runc; do
+		up_box "$RT" 'echo up; sleep 1000'
+		logs "$RT" up
+	done
+	for box in h crun runc; do
+		if may_shield; then
+			assert "$(scores $box)" = '-999 -1000 0' "scores with $box"
+		else
+			assert "$(scores $box)" = "$own $own $((own + 100))" "scores with $box"
+		fi
+	done
+	# So is what it starts beside the command.
+	ok mkdir "$MNT/boxes/h/exec/e" "$MNT/boxes/crun/exec/e"
+	for box in h crun; do
+		ok "${ECHO[@]}" "$MNT/boxes/$box/exec/e/cmd" 'cat /proc/self/oom_score_adj'
+		rd "$box/exec/e/stdout"
+		assert "$out" = "$(<"/proc/$(box_command "$(pid_of $box)")/oom_score_adj")" "score of an exec in $box"
+	done
+	may_shield || grep -q CAP_SYS_RESOURCE "$LOG" || fail "the daemon does not say that it cannot"
+}
+
+@test "a daemon that was started with a handicap for the OOM killer passes it on to boxes" {
 	LAUNCH=(sh -c 'echo 300 >/proc/self/oom_score_adj; exec "$@"' sh)
 	start_daemon
 	up x "$SLEEPER"
-	assert "$(<"/proc/$(box_command "$(pid_of x)")/oom_score_adj")" = 300 "oom_score_adj of the command"
+	assert "$(scores x)" = "$(may_shield && echo '-999 -1000 300' || echo '300 300 400')" "scores"
+}
+
+# weights: of the groups below a parent, /boxlite-test-N in the cpu hierarchy, a line each.
+weights() {
+	local root=/sys/fs/cgroup/cpu file=cpu.shares
+	[[ ! -e /sys/fs/cgroup/cgroup.controllers ]] || root=/sys/fs/cgroup file=cpu.weight
+	find "$root/boxlite-test-$$" -name $file -printf '%d %p\n' | sort -n | cut -d' ' -f2 | xargs cat | xargs
+}
+
+@test "boxes have half the processor time of what is beside them, unless their parent was there" {
+	local half=512 whole=1024 parent=/sys/fs/cgroup/cpu/boxlite-test-$$
+	[[ ! -e /sys/fs/cgroup/cgroup.controllers ]] || half=50 whole=100 parent=/sys/fs/cgroup/boxlite-test-$$
+	start_daemon --cgroup-parent "/boxlite-test-$$"
+	up x "$SLEEPER"
+	# Of the parent, the state directory's group, and the box's.
+	assert "$(weights)" = "$half $whole $whole" "weights"
+	ctl x kill
+	stop_daemon
+	[[ ! -e $parent ]] || fail "$parent is left"
+	mkdir "$parent"
+	start_daemon --cgroup-parent "/boxlite-test-$$"
+	assert "$(weights)" = "$whole $half" "weights below a parent that was there"
 }
 
 @test "a box over its memory limit is killed, and said to be" {

@@ -266,6 +266,10 @@ func serve(opt options, version string, log *logrus.Entry, reg *prometheus.Regis
 	if err := makeThreads(); err != nil {
 		return exitOther, err
 	}
+	score, err := shield()
+	if err != nil {
+		log.WithError(err).WithField("op", "daemon").Warn("the daemon is not ranked before boxes for the OOM killer")
+	}
 	// From here on a signal ends the daemon in order. SIGPIPE is taken so that a
 	// reader of the log who goes away does not end it.
 	signals := make(chan os.Signal, 8)
@@ -279,7 +283,7 @@ func serve(opt options, version string, log *logrus.Entry, reg *prometheus.Regis
 	}
 	ctl.OnPanic(exitOnPanic(log))
 	rt, err := runtime.Open(runtime.Options{
-		State: opt.state, CgroupParent: opt.cgroupParent, FirstID: opt.firstID, IDs: opt.ids, RegistryConfig: opt.registryConfig, MaxProbes: opt.maxProbes, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl, Metrics: reg,
+		State: opt.state, CgroupParent: opt.cgroupParent, FirstID: opt.firstID, IDs: opt.ids, RegistryConfig: opt.registryConfig, MaxProbes: opt.maxProbes, OOMScore: score, Mask: []string{opt.mount}, Shim: shim, Log: log, Observer: ctl, Metrics: reg,
 	})
 	if errors.As(err, new(*runtime.LockedError)) {
 		return exitLock, err

@@ -48,6 +48,10 @@ const confined = "confined"
 // several: after an exec there is one.
 func renounce() error {
 	runtime.LockOSThread()
+	// The daemon's rank is not for who unpacks what strangers have packed.
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0); err != nil {
+		return err
+	}
 	if err := unix.CloseRange(unpackAlive+1, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close what was inherited: %w", err)
 	}

@@ -134,6 +134,9 @@ func TestAnUnpackerIsConfined(t *testing.T) {
 		}
 	}
 	proc := "/proc/" + strconv.Itoa(unpackerIn(t, c.dir))
+	if score, err := os.ReadFile(proc + "/oom_score_adj"); err != nil || string(score) != "500\n" {
+		t.Errorf("oom_score_adj is %q, %v: it has the daemon's rank", score, err)
+	}
 	threads, err := filepath.Glob(proc + "/task/*/status")
 	if err != nil || len(threads) < 2 {
 		t.Fatalf("%q %v", threads, err)
