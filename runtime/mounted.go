@@ -71,11 +71,11 @@ func readRecord[T any](dir, name string, decode func([]byte) (*T, error)) (*T, e
 
 // mounted are the layers of the store that a container's root is made of, by their inode
 // numbers: a layer can be fetched anew, under the same name, while an old one is in use.
-func (c *containerRoot) mounted() (inodes []uint64, err error) {
-	if c.image == nil {
+func (root *containerRoot) mounted() (inodes []uint64, err error) {
+	if root.image == nil {
 		return nil, nil
 	}
-	for _, dir := range c.layers {
+	for _, dir := range root.layers {
 		var st unix.Stat_t
 		if err := unix.Lstat(dir, &st); err != nil {
 			return nil, fmt.Errorf("%s: %w", dir, err)

@@ -109,7 +109,7 @@ says() {
 	head -c 1000 "$W/plain.tar.gz" >"$W/cut.tar.gz"
 	box cut "image: docker-archive:$W/cut.tar.gz"
 	ctl_refused EIO cut start
-	has_error cut 'cannot be read'
+	has_error cut 'the archive cannot be decompressed'
 	assert "$(find "$STATE/images/tmp" -mindepth 1 | wc -l)" -eq 0 "files in tmp"
 }
 

@@ -176,14 +176,21 @@ func (s *archiveSource) unpack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(w, &bounded{plain, s.limits.Archive, s.limits.Archive})
+	size, err := io.Copy(w, io.LimitReader(plain, s.limits.Archive+1))
 	if cerr := w.Close(); err == nil {
 		err = cerr
 	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.As(err, new(*fs.PathError)):
+		return err // of one of the files
+	case err != nil:
+		return errorf(ErrCorrupt, "image %s: the archive cannot be decompressed: %w", s.ref, err)
+	case size > s.limits.Archive:
+		return errorf(ErrTooBig, "image %s: the archive has more than %d bytes when it is decompressed", s.ref, s.limits.Archive)
 	}
-	return err
+	return nil
 }
 
 // each calls fn with the files of the archive until it returns io.EOF.

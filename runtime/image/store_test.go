@@ -279,4 +279,22 @@ func TestLayoutsAndArchives(t *testing.T) {
 	if err := refuse(t, s, parse(t, "docker-archive:/bin/busybox")); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "docker save") {
 		t.Error(err)
 	}
+	// A compressed one has a bound of its own, and leaves nothing beside the store.
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file+".gz", zipped(t, b), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.limits.Archive = int64(len(b)) - 1
+	if err := refuse(t, s, parse(t, "docker-archive:"+file+".gz")); !errors.Is(err, ErrTooBig) || !strings.Contains(err.Error(), "when it is decompressed") {
+		t.Error(err)
+	}
+	nothingHalf(t, s)
+	s.limits.Archive++
+	if img := ensure(t, s, parse(t, "docker-archive:"+file+".gz")); img.Digest != archive.Digest {
+		t.Errorf("it is %+v", img)
+	}
+	nothingHalf(t, s)
 }

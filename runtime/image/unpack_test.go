@@ -438,6 +438,7 @@ func FuzzUnpack(f *testing.F) {
 		{file("a", "a"), folder("d"), symlink("d/l", "../a"), hardlink("h", "a"), file("d/.wh.x", ""), file("d/.wh..wh..opq", "")},
 		{symlink("l", "/"), file("l/etc/x", "x"), symlink("l", ".."), file("l/../x", "x"), hardlink("h", "../../x")},
 		{device("dev", tar.TypeChar), typed(file("p", ""), tar.TypeFifo), pax(file("x", ""), "SCHILY.xattr.user.x", "y"), mode(file("i", ""), 0o4755, 70000, 0)},
+		{file("a/.wh.b", ""), file("a/b/c", ""), hardlink("h", "gone"), hardlink("i", "h"), file(".wh.x", ""), hardlink("y", "x"), file("x/z", "")},
 		{file("../../../../etc/passwd", ""), file("/canary", ""), folder(".."), folder("."), file(".wh...", "")},
 	} {
 		b := tarOf(f, entries...)
