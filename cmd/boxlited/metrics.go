@@ -128,10 +128,12 @@ func (l *metricsListener) Close() {
 func dieOnPanic(h http.Handler, end func(value any, stack []byte)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			if v := recover(); v != nil && v != http.ErrAbortHandler {
-				end(v, debug.Stack())
-			} else if v != nil {
+			v := recover()
+			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(v) // the client is gone
+			}
+			if v != nil {
+				end(v, debug.Stack())
 			}
 		}()
 		h.ServeHTTP(w, r)
