@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -188,6 +189,12 @@ func (t *rootTree) id(info runtime.RootInfo) fs.StableAttr {
 	return fs.StableAttr{Mode: info.Mode & syscall.S_IFMT, Ino: info.Ino, Gen: t.fs.rootGen.Add(1)}
 }
 
+// maxDepth is how many names lead to a file at most, those of links (toRoot, toParent)
+// included. A path that can be given to the kernel in one piece has so many if they are
+// of three letters. Each call walks them all anew, and a box makes a hundred thousand
+// levels in a second.
+const maxDepth = unix.PathMax / 4
+
 // path gives the node's path in the box.
 func (n *rootNode) path() (string, syscall.Errno) {
 	var names []string
@@ -196,19 +203,33 @@ func (n *rootNode) path() (string, syscall.Errno) {
 		if parent == nil {
 			return "", syscall.ESTALE // another has its place
 		}
+		if len(names) == maxDepth {
+			return "", syscall.ENAMETOOLONG
+		}
 		names = append(names, name)
 		i = parent
 	}
-	path := ""
-	for i := len(names) - 1; i >= 0; i-- {
-		path = below(path, names[i])
+	slices.Reverse(names)
+	path := names[:0] // what is written is not before what is read
+	for _, name := range names {
+		switch name {
+		case toRoot:
+			path = path[:0]
+		case toParent:
+			path = path[:max(len(path)-1, 0)]
+		default:
+			path = append(path, name)
+		}
 	}
-	return path, 0
+	return strings.Join(path, "/"), 0
 }
 
 // child gives the path of a name in the directory.
 func (n *rootNode) child(name string) (string, syscall.Errno) {
 	dir, errno := n.path()
+	if errno == 0 && strings.Count(dir, "/") >= maxDepth-1 {
+		errno = syscall.ENAMETOOLONG
+	}
 	return below(dir, name), errno
 }
 
@@ -277,7 +298,7 @@ func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 	if errno != 0 {
 		return nil, errno
 	}
-	info, err := n.tree.root.Lstat(path)
+	info, err := n.tree.root.Lstat(ctx, path)
 	if err != nil {
 		return nil, stale(err)
 	}
@@ -291,9 +312,9 @@ func (n *rootNode) is(info runtime.RootInfo) bool {
 }
 
 // stat tells what is there now.
-func (n *rootNode) stat(f fs.FileHandle) (info runtime.RootInfo, errno syscall.Errno) {
+func (n *rootNode) stat(ctx context.Context, f fs.FileHandle) (info runtime.RootInfo, errno syscall.Errno) {
 	if h, ok := f.(*rootHandle); ok {
-		info, err := h.file.Lstat()
+		info, err := h.file.Lstat(ctx)
 		return info, rootErrno(err)
 	}
 	if n == n.tree.top {
@@ -303,7 +324,7 @@ func (n *rootNode) stat(f fs.FileHandle) (info runtime.RootInfo, errno syscall.E
 	if errno != 0 {
 		return info, errno
 	}
-	info, err := n.tree.root.Lstat(path)
+	info, err := n.tree.root.Lstat(ctx, path)
 	if err != nil {
 		return info, stale(err)
 	}
@@ -314,8 +335,8 @@ func (n *rootNode) stat(f fs.FileHandle) (info runtime.RootInfo, errno syscall.E
 }
 
 // Getattr shows the file as it is.
-func (n *rootNode) Getattr(_ context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	info, errno := n.stat(f)
+func (n *rootNode) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	info, errno := n.stat(ctx, f)
 	if errno != 0 {
 		return errno
 	}
@@ -325,7 +346,7 @@ func (n *rootNode) Getattr(_ context.Context, f fs.FileHandle, out *fuse.AttrOut
 }
 
 // Setattr changes the file. That of root/ is the box's "/", whatever root/ shows.
-func (n *rootNode) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+func (n *rootNode) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	var c runtime.RootChange
 	if uid, ok := in.GetUID(); ok {
 		c.UID = &uid
@@ -344,7 +365,7 @@ func (n *rootNode) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAttrI
 	c.Mtime = setTime(in, fuse.FATTR_MTIME, fuse.FATTR_MTIME_NOW, in.Mtime, in.Mtimensec)
 	h, open := f.(*rootHandle)
 	if open && c.Size != nil {
-		if err := h.file.Truncate(*c.Size); err != nil {
+		if err := h.file.Truncate(ctx, *c.Size); err != nil {
 			return rootErrno(err)
 		}
 		c.Size = nil
@@ -354,11 +375,11 @@ func (n *rootNode) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAttrI
 		if errno != 0 {
 			return errno
 		}
-		if err := n.tree.root.Change(path, c); err != nil {
+		if err := n.tree.root.Change(ctx, path, c); err != nil {
 			return stale(err)
 		}
 	}
-	info, errno := n.stat(f)
+	info, errno := n.stat(ctx, f)
 	fillRoot(info, &out.Attr)
 	return errno
 }
@@ -374,12 +395,12 @@ func setTime(in *fuse.SetAttrIn, set, now uint32, sec uint64, nsec uint32) *unix
 }
 
 // Readlink gives a text that can't lead out, see showLink.
-func (n *rootNode) Readlink(context.Context) ([]byte, syscall.Errno) {
+func (n *rootNode) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
 	path, errno := n.path()
 	if errno != 0 {
 		return nil, errno
 	}
-	text, err := n.tree.root.Readlink(path)
+	text, err := n.tree.root.Readlink(ctx, path)
 	if err != nil {
 		return nil, stale(err)
 	}
@@ -390,16 +411,16 @@ func (n *rootNode) Readlink(context.Context) ([]byte, syscall.Errno) {
 // Open opens a regular file. The kernel caches nothing of it: the box changes it too. Nor
 // does it get the file to read and write by itself (FOPEN_PASSTHROUGH): it would hold that,
 // and the mounts of a box that is gone, for as long as a client likes.
-func (n *rootNode) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (n *rootNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	path, errno := n.path()
 	if errno != 0 {
 		return nil, 0, errno
 	}
-	f, err := n.tree.root.Open(path, int(flags))
+	f, err := n.tree.root.Open(ctx, path, int(flags))
 	if err != nil {
 		return nil, 0, stale(err)
 	}
-	if info, err := f.Lstat(); err != nil || !n.is(info) {
+	if info, err := f.Lstat(ctx); err != nil || !n.is(info) {
 		f.Close()
 		return nil, 0, syscall.ESTALE
 	}
@@ -421,7 +442,7 @@ func (n *rootNode) Create(ctx context.Context, name string, flags, mode uint32, 
 		return nil, nil, 0, errno
 	}
 	uid, gid := asker(ctx)
-	f, info, err := n.tree.root.Create(path, int(flags), mode, uid, gid)
+	f, info, err := n.tree.root.Create(ctx, path, int(flags), mode, uid, gid)
 	if err != nil {
 		return nil, nil, 0, rootErrno(err)
 	}
@@ -441,7 +462,7 @@ func (n *rootNode) Mkdir(ctx context.Context, name string, mode uint32, out *fus
 		return nil, errno
 	}
 	uid, gid := asker(ctx)
-	info, err := n.tree.root.Mkdir(path, mode, uid, gid)
+	info, err := n.tree.root.Mkdir(ctx, path, mode, uid, gid)
 	if err == nil && info.Mode&syscall.S_IFMT != syscall.S_IFDIR {
 		err = syscall.ESTALE
 	}
@@ -468,7 +489,7 @@ func (n *rootNode) Symlink(ctx context.Context, target, name string, out *fuse.E
 		return nil, errno
 	}
 	uid, gid := asker(ctx)
-	info, err := n.tree.root.Symlink(readLink(target), path, uid, gid)
+	info, err := n.tree.root.Symlink(ctx, readLink(target), path, uid, gid)
 	if err == nil && info.Mode&syscall.S_IFMT != syscall.S_IFLNK {
 		err = syscall.ESTALE
 	}
@@ -492,7 +513,7 @@ func (n *rootNode) Link(ctx context.Context, target fs.InodeEmbedder, name strin
 	if errno != 0 {
 		return nil, errno
 	}
-	info, err := n.tree.root.Link(from, path)
+	info, err := n.tree.root.Link(ctx, from, path)
 	if err == nil && info.Mode&syscall.S_IFMT != old.Mode() {
 		err = syscall.ESTALE
 	}
@@ -503,21 +524,25 @@ func (n *rootNode) Link(ctx context.Context, target fs.InodeEmbedder, name strin
 }
 
 // Unlink removes a name.
-func (n *rootNode) Unlink(_ context.Context, name string) syscall.Errno { return n.remove(name, false) }
+func (n *rootNode) Unlink(ctx context.Context, name string) syscall.Errno {
+	return n.remove(ctx, name, false)
+}
 
 // Rmdir removes an empty directory.
-func (n *rootNode) Rmdir(_ context.Context, name string) syscall.Errno { return n.remove(name, true) }
+func (n *rootNode) Rmdir(ctx context.Context, name string) syscall.Errno {
+	return n.remove(ctx, name, true)
+}
 
-func (n *rootNode) remove(name string, dir bool) syscall.Errno {
+func (n *rootNode) remove(ctx context.Context, name string, dir bool) syscall.Errno {
 	path, errno := n.new(name)
 	if errno != 0 {
 		return errno
 	}
-	return rootErrno(n.tree.root.Remove(path, dir))
+	return rootErrno(n.tree.root.Remove(ctx, path, dir))
 }
 
 // Rename moves a name within the box.
-func (n *rootNode) Rename(_ context.Context, name string, newParent fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
+func (n *rootNode) Rename(ctx context.Context, name string, newParent fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
 	to, ok := newParent.(*rootNode)
 	if !ok || to.tree != n.tree {
 		return syscall.EXDEV
@@ -530,16 +555,16 @@ func (n *rootNode) Rename(_ context.Context, name string, newParent fs.InodeEmbe
 	if errno != 0 {
 		return errno
 	}
-	return rootErrno(n.tree.root.Rename(old, path, uint(flags)))
+	return rootErrno(n.tree.root.Rename(ctx, old, path, uint(flags)))
 }
 
 // Statfs tells about the file system that the file is on.
-func (n *rootNode) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
+func (n *rootNode) Statfs(ctx context.Context, out *fuse.StatfsOut) syscall.Errno {
 	path, errno := n.path()
 	if errno != 0 {
 		return errno
 	}
-	st, err := n.tree.root.Statfs(path)
+	st, err := n.tree.root.Statfs(ctx, path)
 	if err != nil {
 		return rootErrno(err)
 	}
@@ -566,8 +591,8 @@ var (
 )
 
 // Read reads, or gives ENODEV once the run of the box has ended.
-func (h *rootHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	n, err := h.file.ReadAt(dest, off)
+func (h *rootHandle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	n, err := h.file.ReadAt(ctx, dest, off)
 	if err != nil {
 		return nil, rootErrno(err)
 	}
@@ -575,23 +600,25 @@ func (h *rootHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadR
 }
 
 // Write writes; at the end of a file that was opened with O_APPEND.
-func (h *rootHandle) Write(_ context.Context, data []byte, off int64) (uint32, syscall.Errno) {
-	n, err := h.file.WriteAt(data, off)
+func (h *rootHandle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	n, err := h.file.WriteAt(ctx, data, off)
 	return uint32(n), rootErrno(err)
 }
 
 // Fsync waits until what was written is on the disk.
-func (h *rootHandle) Fsync(context.Context, uint32) syscall.Errno { return rootErrno(h.file.Sync()) }
+func (h *rootHandle) Fsync(ctx context.Context, _ uint32) syscall.Errno {
+	return rootErrno(h.file.Sync(ctx))
+}
 
 // Lseek finds holes and data.
-func (h *rootHandle) Lseek(_ context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
-	at, err := h.file.Seek(int64(off), int(whence))
+func (h *rootHandle) Lseek(ctx context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
+	at, err := h.file.Seek(ctx, int64(off), int(whence))
 	return uint64(at), rootErrno(err)
 }
 
 // Allocate gives a part of the file its room on the disk, or takes it.
-func (h *rootHandle) Allocate(_ context.Context, off, size uint64, mode uint32) syscall.Errno {
-	return rootErrno(h.file.Allocate(int64(off), int64(size), mode))
+func (h *rootHandle) Allocate(ctx context.Context, off, size uint64, mode uint32) syscall.Errno {
+	return rootErrno(h.file.Allocate(ctx, int64(off), int64(size), mode))
 }
 
 // Release closes the file.
@@ -602,12 +629,12 @@ func (h *rootHandle) Release(context.Context) syscall.Errno {
 }
 
 // OpendirHandle begins to read a directory.
-func (n *rootNode) OpendirHandle(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (n *rootNode) OpendirHandle(ctx context.Context, _ uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	path, errno := n.path()
 	if errno != 0 {
 		return nil, 0, errno
 	}
-	d, err := n.tree.root.ReadDir(path)
+	d, err := n.tree.root.ReadDir(ctx, path)
 	if err != nil {
 		return nil, 0, stale(err)
 	}
@@ -628,9 +655,9 @@ var (
 )
 
 // Readdirent gives the next name.
-func (h *rootDirHandle) Readdirent(context.Context) (*fuse.DirEntry, syscall.Errno) {
+func (h *rootDirHandle) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno) {
 	for {
-		e, err := h.dir.Next()
+		e, err := h.dir.Next(ctx)
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil, 0
@@ -644,13 +671,13 @@ func (h *rootDirHandle) Readdirent(context.Context) (*fuse.DirEntry, syscall.Err
 }
 
 // Seekdir goes to where a name was.
-func (h *rootDirHandle) Seekdir(_ context.Context, off uint64) syscall.Errno {
-	return rootErrno(h.dir.Seek(off))
+func (h *rootDirHandle) Seekdir(ctx context.Context, off uint64) syscall.Errno {
+	return rootErrno(h.dir.Seek(ctx, off))
 }
 
 // Fsyncdir waits until the names are on the disk.
-func (h *rootDirHandle) Fsyncdir(context.Context, uint32) syscall.Errno {
-	return rootErrno(h.dir.Sync())
+func (h *rootDirHandle) Fsyncdir(ctx context.Context, _ uint32) syscall.Errno {
+	return rootErrno(h.dir.Sync(ctx))
 }
 
 // Releasedir closes the directory.

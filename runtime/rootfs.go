@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -361,8 +362,8 @@ func (r *Root) Close() {
 func closeFD(fd int) { _ = unix.Close(fd) }
 
 // use runs fn while the descriptors of the root are certainly open.
-func (r *Root) use(fn func() error) error {
-	return r.visit(func() error { return r.useNow(fn) })
+func (r *Root) use(ctx context.Context, fn func() error) error {
+	return r.visit(ctx, func() error { return r.useNow(fn) })
 }
 
 // visitsOfBox is how many requests to the files of one box are carried out at once. A
@@ -370,9 +371,18 @@ func (r *Root) use(fn func() error) error {
 // have the rest of the visitors.
 const visitsOfBox = 6
 
-// visit runs what asks the file system of the box.
-func (r *Root) visit(fn func() error) error {
-	return r.visits.do(func() error { return visitors.do(fn) })
+// visit runs what asks the file system of the box. Who waits for his turn can be
+// interrupted.
+func (r *Root) visit(ctx context.Context, fn func() error) error {
+	for _, slots := range []slots{r.visits, visitors} {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		case <-ctx.Done():
+			return unix.EINTR
+		}
+	}
+	return fn()
 }
 
 func (r *Root) useNow(fn func() error) error {
@@ -543,17 +553,21 @@ func again[T any](call func() (T, error)) (T, error) {
 }
 
 // at runs fn with what path names.
-func (r *Root) at(path string, fn func(p *place) error) error {
-	return r.use(func() error { return r.walk(path, fn) })
+func (r *Root) at(ctx context.Context, path string, fn func(p *place) error) error {
+	return r.use(ctx, func() error { return r.walk(ctx, path, fn) })
 }
 
-// walk is at for a caller in use.
-func (r *Root) walk(path string, fn func(p *place) error) error {
+// walk is at for a caller in use. It ends with ctx: a path may have thousands of names.
+func (r *Root) walk(ctx context.Context, path string, fn func(p *place) error) error {
 	p := &r.top
 	for len(path) > 0 {
 		var name string
 		name, path, _ = strings.Cut(path, "/")
-		next, err := r.step(p, name)
+		var next *place
+		err := error(unix.EINTR)
+		if ctx.Err() == nil {
+			next, err = r.step(p, name)
+		}
 		if p != &r.top {
 			closeFD(p.fd)
 		}
@@ -570,17 +584,17 @@ func (r *Root) walk(path string, fn func(p *place) error) error {
 
 // in runs fn with the directory that holds what path names, and its name there. The
 // directory can be changed.
-func (r *Root) in(path string, fn func(dir *place, name string) error) error {
-	return r.use(func() error { return r.walkIn(path, fn) })
+func (r *Root) in(ctx context.Context, path string, fn func(dir *place, name string) error) error {
+	return r.use(ctx, func() error { return r.walkIn(ctx, path, fn) })
 }
 
 // walkIn is in for a caller in use.
-func (r *Root) walkIn(path string, fn func(dir *place, name string) error) error {
+func (r *Root) walkIn(ctx context.Context, path string, fn func(dir *place, name string) error) error {
 	if path == "" {
 		return unix.EBUSY
 	}
 	i := strings.LastIndexByte(path, '/')
-	return r.walk(path[:max(i, 0)], func(dir *place) error {
+	return r.walk(ctx, path[:max(i, 0)], func(dir *place) error {
 		if !dir.hidden && !dir.is(unix.S_IFDIR) {
 			return unix.ESTALE
 		}
@@ -658,8 +672,8 @@ func rootIno(dev, ino uint64) uint64 {
 }
 
 // Lstat tells what path is. It follows no symbolic link, as all methods.
-func (r *Root) Lstat(path string) (info RootInfo, err error) {
-	err = r.at(path, func(p *place) error {
+func (r *Root) Lstat(ctx context.Context, path string) (info RootInfo, err error) {
+	err = r.at(ctx, path, func(p *place) error {
 		info = r.info(p)
 		return nil
 	})
@@ -667,8 +681,8 @@ func (r *Root) Lstat(path string) (info RootInfo, err error) {
 }
 
 // Readlink returns the text of a symbolic link.
-func (r *Root) Readlink(path string) (text string, err error) {
-	err = r.at(path, func(p *place) error {
+func (r *Root) Readlink(ctx context.Context, path string) (text string, err error) {
+	err = r.at(ctx, path, func(p *place) error {
 		if !p.is(unix.S_IFLNK) {
 			return unix.ESTALE
 		}
@@ -681,8 +695,8 @@ func (r *Root) Readlink(path string) (text string, err error) {
 }
 
 // Statfs tells about the file system that path is on.
-func (r *Root) Statfs(path string) (st unix.Statfs_t, err error) {
-	err = r.at(path, func(p *place) error {
+func (r *Root) Statfs(ctx context.Context, path string) (st unix.Statfs_t, err error) {
+	err = r.at(ctx, path, func(p *place) error {
 		if p.hidden {
 			return nil
 		}
@@ -707,15 +721,18 @@ func (r *Root) keep(fd int) *openFile {
 	return f
 }
 
-func (f *openFile) use(fn func(fd int) error) error {
-	return f.root.visit(func() error {
-		f.mu.RLock()
-		defer f.mu.RUnlock()
-		if f.fd < 0 {
-			return ErrEnded
-		}
-		return fn(f.fd)
-	})
+func (f *openFile) use(ctx context.Context, fn func(fd int) error) error {
+	return f.root.visit(ctx, func() error { return f.useNow(fn) })
+}
+
+// useNow is use for a caller that has its turn.
+func (f *openFile) useNow(fn func(fd int) error) error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.fd < 0 {
+		return ErrEnded
+	}
+	return fn(f.fd)
 }
 
 // Close gives up the descriptor. What was written is with the kernel already.
@@ -778,8 +795,8 @@ func (r *Root) open(p *place, flags int) (*RootFile, error) {
 
 // Open opens a regular file; of flags, those of access, O_APPEND, O_TRUNC, O_SYNC and
 // O_DSYNC count.
-func (r *Root) Open(path string, flags int) (f *RootFile, err error) {
-	err = r.at(path, func(p *place) error {
+func (r *Root) Open(ctx context.Context, path string, flags int) (f *RootFile, err error) {
+	err = r.at(ctx, path, func(p *place) error {
 		f, err = r.open(p, flags)
 		return err
 	})
@@ -787,8 +804,8 @@ func (r *Root) Open(path string, flags int) (f *RootFile, err error) {
 }
 
 // ReadAt reads up to len(buf) bytes; fewer or none at the end of the file.
-func (f *RootFile) ReadAt(buf []byte, off int64) (n int, err error) {
-	err = f.use(func(fd int) error {
+func (f *RootFile) ReadAt(ctx context.Context, buf []byte, off int64) (n int, err error) {
+	err = f.use(ctx, func(fd int) error {
 		n, err = again(func() (int, error) { return unix.Pread(fd, buf, off) })
 		return err
 	})
@@ -796,8 +813,8 @@ func (f *RootFile) ReadAt(buf []byte, off int64) (n int, err error) {
 }
 
 // WriteAt writes at off, or at the end of a file that was opened with O_APPEND.
-func (f *RootFile) WriteAt(buf []byte, off int64) (n int, err error) {
-	err = f.use(func(fd int) error {
+func (f *RootFile) WriteAt(ctx context.Context, buf []byte, off int64) (n int, err error) {
+	err = f.use(ctx, func(fd int) error {
 		n, err = again(func() (int, error) { return unix.Pwrite(fd, buf, off) })
 		return err
 	})
@@ -805,11 +822,11 @@ func (f *RootFile) WriteAt(buf []byte, off int64) (n int, err error) {
 }
 
 // Seek finds data or a hole, as lseek(2) with SEEK_DATA and SEEK_HOLE.
-func (f *RootFile) Seek(off int64, whence int) (at int64, err error) {
+func (f *RootFile) Seek(ctx context.Context, off int64, whence int) (at int64, err error) {
 	if whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
 		return 0, unix.EINVAL
 	}
-	err = f.use(func(fd int) error {
+	err = f.use(ctx, func(fd int) error {
 		at, err = unix.Seek(fd, off, whence)
 		return err
 	})
@@ -817,16 +834,16 @@ func (f *RootFile) Seek(off int64, whence int) (at int64, err error) {
 }
 
 // Allocate is fallocate(2).
-func (f *RootFile) Allocate(off, size int64, mode uint32) error {
-	return f.use(func(fd int) error { return unix.Fallocate(fd, mode, off, size) })
+func (f *RootFile) Allocate(ctx context.Context, off, size int64, mode uint32) error {
+	return f.use(ctx, func(fd int) error { return unix.Fallocate(fd, mode, off, size) })
 }
 
 // Sync is fsync(2).
-func (f *openFile) Sync() error { return f.use(unix.Fsync) }
+func (f *openFile) Sync(ctx context.Context) error { return f.use(ctx, unix.Fsync) }
 
 // Lstat tells what the file is, also when no name leads to it any more.
-func (f *RootFile) Lstat() (info RootInfo, err error) {
-	err = f.use(func(fd int) error {
+func (f *RootFile) Lstat(ctx context.Context) (info RootInfo, err error) {
+	err = f.use(ctx, func(fd int) error {
 		p := place{fd: fd}
 		if err := statx(fd, &p.st); err != nil {
 			return err
@@ -838,11 +855,11 @@ func (f *RootFile) Lstat() (info RootInfo, err error) {
 }
 
 // Truncate sets the size.
-func (f *RootFile) Truncate(size int64) error {
+func (f *RootFile) Truncate(ctx context.Context, size int64) error {
 	if !f.writable {
 		return unix.EINVAL
 	}
-	return f.use(func(fd int) error { return unix.Ftruncate(fd, size) })
+	return f.use(ctx, func(fd int) error { return unix.Ftruncate(fd, size) })
 }
 
 // RootDir reads the names in a directory.
@@ -863,8 +880,8 @@ type RootEntry struct {
 }
 
 // ReadDir opens a directory.
-func (r *Root) ReadDir(path string) (d *RootDir, err error) {
-	err = r.at(path, func(p *place) error {
+func (r *Root) ReadDir(ctx context.Context, path string) (d *RootDir, err error) {
+	err = r.at(ctx, path, func(p *place) error {
 		switch {
 		case p.hidden:
 			d = &RootDir{openFile: &openFile{root: r, fd: -1}, hidden: true}
@@ -885,12 +902,12 @@ func (r *Root) ReadDir(path string) (d *RootDir, err error) {
 }
 
 // Next returns the next name, or io.EOF.
-func (d *RootDir) Next() (e RootEntry, err error) {
+func (d *RootDir) Next(ctx context.Context) (e RootEntry, err error) {
 	if d.hidden {
 		return e, io.EOF
 	}
 	if len(d.rest) == 0 {
-		err := d.use(func(fd int) error {
+		err := d.use(ctx, func(fd int) error {
 			n, err := again(func() (int, error) { return unix.Getdents(fd, d.buf) })
 			d.rest = d.buf[:max(n, 0)]
 			return err
@@ -918,23 +935,23 @@ func (d *RootDir) Next() (e RootEntry, err error) {
 }
 
 // Seek goes to where an entry said that the next one is; 0 is the beginning.
-func (d *RootDir) Seek(off uint64) error {
+func (d *RootDir) Seek(ctx context.Context, off uint64) error {
 	if d.hidden {
 		return nil
 	}
 	d.rest = nil
-	return d.use(func(fd int) error {
+	return d.use(ctx, func(fd int) error {
 		_, err := unix.Seek(fd, int64(off), io.SeekStart)
 		return err
 	})
 }
 
 // Sync is fsync(2) of the directory.
-func (d *RootDir) Sync() error {
+func (d *RootDir) Sync(ctx context.Context) error {
 	if d.hidden {
 		return nil
 	}
-	return d.openFile.Sync()
+	return d.openFile.Sync(ctx)
 }
 
 // as runs fn with the ids of whoever asks, as the host has them; one whom the box has no
@@ -985,8 +1002,8 @@ func assume(uid, gid int) error {
 
 // Create makes a regular file and opens it, or opens it if it is there already and
 // flags does not say O_EXCL. uid and gid are who asks.
-func (r *Root) Create(path string, flags int, mode, uid, gid uint32) (f *RootFile, info RootInfo, err error) {
-	err = r.in(path, func(dir *place, name string) error {
+func (r *Root) Create(ctx context.Context, path string, flags int, mode, uid, gid uint32) (f *RootFile, info RootInfo, err error) {
+	err = r.in(ctx, path, func(dir *place, name string) error {
 		for range 8 { // the box may make it and remove it in turn
 			var fd int
 			err := r.as(uid, gid, func() error {
@@ -1052,8 +1069,8 @@ func chmod(fd int, mode uint32) error {
 }
 
 // make makes something by a call that gives no descriptor of it.
-func (r *Root) make(path string, mode, uid, gid uint32, call func(dir int, name string) error) (info RootInfo, err error) {
-	err = r.in(path, func(dir *place, name string) error {
+func (r *Root) make(ctx context.Context, path string, mode, uid, gid uint32, call func(dir int, name string) error) (info RootInfo, err error) {
+	err = r.in(ctx, path, func(dir *place, name string) error {
 		if err := r.as(uid, gid, func() error { return call(dir.fd, name) }); err != nil {
 			return err
 		}
@@ -1072,22 +1089,22 @@ func (r *Root) make(path string, mode, uid, gid uint32, call func(dir int, name 
 }
 
 // Mkdir makes a directory. uid and gid are who asks.
-func (r *Root) Mkdir(path string, mode, uid, gid uint32) (RootInfo, error) {
-	return r.make(path, mode, uid, gid, func(dir int, name string) error { return unix.Mkdirat(dir, name, mode&0o7777) })
+func (r *Root) Mkdir(ctx context.Context, path string, mode, uid, gid uint32) (RootInfo, error) {
+	return r.make(ctx, path, mode, uid, gid, func(dir int, name string) error { return unix.Mkdirat(dir, name, mode&0o7777) })
 }
 
 // Symlink makes a symbolic link. uid and gid are who asks.
-func (r *Root) Symlink(text, path string, uid, gid uint32) (RootInfo, error) {
-	return r.make(path, 0, uid, gid, func(dir int, name string) error { return unix.Symlinkat(text, dir, name) })
+func (r *Root) Symlink(ctx context.Context, text, path string, uid, gid uint32) (RootInfo, error) {
+	return r.make(ctx, path, 0, uid, gid, func(dir int, name string) error { return unix.Symlinkat(text, dir, name) })
 }
 
 // Link gives the file old one more name.
-func (r *Root) Link(old, path string) (info RootInfo, err error) {
-	err = r.at(old, func(p *place) error {
+func (r *Root) Link(ctx context.Context, old, path string) (info RootInfo, err error) {
+	err = r.at(ctx, old, func(p *place) error {
 		if p.hidden || p.is(unix.S_IFDIR) || !r.owns(p) {
 			return unix.EPERM
 		}
-		return r.walkIn(path, func(dir *place, name string) error {
+		return r.walkIn(ctx, path, func(dir *place, name string) error {
 			if err := r.as(0, 0, func() error { return unix.Linkat(p.fd, "", dir.fd, name, unix.AT_EMPTY_PATH) }); err != nil {
 				return err
 			}
@@ -1103,12 +1120,12 @@ func (r *Root) Link(old, path string) (info RootInfo, err error) {
 }
 
 // Remove removes a name: of an empty directory if dir is true, of anything else if not.
-func (r *Root) Remove(path string, dir bool) error {
+func (r *Root) Remove(ctx context.Context, path string, dir bool) error {
 	flags := 0
 	if dir {
 		flags = unix.AT_REMOVEDIR
 	}
-	return r.in(path, func(d *place, name string) error {
+	return r.in(ctx, path, func(d *place, name string) error {
 		if err := r.replaceable(d, name); err != nil {
 			return err
 		}
@@ -1117,15 +1134,15 @@ func (r *Root) Remove(path string, dir bool) error {
 }
 
 // Rename is renameat2(2).
-func (r *Root) Rename(old, path string, flags uint) error {
+func (r *Root) Rename(ctx context.Context, old, path string, flags uint) error {
 	if flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
 		return unix.EINVAL
 	}
-	return r.in(old, func(from *place, oldName string) error {
+	return r.in(ctx, old, func(from *place, oldName string) error {
 		if err := r.replaceable(from, oldName); err != nil {
 			return err
 		}
-		return r.walkIn(path, func(to *place, name string) error {
+		return r.walkIn(ctx, path, func(to *place, name string) error {
 			if err := r.replaceable(to, name); err != nil && !errors.Is(err, unix.ENOENT) {
 				return err
 			}
@@ -1143,8 +1160,8 @@ type RootChange struct {
 }
 
 // Change changes a file.
-func (r *Root) Change(path string, c RootChange) error {
-	return r.at(path, func(p *place) error {
+func (r *Root) Change(ctx context.Context, path string, c RootChange) error {
+	return r.at(ctx, path, func(p *place) error {
 		if p.hidden {
 			return unix.EPERM
 		}
@@ -1208,5 +1225,5 @@ func (r *Root) truncate(p *place, size int64) error {
 		return err
 	}
 	defer f.Close()
-	return f.Truncate(size)
+	return f.useNow(func(fd int) error { return unix.Ftruncate(fd, size) })
 }

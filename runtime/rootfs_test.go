@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -53,20 +54,20 @@ func TestNoSymbolicLinkIsFollowed(t *testing.T) {
 	put(t, dir+"/d/f", "x")
 	must(t, os.Symlink("d", dir+"/l"))
 	must(t, os.Symlink("d/f", dir+"/lf"))
-	_, err := r.Lstat(path + "/l/f")
+	_, err := r.Lstat(t.Context(), path+"/l/f")
 	fails(t, "through a link", err, unix.ESTALE)
-	_, err = r.Open(path+"/lf", unix.O_RDONLY)
+	_, err = r.Open(t.Context(), path+"/lf", unix.O_RDONLY)
 	fails(t, "open of a link", err, unix.ESTALE)
-	_, _, err = r.Create(path+"/lf", unix.O_WRONLY, 0o644, 0, 0)
+	_, _, err = r.Create(t.Context(), path+"/lf", unix.O_WRONLY, 0o644, 0, 0)
 	fails(t, "create over a link", err, unix.ESTALE)
-	_, err = r.ReadDir(path + "/l")
+	_, err = r.ReadDir(t.Context(), path+"/l")
 	fails(t, "reading a link to a directory", err, unix.ESTALE)
-	text, err := r.Readlink(path + "/lf")
+	text, err := r.Readlink(t.Context(), path+"/lf")
 	if err != nil || text != "d/f" {
 		t.Errorf("the link says %q, %v", text, err)
 	}
 	for _, up := range []string{"..", path + "/..", path + "/./d", path + "//d"} {
-		_, err := r.Lstat(up)
+		_, err := r.Lstat(t.Context(), up)
 		fails(t, up, err, unix.EINVAL)
 	}
 }
@@ -77,16 +78,16 @@ func TestWhatIsNoFileIsNotOpened(t *testing.T) {
 	must(t, unix.Mknod(dir+"/null", unix.S_IFCHR|0o644, int(unix.Mkdev(1, 3))))
 	for name, kind := range map[string]uint32{"fifo": unix.S_IFSOCK, "null": unix.S_IFCHR} {
 		for _, flags := range []int{unix.O_RDONLY, unix.O_WRONLY, unix.O_RDWR | unix.O_TRUNC} {
-			_, err := r.Open(path+"/"+name, flags)
+			_, err := r.Open(t.Context(), path+"/"+name, flags)
 			fails(t, name, err, unix.EACCES)
 		}
-		_, _, err := r.Create(path+"/"+name, unix.O_WRONLY, 0o644, 0, 0)
+		_, _, err := r.Create(t.Context(), path+"/"+name, unix.O_WRONLY, 0o644, 0, 0)
 		fails(t, "create over "+name, err, unix.EACCES)
-		info, err := r.Lstat(path + "/" + name)
+		info, err := r.Lstat(t.Context(), path+"/"+name)
 		if err != nil || info.Mode&unix.S_IFMT != kind {
 			t.Errorf("%s looks like %o, %v", name, info.Mode, err)
 		}
-		must(t, r.Remove(path+"/"+name, false))
+		must(t, r.Remove(t.Context(), path+"/"+name, false))
 	}
 }
 
@@ -99,23 +100,23 @@ func TestMountsOfOtherTypesAreEmpty(t *testing.T) {
 	must(t, unix.Mount("test", dir+"/proc", "proc", 0, ""))
 	must(t, unix.Mount("test", dir+"/inner", "tmpfs", 0, ""))
 	put(t, dir+"/inner/f", "x")
-	if info, err := r.Lstat(path + "/inner/f"); err != nil || info.Size != 1 {
+	if info, err := r.Lstat(t.Context(), path+"/inner/f"); err != nil || info.Size != 1 {
 		t.Errorf("a file in a tmpfs: %+v, %v", info, err)
 	}
-	info, err := r.Lstat(path + "/proc")
+	info, err := r.Lstat(t.Context(), path+"/proc")
 	if err != nil || info.Mode != unix.S_IFDIR|0o555 {
 		t.Errorf("a procfs looks like %o, %v", info.Mode, err)
 	}
-	_, err = r.Lstat(path + "/proc/self")
+	_, err = r.Lstat(t.Context(), path+"/proc/self")
 	fails(t, "a name in procfs", err, unix.ENOENT)
-	_, _, err = r.Create(path+"/proc/x", unix.O_WRONLY, 0o644, 0, 0)
+	_, _, err = r.Create(t.Context(), path+"/proc/x", unix.O_WRONLY, 0o644, 0, 0)
 	fails(t, "create in procfs", err, unix.EACCES)
-	_, err = r.Mkdir(path+"/proc/x", 0o755, 0, 0)
+	_, err = r.Mkdir(t.Context(), path+"/proc/x", 0o755, 0, 0)
 	fails(t, "mkdir in procfs", err, unix.EACCES)
-	fails(t, "chmod of procfs", r.Change(path+"/proc", RootChange{Mode: new(uint32)}), unix.EPERM)
-	d, err := r.ReadDir(path + "/proc")
+	fails(t, "chmod of procfs", r.Change(t.Context(), path+"/proc", RootChange{Mode: new(uint32)}), unix.EPERM)
+	d, err := r.ReadDir(t.Context(), path+"/proc")
 	must(t, err)
-	if e, err := d.Next(); !errors.Is(err, io.EOF) {
+	if e, err := d.Next(t.Context()); !errors.Is(err, io.EOF) {
 		t.Errorf("procfs has %q, %v", e.Name, err)
 	}
 	d.Close()
@@ -123,18 +124,18 @@ func TestMountsOfOtherTypesAreEmpty(t *testing.T) {
 	for range 20 {
 		must(t, unix.Unmount(dir+"/inner", 0))
 		must(t, unix.Mount("test", dir+"/inner", "proc", 0, ""))
-		_, err := r.Lstat(path + "/inner/self")
+		_, err := r.Lstat(t.Context(), path+"/inner/self")
 		fails(t, "a name in what is procfs now", err, unix.ENOENT)
 		must(t, unix.Unmount(dir+"/inner", 0))
 		must(t, unix.Mount("test", dir+"/inner", "tmpfs", 0, ""))
 		put(t, dir+"/inner/f", "x")
-		_, err = r.Lstat(path + "/inner/f")
+		_, err = r.Lstat(t.Context(), path+"/inner/f")
 		must(t, err)
 	}
 	// The kernel would take them away from a box that is in another mount namespace.
 	for _, name := range []string{"proc", "inner"} {
-		fails(t, "rmdir of a mount point", r.Remove(path+"/"+name, true), unix.EBUSY)
-		fails(t, "rename of a mount point", r.Rename(path+"/"+name, path+"/x", 0), unix.EBUSY)
+		fails(t, "rmdir of a mount point", r.Remove(t.Context(), path+"/"+name, true), unix.EBUSY)
+		fails(t, "rename of a mount point", r.Rename(t.Context(), path+"/"+name, path+"/x", 0), unix.EBUSY)
 	}
 }
 
@@ -146,7 +147,7 @@ func TestIdsOfABox(t *testing.T) {
 		}
 	}
 	r, dir, path := testRoot(t, m)
-	f, info, err := r.Create(path+"/f", unix.O_WRONLY, 0o4777, 0, 0)
+	f, info, err := r.Create(t.Context(), path+"/f", unix.O_WRONLY, 0o4777, 0, 0)
 	must(t, err)
 	f.Close()
 	if info.UID != 0 || info.GID != 0 || info.Mode != unix.S_IFREG|0o4777 {
@@ -161,17 +162,17 @@ func TestIdsOfABox(t *testing.T) {
 		}
 	}
 	owner("f", 300000, 300000)
-	_, err = r.Mkdir(path+"/d", 0o755, 1000, 1001)
+	_, err = r.Mkdir(t.Context(), path+"/d", 0o755, 1000, 1001)
 	must(t, err)
 	owner("d", 301000, 301001)
-	_, err = r.Symlink("x", path+"/l", 70000, 70000) // whom the box does not know
+	_, err = r.Symlink(t.Context(), "x", path+"/l", 70000, 70000) // whom the box does not know
 	must(t, err)
 	owner("l", 300000, 300000)
 	id := uint32(7)
-	must(t, r.Change(path+"/f", RootChange{UID: &id}))
+	must(t, r.Change(t.Context(), path+"/f", RootChange{UID: &id}))
 	owner("f", 300007, 300000)
 	id = 65536
-	fails(t, "an id that the box does not have", r.Change(path+"/f", RootChange{GID: &id}), unix.EINVAL)
+	fails(t, "an id that the box does not have", r.Change(t.Context(), path+"/f", RootChange{GID: &id}), unix.EINVAL)
 	// Whoever made them, and whatever thread this test runs on, has its own ids again.
 	for range 100 {
 		var wg sync.WaitGroup
@@ -197,42 +198,42 @@ func TestWhatIsNotTheBoxsIsNotTouched(t *testing.T) {
 	put(t, dir+"/host/closed/f", "x")
 	must(t, os.WriteFile(dir+"/host/secret", []byte("secret"), 0o640))
 	host := path + "/host"
-	f, err := r.Open(host+"/public", unix.O_RDONLY)
+	f, err := r.Open(t.Context(), host+"/public", unix.O_RDONLY)
 	must(t, err)
 	f.Close()
-	_, err = r.Open(host+"/public", unix.O_WRONLY)
+	_, err = r.Open(t.Context(), host+"/public", unix.O_WRONLY)
 	fails(t, "writing a file of the host", err, unix.EACCES)
-	_, err = r.Open(host+"/public", unix.O_RDONLY|unix.O_TRUNC)
+	_, err = r.Open(t.Context(), host+"/public", unix.O_RDONLY|unix.O_TRUNC)
 	fails(t, "truncating it by an open", err, unix.EACCES)
-	fails(t, "truncating it", r.Change(host+"/public", RootChange{Size: new(int64)}), unix.EACCES)
-	_, err = r.Open(host+"/secret", unix.O_RDONLY)
+	fails(t, "truncating it", r.Change(t.Context(), host+"/public", RootChange{Size: new(int64)}), unix.EACCES)
+	_, err = r.Open(t.Context(), host+"/secret", unix.O_RDONLY)
 	fails(t, "reading a secret", err, unix.EACCES)
-	_, err = r.Lstat(host + "/closed/f")
+	_, err = r.Lstat(t.Context(), host+"/closed/f")
 	fails(t, "searching a closed directory", err, unix.EACCES)
-	_, err = r.ReadDir(host + "/closed")
+	_, err = r.ReadDir(t.Context(), host+"/closed")
 	fails(t, "listing it", err, unix.EACCES)
-	_, _, err = r.Create(host+"/new", unix.O_WRONLY, 0o644, 0, 0)
+	_, _, err = r.Create(t.Context(), host+"/new", unix.O_WRONLY, 0o644, 0, 0)
 	fails(t, "making a file", err, unix.EACCES)
-	_, _, err = r.Create(host+"/public", unix.O_WRONLY, 0o644, 0, 0)
+	_, _, err = r.Create(t.Context(), host+"/public", unix.O_WRONLY, 0o644, 0, 0)
 	fails(t, "making it again", err, unix.EACCES)
-	_, err = r.Mkdir(host+"/new", 0o755, 0, 0)
+	_, err = r.Mkdir(t.Context(), host+"/new", 0o755, 0, 0)
 	fails(t, "making a directory", err, unix.EACCES)
-	fails(t, "removing a file", r.Remove(host+"/public", false), unix.EACCES)
-	fails(t, "moving it away", r.Rename(host+"/public", path+"/public", 0), unix.EACCES)
-	_, err = r.Link(host+"/public", path+"/public")
+	fails(t, "removing a file", r.Remove(t.Context(), host+"/public", false), unix.EACCES)
+	fails(t, "moving it away", r.Rename(t.Context(), host+"/public", path+"/public", 0), unix.EACCES)
+	_, err = r.Link(t.Context(), host+"/public", path+"/public")
 	fails(t, "another name for it", err, unix.EPERM)
 	id, mode := uint32(0), uint32(0o777)
-	fails(t, "chown", r.Change(host+"/public", RootChange{UID: &id}), unix.EPERM)
-	fails(t, "chmod", r.Change(host+"/public", RootChange{Mode: &mode}), unix.EPERM)
+	fails(t, "chown", r.Change(t.Context(), host+"/public", RootChange{UID: &id}), unix.EPERM)
+	fails(t, "chmod", r.Change(t.Context(), host+"/public", RootChange{Mode: &mode}), unix.EPERM)
 	now := unix.Timespec{Nsec: unix.UTIME_NOW}
-	fails(t, "touch", r.Change(host+"/public", RootChange{Mtime: &now}), unix.EPERM)
+	fails(t, "touch", r.Change(t.Context(), host+"/public", RootChange{Mtime: &now}), unix.EPERM)
 	// As in /tmp: everybody may make files, and remove his own.
 	must(t, os.Chmod(dir+"/host", 0o777|os.ModeSticky))
-	f, _, err = r.Create(host+"/mine", unix.O_WRONLY, 0o644, 0, 0)
+	f, _, err = r.Create(t.Context(), host+"/mine", unix.O_WRONLY, 0o644, 0, 0)
 	must(t, err)
 	f.Close()
-	fails(t, "removing a file of the host in a sticky directory", r.Remove(host+"/public", false), unix.EPERM)
-	must(t, r.Remove(host+"/mine", false))
+	fails(t, "removing a file of the host in a sticky directory", r.Remove(t.Context(), host+"/public", false), unix.EPERM)
+	must(t, r.Remove(t.Context(), host+"/mine", false))
 	text, err := os.ReadFile(dir + "/host/public")
 	if err != nil || string(text) != "public" {
 		t.Errorf("the file of the host has %q, %v", text, err)
@@ -262,7 +263,7 @@ func TestSwappedForALink(t *testing.T) {
 	})
 	found, missed := 0, 0
 	for end := time.Now().Add(30 * time.Second); (found < 200 || missed < 200) && time.Now().Before(end); {
-		f, err := r.Open(path+"/d/f", unix.O_RDONLY)
+		f, err := r.Open(t.Context(), path+"/d/f", unix.O_RDONLY)
 		if err != nil {
 			fails(t, "open", err, unix.ESTALE)
 			missed++
@@ -270,21 +271,21 @@ func TestSwappedForALink(t *testing.T) {
 		}
 		found++
 		buf := make([]byte, 8)
-		n, err := f.ReadAt(buf, 0)
+		n, err := f.ReadAt(t.Context(), buf, 0)
 		if err != nil || string(buf[:n]) != "d" {
 			t.Errorf("read %q, %v", buf[:n], err)
 		}
 		f.Close()
-		if f, _, err := r.Create(path+"/d/new", unix.O_RDWR|unix.O_TRUNC, 0o644, 0, 0); err == nil {
+		if f, _, err := r.Create(t.Context(), path+"/d/new", unix.O_RDWR|unix.O_TRUNC, 0o644, 0, 0); err == nil {
 			f.Close()
 		} else {
 			fails(t, "create", err, unix.ESTALE)
 		}
-		if _, err := r.Mkdir(path+"/d/newdir", 0o755, 0, 0); err == nil {
-			_ = r.Remove(path+"/d/newdir", true)
+		if _, err := r.Mkdir(t.Context(), path+"/d/newdir", 0o755, 0, 0); err == nil {
+			_ = r.Remove(t.Context(), path+"/d/newdir", true)
 		}
-		_ = r.Rename(path+"/d/new", path+"/d/newer", 0)
-		_ = r.Remove(path+"/d/newer", false)
+		_ = r.Rename(t.Context(), path+"/d/new", path+"/d/newer", 0)
+		_ = r.Remove(t.Context(), path+"/d/newer", false)
 	}
 	close(stop)
 	swapper.Wait()
@@ -306,9 +307,9 @@ func TestTheEndOfARunClosesItsFiles(t *testing.T) {
 	var users sync.WaitGroup
 	begun := make(chan struct{}, 64)
 	for range 4 {
-		f, err := r.Open(path+"/f", unix.O_RDWR)
+		f, err := r.Open(t.Context(), path+"/f", unix.O_RDWR)
 		must(t, err)
-		d, err := r.ReadDir(path)
+		d, err := r.ReadDir(t.Context(), path)
 		must(t, err)
 		users.Go(func() {
 			buf := make([]byte, 1<<12)
@@ -317,11 +318,11 @@ func TestTheEndOfARunClosesItsFiles(t *testing.T) {
 				if i == 1 {
 					begun <- struct{}{}
 				}
-				_, err = f.ReadAt(buf, 0)
-				if derr = d.Seek(0); derr == nil {
-					_, derr = d.Next()
+				_, err = f.ReadAt(t.Context(), buf, 0)
+				if derr = d.Seek(t.Context(), 0); derr == nil {
+					_, derr = d.Next(t.Context())
 				}
-				perr = r.Rename(path+"/f", path+"/f", 0)
+				perr = r.Rename(t.Context(), path+"/f", path+"/f", 0)
 			}
 			fails(t, "read", err, ErrEnded)
 			fails(t, "readdir", derr, ErrEnded)
@@ -338,7 +339,7 @@ func TestTheEndOfARunClosesItsFiles(t *testing.T) {
 	if after := openFDs(t); after != before-2 {
 		t.Errorf("there were %d descriptors with the root's two, and there are %d", before, after)
 	}
-	_, err := r.Open(path+"/f", unix.O_RDONLY)
+	_, err := r.Open(t.Context(), path+"/f", unix.O_RDONLY)
 	fails(t, "open", err, ErrEnded)
 	r.Close()
 }
@@ -355,27 +356,27 @@ func TestDeepAndOddNames(t *testing.T) {
 	deep := path
 	for range 40 { // more than PATH_MAX
 		deep += "/" + strings.Repeat("d", 200)
-		_, err := r.Mkdir(deep, 0o755, 0, 0)
+		_, err := r.Mkdir(t.Context(), deep, 0o755, 0, 0)
 		must(t, err)
 	}
 	names := []string{"a\nb", "\xff\xfe", "-rf", strings.Repeat("n", 255), " ", "\\"}
 	for _, name := range names {
-		f, _, err := r.Create(filepath.Join(deep, name), unix.O_WRONLY|unix.O_EXCL, 0o600, 0, 0)
+		f, _, err := r.Create(t.Context(), filepath.Join(deep, name), unix.O_WRONLY|unix.O_EXCL, 0o600, 0, 0)
 		must(t, err)
 		f.Close()
 	}
-	d, err := r.ReadDir(deep)
+	d, err := r.ReadDir(t.Context(), deep)
 	must(t, err)
 	defer d.Close()
 	seen := map[string]bool{}
 	for {
-		e, err := d.Next()
+		e, err := d.Next(t.Context())
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		must(t, err)
 		seen[e.Name] = true
-		if info, err := r.Lstat(filepath.Join(deep, e.Name)); e.Name != "." && e.Name != ".." && (err != nil || info.Ino != e.Ino) {
+		if info, err := r.Lstat(t.Context(), filepath.Join(deep, e.Name)); e.Name != "." && e.Name != ".." && (err != nil || info.Ino != e.Ino) {
 			t.Errorf("%q has the number %d in the directory and %d itself, %v", e.Name, e.Ino, info.Ino, err)
 		}
 	}
@@ -554,44 +555,44 @@ func TestFilesOfAUserNamespace(t *testing.T) {
 	}
 	defer r.Close()
 	for _, path := range []string{"new", "tmp/new", "home/new"} {
-		f, info, err := r.Create(path, unix.O_RDWR, 0o4755, 0, 0)
+		f, info, err := r.Create(t.Context(), path, unix.O_RDWR, 0o4755, 0, 0)
 		if err != nil {
 			t.Errorf("create %s: %v", path, err)
 			continue
 		}
-		_, err = f.WriteAt([]byte("text"), 0)
+		_, err = f.WriteAt(t.Context(), []byte("text"), 0)
 		must(t, err)
 		id, mode, size := uint32(5), uint32(0o600), int64(2)
-		must(t, r.Change(path, RootChange{UID: &id, GID: &id, Size: &size, Mode: &mode}))
-		if now, err := f.Lstat(); err != nil || info.UID != 0 || now.UID != 5 || now.GID != 5 || now.Size != 2 || now.Mode != unix.S_IFREG|0o600 {
+		must(t, r.Change(t.Context(), path, RootChange{UID: &id, GID: &id, Size: &size, Mode: &mode}))
+		if now, err := f.Lstat(t.Context()); err != nil || info.UID != 0 || now.UID != 5 || now.GID != 5 || now.Size != 2 || now.Mode != unix.S_IFREG|0o600 {
 			t.Errorf("%s was of %d, and is %+v, %v", path, info.UID, now, err)
 		}
 		f.Close()
-		_, err = r.Mkdir(path+".d", 0o755, 1000, 1000)
+		_, err = r.Mkdir(t.Context(), path+".d", 0o755, 1000, 1000)
 		must(t, err)
-		_, err = r.Link(path, path+".d/link")
+		_, err = r.Link(t.Context(), path, path+".d/link")
 		must(t, err)
-		must(t, r.Rename(path, path+".d/new", 0))
-		_, err = r.Symlink("new", path+".d/symlink", 0, 0)
+		must(t, r.Rename(t.Context(), path, path+".d/new", 0))
+		_, err = r.Symlink(t.Context(), "new", path+".d/symlink", 0, 0)
 		must(t, err)
 		for _, name := range []string{"link", "new", "symlink"} {
-			must(t, r.Remove(path+".d/"+name, false))
+			must(t, r.Remove(t.Context(), path+".d/"+name, false))
 		}
-		must(t, r.Remove(path+".d", true))
+		must(t, r.Remove(t.Context(), path+".d", true))
 	}
-	f, err := r.Open("f", unix.O_WRONLY|unix.O_APPEND)
+	f, err := r.Open(t.Context(), "f", unix.O_WRONLY|unix.O_APPEND)
 	must(t, err)
-	_, err = f.WriteAt([]byte("upper"), 0)
+	_, err = f.WriteAt(t.Context(), []byte("upper"), 0)
 	must(t, err)
-	if info, err := f.Lstat(); err != nil || info.Size != uint64(len("lower\nupper")) {
+	if info, err := f.Lstat(t.Context()); err != nil || info.Size != uint64(len("lower\nupper")) {
 		t.Errorf("the file that was copied up is %+v, %v", info, err)
 	}
 	f.Close()
 	// Files that are open keep no mount of it when it is gone.
-	f, err = r.Open("f", unix.O_RDONLY)
+	f, err = r.Open(t.Context(), "f", unix.O_RDONLY)
 	must(t, err)
 	r.Close()
-	_, err = f.ReadAt(make([]byte, 1), 0)
+	_, err = f.ReadAt(t.Context(), make([]byte, 1), 0)
 	fails(t, "read", err, ErrEnded)
 }
 
@@ -610,4 +611,27 @@ func TestNumbersOfFilesAreNotMixedUp(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestCallsInRootCanBeInterrupted(t *testing.T) {
+	r, dir, path := testRoot(t, everyID)
+	put(t, dir+"/f", "x")
+	ctx, cancel := context.WithCancel(t.Context())
+	// All turns are taken: by calls that the box has made to take long.
+	for range visitsOfBox {
+		r.visits <- struct{}{}
+	}
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := r.Lstat(ctx, path+"/f")
+		waiting <- err
+	}()
+	cancel()
+	fails(t, "a call that waits for its turn", <-waiting, unix.EINTR)
+	for range visitsOfBox {
+		<-r.visits
+	}
+	fails(t, "a call that is on its way", r.useNow(func() error {
+		return r.walk(ctx, path+"/f", func(*place) error { return nil })
+	}), unix.EINTR)
 }

@@ -332,6 +332,32 @@ sock socket 0 0' "special files"
 # listed DIR: what is in it, but for the times of links and directories.
 listed() { (cd "$1" && find . -mindepth 1 ! -type d \( -type l -printf '%P %l\n' -o -printf '%P %m %U:%G %T@ %n\n' \) | sort); }
 
+@test "a path of thousands of levels costs bounded work a call" {
+	hostile x
+	# More than a call may have; made where the box sees it.
+	inside x /usr/bin/python3 -c 'import os
+for _ in range(3000):
+    os.mkdir("d"); os.chdir("d")'
+	# A client goes down as find and rm do, by the directory that it is in.
+	py 'import errno, os, resource, sys, time
+os.chdir(sys.argv[1])
+slowest = depth = 0
+while True:
+    began = time.monotonic()
+    try:
+        os.chdir("d")
+    except OSError as e:
+        assert e.errno == errno.ENAMETOOLONG, e
+        break
+    slowest = max(slowest, time.monotonic() - began)
+    depth += 1
+print(depth, int(slowest * 1000))' "$D"
+	local depth=${out% *}
+	assert "$depth" -ge 1000 "levels that can be reached"
+	assert "$depth" -le 1024 "levels that can be reached"
+	inside x rm -rf d
+}
+
 @test "a tree goes in and out whole: cp -a, tar, rsync" {
 	hostile x
 	mkdir -p "$SRC/d/e" "$SRC/empty"
