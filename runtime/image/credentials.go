@@ -128,7 +128,7 @@ func ask(ctx context.Context, helper, registry string) (authn.Authenticator, err
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("docker-credential-%s has given no credentials for %s within %s", helper, registry, helperBound)
 	case err != nil:
-		return nil, fmt.Errorf("docker-credential-%s gives no credentials for %s: %.300s", helper, registry, err)
+		return nil, fmt.Errorf("docker-credential-%s gives no credentials for %s: %.300s", helper, registry, err.Error())
 	case got.Username == tokenUser:
 		return authn.FromConfig(authn.AuthConfig{IdentityToken: got.Secret}), nil
 	}
