@@ -646,6 +646,7 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 		report.Reason = fmt.Sprintf("exit status %d", report.ExitCode)
 	}
 	p.rt.metrics.probed(report)
+	c.nameListener(report)
 	c.r.probe.Store(report)
 	now, after := snap.Health, h.Interval
 	if report.Healthy {

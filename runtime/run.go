@@ -81,6 +81,8 @@ type run struct {
 	taking sync.Mutex
 	told   atomic.Pointer[shim.ExitRecord]
 	probe  atomic.Pointer[ProbeReport] // of the last probe
+	// listener is who was found to listen where this box should.
+	listener atomic.Pointer[listener]
 
 	done chan struct{} // closed when the end of the run was published
 	code int           // exit code; valid once done is closed

@@ -371,7 +371,7 @@ func spawnContainer(s *supervisor, logFD int) (int, *StartError) {
 	}
 	pid, failed := readPID(pidFile)
 	if failed == nil && (s.spec.Probe.Kind == ProbeTCP || s.spec.Probe.Kind == ProbeHTTP) {
-		failed = joinNetwork(pid)
+		failed = s.joinNetwork(pid)
 	}
 	return pid, failed
 }
@@ -479,13 +479,17 @@ func readPID(file string) (int, *StartError) {
 
 // joinNetwork moves the shim's thread into the network of the container, where its
 // probes connect. The control socket is a file, and stays where it is.
-func joinNetwork(pid int) *StartError {
+func (s *supervisor) joinNetwork(pid int) *StartError {
 	runtime.LockOSThread()
+	var own, its unix.Stat_t
 	fd, err := retry(func() (int, error) {
 		return unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	})
 	if err == nil {
-		err = unix.Setns(fd, unix.CLONE_NEWNET)
+		if err = errors.Join(unix.Stat("/proc/thread-self/ns/net", &own), unix.Fstat(fd, &its)); err == nil {
+			s.sharedNet = own.Dev == its.Dev && own.Ino == its.Ino
+			err = unix.Setns(fd, unix.CLONE_NEWNET)
+		}
 		closeFD(fd)
 	}
 	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.EACCES) { // it has ended already

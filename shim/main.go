@@ -215,6 +215,7 @@ func (s *supervisor) start() *StartError {
 	if err := s.openCgroups(); err != nil {
 		return err
 	}
+	s.sharedNet = !s.spec.PrivateNet && s.spec.Container == nil // of a container it is seen
 	if s.spec.Container != nil {
 		if err := s.setUpContainer(); err != nil {
 			return err

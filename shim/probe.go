@@ -53,6 +53,7 @@ type probe struct {
 	why     trouble       // of the last that could not be executed
 	whyNot  ProbeResult   // the same in words
 
+	peer    *peerSearch
 	addrs   []unix.Sockaddr
 	try     int   // which of addrs it is
 	refused error // how the one before failed
@@ -141,6 +142,9 @@ func (s *supervisor) endProbe() {
 		p.late[p.place(0)] = p.pid
 		p.pid = 0
 	}
+	if p.searching() {
+		p.peer.holders.stop()
+	}
 	s.closeProbe()
 	if p.report != 0 {
 		closeFD(p.report)
@@ -170,6 +174,7 @@ func (s *supervisor) progress() {
 	switch {
 	case s.spec.Probe.Kind == ProbeCommand:
 		s.takeOutput()
+	case p.searching():
 	case p.sent < 0:
 		s.connected()
 	default:
@@ -186,6 +191,8 @@ func (s *supervisor) probeLate() {
 		p.over = true
 	case s.spec.Probe.Kind == ProbeCommand:
 		p.finish(ProbeResult{TimedOut: true, Code: 128 + int(unix.SIGKILL)})
+	case p.searching():
+		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonWhose})
 	case p.sent < 0:
 		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonConnecting})
 	default:
@@ -399,6 +406,12 @@ func (s *supervisor) connected() {
 		s.unconnected(unix.ECONNREFUSED)
 		return
 	}
+	s.meetPeer()
+}
+
+// talk goes on with a probe that is connected to the box.
+func (s *supervisor) talk() {
+	p := &s.probe
 	if s.spec.Probe.Kind == ProbeTCP {
 		// An orderly close, not a reset: a service that has just accepted sees the end
 		// of a client that said nothing, and not an error to be logged. The price is a

@@ -6,10 +6,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -549,8 +551,42 @@ func serve(t testing.TB, address string, handle func(net.Conn)) uint16 {
 			}()
 		}
 	}()
-	t.Cleanup(func() { _ = ln.Close(); <-done })
-	return uint16(as[*net.TCPAddr](ln.Addr()).Port)
+	port := uint16(as[*net.TCPAddr](ln.Addr()).Port)
+	servers.Store(port, ln)
+	t.Cleanup(func() { servers.Delete(port); _ = ln.Close(); <-done })
+	return port
+}
+
+// servers are the listeners of serve, by their ports.
+var servers sync.Map
+
+// lend has a process of the box hold the listener that it is probed for, if that is one of
+// serve: else it would be another's.
+func (b *box) lend() {
+	b.t.Helper()
+	ln, ok := servers.Load(b.spec.Probe.Port)
+	if !ok || b.spec.PrivateNet {
+		return
+	}
+	f := must(as[*net.TCPListener](ln).File())
+	defer closeFile(f)
+	fd := int(f.Fd()) // which makes it blocking, for all who have it, as Start does
+	cmd := exec.Command("nsenter", "--pid=/proc/"+strconv.Itoa(b.h.PID)+"/ns/pid", "sleep", "1000")
+	cmd.ExtraFiles = []*os.File{f}
+	if err := errors.Join(cmd.Start(), unix.SetNonblock(fd, true)); err != nil {
+		b.t.Fatal(err)
+	}
+	go func() { _ = cmd.Wait() }() // it ends with the box, whose end waits for it to reap its child
+	children := fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid)
+	for end := time.Now().Add(patience); ; {
+		if pids, err := os.ReadFile(children); err == nil && len(pids) > 0 {
+			return
+		}
+		if time.Now().After(end) {
+			b.t.Fatal("nobody of the box holds the listener")
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // answer reads a request and sends text.

@@ -170,7 +170,11 @@ func (b *box) start() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return b.h.WaitStarted(ctx)
+	err := b.h.WaitStarted(ctx)
+	if err == nil {
+		b.lend()
+	}
+	return err
 }
 
 func (b *box) mustStart() *box {

@@ -25,6 +25,8 @@ type supervisor struct {
 
 	pending pending
 
+	sharedNet bool // the box has no network of its own
+
 	oomScore int  // the shim's oom_score_adj, and once there is a spec the command's
 	ranked   bool // oomScore is known
 
@@ -110,6 +112,9 @@ func (s *supervisor) timeout(now int64) int {
 	if s.probe.running {
 		next = min(next, s.probe.deadline)
 	}
+	if s.probe.searching() {
+		next = now
+	}
 	next = min(next, s.srv.nextDeadline(), s.execs.nextDeadline(), s.pending.next())
 	if next == math.MaxInt64 {
 		return -1
@@ -126,6 +131,9 @@ func (s *supervisor) timers(now int64) {
 	}
 	if s.probe.running && now >= s.probe.deadline {
 		s.probeLate()
+	}
+	if s.probe.searching() {
+		s.searchPeer(now)
 	}
 	if s.execs.timed > 0 {
 		s.execsLate(now)

@@ -40,7 +40,8 @@ each_engine() {
 		echo "# $RT"
 		CONFIG=("rootfs: $ROOT" "runtime: $RT")
 		[[ $RT != host ]] || CONFIG=("mounts: [{source: $W/tmp, target: /tmp}]")
-		mkdir -p -m 1777 "$W/tmp"
+		mkdir -p "$W/tmp"
+		chmod 1777 "$W/tmp"
 		"$1"
 	done
 }

@@ -1,0 +1,119 @@
+package runtime
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/boxlitefs/boxlite/shim"
+)
+
+// A shim sees no process but those of its box. Who it is that listens on a port where the
+// box should is found here, once for each such socket, and aside: there may be a hundred
+// thousand descriptors to look at.
+
+// listener is who has a socket that a box was probed for, and has not.
+type listener struct {
+	inode uint64
+	words string // empty while it is looked for
+}
+
+// looking is held by who looks through /proc.
+var looking sync.Mutex
+
+// nameListener puts into a report whose socket it is that has answered instead of the box;
+// later, if that is not known yet.
+func (c *check) nameListener(report *ProbeReport) {
+	inode, ok := shim.ForeignSocket(report.Reason)
+	if !ok {
+		return
+	}
+	if l := c.r.listener.Load(); l != nil && l.inode == inode {
+		if l.words != "" {
+			report.Reason = l.words
+		}
+		return
+	}
+	c.r.listener.Store(&listener{inode: inode})
+	b, r := c.b, c.r
+	b.rt.background(func() {
+		looking.Lock()
+		words := b.rt.holderOf(inode)
+		looking.Unlock()
+		r.listener.Store(&listener{inode: inode, words: words})
+		if last := r.probe.Load(); last != nil && last.Reason == report.Reason {
+			named := *last
+			named.Reason = words
+			if r.probe.CompareAndSwap(last, &named) {
+				b.infoChanged()
+			}
+		}
+	})
+}
+
+// holderOf says who has a socket.
+func (rt *Runtime) holderOf(inode uint64) string {
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return fmt.Sprintf("another listens there, and it is not known who: %v", err)
+	}
+	link := fmt.Sprintf("socket:[%d]", inode)
+	for _, p := range procs {
+		if _, err := strconv.Atoi(p.Name()); err != nil {
+			continue
+		}
+		dir := "/proc/" + p.Name() + "/fd/"
+		fds, err := os.ReadDir(dir)
+		if err != nil {
+			continue // it has ended
+		}
+		for _, fd := range fds {
+			if to, err := os.Readlink(dir + fd.Name()); err == nil && to == link {
+				return "another listens there: " + rt.processWords(p.Name())
+			}
+		}
+	}
+	return "another listens there, who has no process on this host"
+}
+
+// processWords tells of a process, with the box that it is of.
+func (rt *Runtime) processWords(pid string) string {
+	name, err := os.ReadFile("/proc/" + pid + "/comm")
+	if err != nil {
+		name = []byte("ended")
+	}
+	words := fmt.Sprintf("pid %s (%s)", pid, oneLine(strings.TrimSpace(string(name))))
+	shims := map[string]string{}
+	for _, b := range rt.Boxes() {
+		if s := b.Snapshot(); s.PID > 0 {
+			shims[strconv.Itoa(s.PID)] = b.Name()
+		}
+	}
+	// An orphan of a box is its shim's child.
+	const generations = 1000
+	for range generations {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		if err != nil {
+			break
+		}
+		_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+		fields := strings.Fields(rest)
+		if len(fields) < 2 || fields[1] == "0" {
+			break
+		}
+		pid = fields[1]
+		if box, ok := shims[pid]; ok {
+			return words + fmt.Sprintf(" of box %q", box)
+		}
+	}
+	return words + ", of no box"
+}
+
+// infoChanged tells those who watch info.json.
+func (b *Box) infoChanged() {
+	if o := b.rt.opt.Observer; o != nil {
+		o.BoxChanged(b, FieldInfo)
+	}
+}

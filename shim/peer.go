@@ -1,0 +1,99 @@
+//go:build linux && (amd64 || arm64)
+
+package shim
+
+import (
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A box that has no network of its own shares its ports with all others and with the
+// host. That somebody answers there says nothing of the box, unless it is one of its
+// processes that listens.
+
+const (
+	// reasonForeign is followed by the inode of the socket.
+	reasonForeign = "it is no process of this box that listens there: socket "
+	reasonNobody  = "nobody of this host listens there"
+	reasonWhose   = "it was not found in time whether a process of this box listens there"
+)
+
+// ForeignSocket returns the inode of the socket that the reason of a probe names, which
+// answered and is not the box's.
+func ForeignSocket(reason string) (inode uint64, ok bool) {
+	text, ok := strings.CutPrefix(reason, reasonForeign)
+	if !ok {
+		return 0, false
+	}
+	inode, err := strconv.ParseUint(text, 10, 32)
+	return inode, err == nil
+}
+
+// peerSearch finds out whether it is the box that a probe talks to. It is made for the
+// first probe that needs it, and kept.
+type peerSearch struct {
+	owners  owners
+	holders holderSearch
+	mute    bool // that it does not work here was said
+	buf     [8 << 10]byte
+}
+
+// searching reports whether a probe that is connected has not been told yet to whom.
+func (p *probe) searching() bool { return p.peer != nil && p.peer.holders.running }
+
+// meetPeer goes on with a probe that is connected, if it is to the box.
+func (s *supervisor) meetPeer() {
+	p := &s.probe
+	if !s.sharedNet {
+		s.talk()
+		return
+	}
+	if p.peer == nil {
+		p.peer = new(peerSearch)
+	}
+	own, peer, errno := connectionOf(p.fd)
+	if errno != 0 {
+		s.unconnected(errno) // it was reset already
+		return
+	}
+	x := p.peer
+	switch err := x.owners.find(own, peer, x.buf[:]); {
+	case err != nil:
+		if !x.mute {
+			say("it cannot be told whose the ports of the host are: " + err.Error())
+			x.mute = true
+		}
+		s.talk()
+	case x.owners.more:
+		s.talk()
+	case x.owners.n == 0:
+		p.finish(ProbeResult{Code: 1, Reason: reasonNobody})
+	default:
+		s.judgePeer(x.holders.begin(&x.owners, monotonic()))
+	}
+}
+
+// judgePeer acts on what was found of the peer so far.
+func (s *supervisor) judgePeer(v heldBy) {
+	p := &s.probe
+	switch {
+	case v == heldByOthers:
+		p.finish(ProbeResult{Code: 1, Reason: reasonForeign + strconv.FormatUint(uint64(p.peer.holders.absent), 10)})
+	case p.searching():
+		// It is ready to be written to, which epoll would tell all the time.
+		ev := unix.EpollEvent{Fd: int32(p.fd)}
+		if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_MOD, p.fd, &ev); err != nil {
+			p.finish(ProbeResult{Code: 1, Reason: err.Error()})
+		}
+	default: // the box's, or it is not known, where the shim may not look at all of it
+		s.talk()
+	}
+}
+
+// searchPeer goes on with a search.
+func (s *supervisor) searchPeer(now int64) {
+	s.judgePeer(s.probe.peer.holders.step(now))
+	s.concludeProbe()
+}
