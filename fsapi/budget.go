@@ -46,36 +46,46 @@ func newBudget(refused *prometheus.CounterVec) *budget {
 	}
 }
 
-// take gives a user more to hold, or says why not. What is less than nothing is given back.
-func (b *budget) take(uid uint32, s amount) syscall.Errno {
+// take gives a user more to hold, or says why not.
+func (b *budget) take(uid uint32, a amount) syscall.Errno {
 	if uid == 0 {
 		return 0
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.add(uid, s)
-}
-
-// add is take with mu held.
-func (b *budget) add(uid uint32, s amount) syscall.Errno {
 	his := b.users[uid]
-	his.files, his.bytes = his.files+s.files, his.bytes+s.bytes
-	all := amount{b.all.files + s.files, b.all.bytes + s.bytes}
 	switch {
-	case s.files > 0 && (his.files > userFiles || all.files > allFiles):
+	case his.files+a.files > userFiles || b.all.files+a.files > allFiles:
 		b.noFiles.Inc()
 		return syscall.ENFILE
-	case s.bytes > 0 && (his.bytes > userBytes || all.bytes > allBytes):
+	case his.bytes+a.bytes > userBytes || b.all.bytes+a.bytes > allBytes:
 		b.noBytes.Inc()
 		return syscall.EDQUOT
 	}
-	b.all = all
+	b.all = amount{b.all.files + a.files, b.all.bytes + a.bytes}
+	b.users[uid] = amount{his.files + a.files, his.bytes + a.bytes}
+	return 0
+}
+
+// give gives back what was taken.
+func (b *budget) give(uid uint32, a amount) {
+	if uid == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.giveLocked(uid, a)
+}
+
+func (b *budget) giveLocked(uid uint32, a amount) {
+	b.all = amount{b.all.files - a.files, b.all.bytes - a.bytes}
+	his := b.users[uid]
+	his = amount{his.files - a.files, his.bytes - a.bytes}
 	if his == (amount{}) {
 		delete(b.users, uid)
 	} else {
 		b.users[uid] = his
 	}
-	return 0
 }
 
 // opened notes whose an open file is that was taken; the kernel does not say so when it is
@@ -95,7 +105,7 @@ func (b *budget) released(handle uint64) {
 	defer b.mu.Unlock()
 	if uid, ok := b.open[handle]; ok {
 		delete(b.open, handle)
-		b.add(uid, amount{files: -1})
+		b.giveLocked(uid, amount{files: 1})
 	}
 }
 
@@ -115,7 +125,7 @@ func (b *budget) lease(ctx context.Context, bytes int) (lease, syscall.Errno) {
 // end gives it back.
 func (l lease) end() {
 	if l.budget != nil {
-		l.budget.take(l.uid, amount{bytes: -l.bytes})
+		l.budget.give(l.uid, amount{bytes: l.bytes})
 	}
 }
 

@@ -31,11 +31,13 @@ func TestALaneBoundsThoseWhoReadAndNobodyElse(t *testing.T) {
 				turn := l.turn(&fuse.Context{Caller: fuse.Caller{Owner: fuse.Owner{Uid: uid}}})
 				defer turn.end()
 				// All hundred wait at once: outside.
-				turn.await(func() syscall.Errno {
+				if errno := turn.await(func() syscall.Errno {
 					waiting.Done()
 					<-wake
 					return 0
-				})
+				}); errno != 0 {
+					t.Error(errno)
+				}
 				visit()
 			})
 		}

@@ -187,10 +187,13 @@ func (m *metricsFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, ui
 	turn := m.fs.lane.turn(ctx)
 	defer turn.end()
 	var text []byte
-	turn.await(func() syscall.Errno {
+	errno := turn.await(func() syscall.Errno {
 		text = m.fs.metrics.text.get()
 		return 0
 	})
+	if errno != 0 {
+		return nil, 0, errno
+	}
 	lease, errno := m.fs.budget.lease(ctx, len(text))
 	if errno != 0 {
 		return nil, 0, errno

@@ -51,7 +51,7 @@ func (c *counted) hold(uid uint32, bytes int) (done func(), errno syscall.Errno)
 	if errno := c.budget.take(uid, amount{bytes: cost}); errno != 0 {
 		return nil, errno
 	}
-	return func() { c.budget.take(uid, amount{bytes: -cost}) }, 0
+	return func() { c.budget.give(uid, amount{bytes: cost}) }, 0
 }
 
 // look is hold for a request that only looks, and lets that through: see lane.
@@ -83,7 +83,7 @@ func (c *counted) opening(uid uint32, handle *uint64, open func() fuse.Status) f
 	}
 	status := open()
 	if !status.Ok() {
-		c.budget.take(uid, amount{files: -1})
+		c.budget.give(uid, amount{files: 1})
 		return status
 	}
 	c.budget.opened(uid, *handle)

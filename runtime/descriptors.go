@@ -16,8 +16,8 @@ type descriptors struct {
 	taken, max int
 }
 
-// ErrDescriptors: other users than root have the daemon keep as many descriptors open as
-// they may.
+// ErrDescriptors says that other users than root have the daemon keep as many descriptors
+// open as they may.
 var ErrDescriptors = errors.New("other users than root have as many of the daemon's descriptors in use as they may")
 
 // newDescriptors looks at the limit of the process, which the Go runtime has raised as far

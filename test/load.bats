@@ -39,7 +39,7 @@ flood() {
 	out=$(<"$W/$name.out")
 }
 
-# kills BOX: "p50 p99" of the milliseconds of 20 kills of a box.
+# KILLS: "p50 p99" of the milliseconds of 100 kills of a box.
 KILLS='import os, sys, time
 def write(text):
     fd = os.open(sys.argv[1] + "/ctl", os.O_WRONLY)
@@ -50,18 +50,27 @@ def kill():
     begun = time.monotonic()
     write(b"kill")
     return time.monotonic() - begun
-ms = sorted(round(1000 * kill()) for _ in range(20))
-print(ms[len(ms) // 2], ms[len(ms) * 99 // 100])'
+ms = sorted(round(1000 * kill()) for _ in range(100))
+print(ms[49], ms[98])'
 
-# kills_are_prompt BOX WHAT: the p99 of a kill is under 100 ms. The machine itself may
-# stand still for a moment: one of three rounds has to show it.
+# kills_alone BOX: sets alone to the p99 of a kill without anything beside it: what else
+# the machine is busy with.
+kills_alone() {
+	T=60 ok "${FIRST[@]}" /usr/bin/python3 -c "$KILLS" "$MNT/boxes/$1"
+	read -r _ alone <<<"$out"
+	say "a kill alone: p99 $alone ms"
+}
+
+# kills_are_prompt BOX WHAT: the p99 of a kill is under 100 ms, or, on a machine that is
+# too busy for that, under 8 times what it is alone. One of three rounds has to show it.
 kills_are_prompt() {
-	local p50 p99 round
+	local p50 p99 round bound
+	bound=$((8 * alone > 100 ? 8 * alone : 100))
 	for round in 1 2 3; do
 		T=60 ok "${FIRST[@]}" /usr/bin/python3 -c "$KILLS" "$MNT/boxes/$1"
 		read -r p50 p99 <<<"$out"
 		say "a kill beside $2: $p50 ms, p99 $p99"
-		((p99 >= 100)) || return 0
+		((p99 >= bound)) || return 0
 	done
 	fail "a kill beside $2 took $p99 ms"
 }
@@ -139,6 +148,7 @@ for _ in range(1000):
 	start_daemon
 	large_box x
 	box y 'command: [sleep, infinity]'
+	kills_alone y
 	flood readers every 64 "$MNT"
 	kills_are_prompt y "64 threads that read"
 	flood stats every 64 "$MNT/boxes/x/info.json"
@@ -148,6 +158,7 @@ for _ in range(1000):
 @test "a kill is not behind the readers that it wakes" {
 	start_daemon
 	box y 'command: [sleep, infinity]'
+	kills_alone y
 	flood user read 1500 "$MNT/wait/event"
 	bg root "${FIRST[@]}" "$FLOOD" read 8500 "$MNT/boxes/y/wait/event"
 	await "the readers" 30 test -s "$W/root.out"
@@ -294,7 +305,8 @@ print(urllib.request.urlopen("http://127.0.0.1:%s/metrics" % sys.argv[1], timeou
 	await "the opens" 90 test -s "$W/metrics.out"
 	assert "$(<"$W/metrics.out")" =~ '^[0-9]+ EDQUOT$' "metrics that a user could open"
 	say "a user has $(<"$W/metrics.out") metrics open: $before KiB before, $(rss) after"
-	assert "$(rss)" -le $((before + 160000)) "KiB of the daemon"
+	# As much again may be garbage.
+	assert "$(rss)" -le $((before + 250000)) "KiB of the daemon"
 	life y
 }
 
