@@ -636,6 +636,12 @@ func (b *Box) adopt(live *shimRecord) (*run, error) {
 	if err := b.isHome(r.proc.PID()); err != nil {
 		return nil, errors.Join(err, r.proc.Release())
 	}
+	if live.Image != "" {
+		// What runs tells what it runs on.
+		b.mu.Lock()
+		b.record.Image = live.Image
+		b.mu.Unlock()
+	}
 	b.holdOverlay(r)
 	r.adoption.fire = func() { go b.adoptExecs(r) }
 	if r.proc.Blind() {

@@ -276,3 +276,16 @@ while True:
 	restart_daemon
 	reads_note web
 }
+
+@test "an image that a box runs on is not removed, whatever the box's state says" {
+	one_layer "oci:$W/layout:1"
+	start_daemon
+	up web "image: oci:$W/layout:1"$'\n'"$GO_ON"
+	stop_daemon
+	ok sed -i 's/"image":"sha256:[0-9a-f]*"/"image":"sha256:'"$(printf '%064d' 0)"'"/' "$STATE/boxes/web/state.json"
+	grep -q 'sha256:0000' "$STATE/boxes/web/state.json" || fail "the state has no image: $(cat "$STATE/boxes/web/state.json")"
+	start_daemon
+	refused EBUSY rmdir "$MNT"/images/layout@*
+	reads_note web
+	ctl web kill
+}
