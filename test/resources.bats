@@ -304,6 +304,7 @@ resources: {memory: 64MiB}" >"$1/x/config.yaml"' sh "$MNT/boxes"
 	LAUNCH=(unshare -m --propagation private sh -c 'umount -l /sys/fs/cgroup/pids 2>/dev/null || {
 		umount -l /sys/fs/cgroup && mount -t tmpfs none /sys/fs/cgroup; }; exec "$@"' sh)
 	start_hidden
+	# shellcheck disable=SC2153
 	h sh -c 'mkdir "$1/x"; echo "command: [/bin/sleep, infinity]
 rootfs: $2" >"$1/x/config.yaml"; /bin/echo start >"$1/x/ctl"; cat "$1/x/status" "$1/x/last_error"; grep -o "\"pids\": [^,]*" "$1/x/info.json"; /bin/echo kill >"$1/x/ctl"; rmdir "$1/x"' sh "$MNT/boxes" "$ROOT"
 	assert "${lines[*]}" = 'running ok "pids": null' "status, last_error and pids in info.json"

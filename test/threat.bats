@@ -129,6 +129,7 @@ calls() {
 	assert "$(grep -c . <<<"$out")" -ge 33 "attempts"
 	# In its own network, and in its own root.
 	local let=$'chroot ok\npacket-socket ok\nraw-socket ok'
+	# shellcheck disable=SC2153
 	[[ $PROFILE != strict ]] || let=''
 	assert "$(grep ' ok$' <<<"$out" | sort)" = "$let" "what is let through"
 	no_line '^(mount|umount|unshare-user|clone-user|keyctl|setns) E(INVAL|NOENT|FAULT)'

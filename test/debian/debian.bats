@@ -45,7 +45,7 @@ again() {
 	shift 2
 	configure "$name" <<<"$(
 		printf '%s\n' 'command:' '  - /bin/sh' '  - -c' '  - |'
-		sed 's/^/    /' <<<"$text"
+		printf '    %s\n' "${text//$'\n'/$'\n'    }"
 		printf '%s\n' "image: docker://$REG/debian:1" "runtime: $RT" "$@"
 	)"
 	ctl "$name" start
