@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	if layers := os.Getenv(layersEnv); layers != "" {
 		if err := show(layers, strings.Fields(os.Getenv(namesEnv))); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1) //nolint:forbidigo // this is a main
+			os.Exit(1)
 		}
 		return
 	}
@@ -49,14 +49,12 @@ func show(layers string, names []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(at)
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return err
 	}
 	if err := unix.Mount("overlay", at, "overlay", unix.MS_RDONLY, "lowerdir="+layers); err != nil {
 		return err
 	}
-	defer unix.Unmount(at, unix.MNT_DETACH)
 	root, err := unix.Open(at, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -70,7 +68,7 @@ func show(layers string, names []string) error {
 		}
 		fmt.Printf("%s: %q, %v\n", name, text[:max(n, 0)], err)
 	}
-	return nil
+	return errors.Join(unix.Unmount(at, unix.MNT_DETACH), os.Remove(at))
 }
 
 func TestLinksAndLayers(t *testing.T) {
@@ -227,7 +225,7 @@ func TestNoDescriptorIsLeft(t *testing.T) {
 	before := count()
 	r := &Root{Layers: []string{dir, dir}}
 	for _, name := range []string{"/a/l", "/a/loop", "/a/out", "/a/b", "/a/b/c/d/e", "/x"} {
-		_, _ = read(r, name) //nolint:errcheck // it is about what is left
+		_, _ = read(r, name) // it is about what is left
 	}
 	if after := count(); after != before {
 		t.Errorf("%d descriptors, and %d before", after, before)
@@ -239,8 +237,8 @@ func FuzzRoot(f *testing.F) {
 	f.Add("/etc/../..", "b")
 	f.Fuzz(func(t *testing.T, a, b string) {
 		dir := tree(t, map[string]string{"etc/x": "inside"})
-		_ = os.Symlink(a, filepath.Join(dir, "etc/passwd")) //nolint:errcheck // not all texts can be one
-		_ = os.Symlink(b, filepath.Join(dir, "b"))          //nolint:errcheck // the same
+		_ = os.Symlink(a, filepath.Join(dir, "etc/passwd"))
+		_ = os.Symlink(b, filepath.Join(dir, "b"))
 		if text, err := read(&Root{Layers: []string{dir}}, "/etc/passwd"); err == nil && text != "inside" {
 			t.Errorf("%q and %q lead to %q", a, b, fmt.Sprintf("%.80s", text))
 		}
