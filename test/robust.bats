@@ -36,7 +36,7 @@ threads() { sed -n 's/^Threads:\t//p' "/proc/$1/status"; }
 @test "at its cgroup's limit of tasks the daemon lives and refuses, and so do its shims" {
 	tasks_group
 	start_daemon
-	local i pids='' shim before=() daemon
+	local i pids='' shim before=() made
 	for i in 1 2 3 4; do
 		up "r$i" '{command: [sleep, infinity], health_check: {command: ["true"], interval: 1s}}'
 		before+=("$(threads "$(pid_of "r$i")")")
@@ -44,7 +44,7 @@ threads() { sed -n 's/^Threads:\t//p' "/proc/$1/status"; }
 		box "s$i" 'command: [sleep, infinity]'
 		ok mkdir "$MNT/boxes/r$i/exec/e"
 	done
-	daemon=$(threads "$DAEMON")
+	made=$(threads "$DAEMON")
 	echo "$(($(<"$TASKS/pids.current") + 1))" >"$TASKS/pids.max"
 	flood() { # of one box that runs, and one that can't
 		local n
@@ -62,7 +62,7 @@ threads() { sed -n 's/^Threads:\t//p' "/proc/$1/status"; }
 	# shellcheck disable=SC2086
 	wait $pids || :
 	daemon_alive || fail "the daemon has ended: $(grep -m 3 -e '^runtime:' -e '^fatal' -e '^panic' "$LOG")"
-	assert "$(threads "$DAEMON")" -eq "$daemon" "threads of the daemon, after it has worked"
+	assert "$(threads "$DAEMON")" -eq "$made" "threads of the daemon, after it has worked"
 	is s1 status failed
 	rd s1/last_error
 	assert "$out" has "tasks that it may have" "why s1 cannot be started"
