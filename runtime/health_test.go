@@ -113,9 +113,16 @@ func TestDaemonWithoutDescriptorsCallsNoBoxUnhealthy(t *testing.T) {
 	probe := func() Health {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.begin(p.checks[r])
-		if p.busy != 0 {
-			t.Errorf("%d under way", p.busy)
+		c := p.checks[r]
+		p.begin(c)
+		// The line to the shim is made beside the loop.
+		for deadline := time.Now().Add(10 * time.Second); c.dialing || p.busy != 0; {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d under way", p.busy)
+			}
+			p.mu.Unlock()
+			time.Sleep(time.Millisecond)
+			p.mu.Lock()
 		}
 		return b.Snapshot().Health
 	}
