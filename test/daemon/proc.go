@@ -122,13 +122,14 @@ func pids() []int {
 	return out
 }
 
-// Files returns where the descriptors of a process lead to, as /proc shows it.
-func Files(pid int) ([]string, error) {
+// Files returns where the descriptors of a process lead to, as /proc shows it, by the
+// names that they have there.
+func Files(pid int) (map[string]string, error) {
 	links, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/fd/*")
 	if err != nil {
 		return nil, err
 	}
-	var out []string
+	out := map[string]string{}
 	for _, link := range links {
 		to, err := os.Readlink(link)
 		if gone(err) {
@@ -137,14 +138,25 @@ func Files(pid int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, to)
+		out[link] = to
 	}
 	return out, nil
 }
 
-// users returns the processes, but for this one, that hold a file below dir: the
-// shims of a state directory, whatever program plays the shim.
+// users returns the processes, but for this one, that hold a file below the state
+// directory dir, or the directory of a box in it: its shims, whatever program plays the
+// shim. A shim has its box's directory as a root, so that its path tells nothing.
 func users(dir string) []int {
+	boxes := map[uint64]bool{} // by inode
+	found, err := filepath.Glob(dir + "/boxes/*")
+	if err != nil {
+		panic(err) // the pattern
+	}
+	for _, box := range found {
+		if ino := inode(box); ino != 0 {
+			boxes[ino] = true
+		}
+	}
 	var out []int
 	for _, pid := range pids() {
 		if pid == os.Getpid() {
@@ -154,7 +166,11 @@ func users(dir string) []int {
 		if err != nil {
 			continue // it ended meanwhile
 		}
-		for _, f := range files {
+		for fd, f := range files {
+			if f == "/" && boxes[inode(fd)] {
+				out = append(out, pid)
+				break
+			}
 			// The streams of an exec are its command's own.
 			if rest, ours := strings.CutPrefix(f, dir+"/"); ours && !strings.Contains(rest, "/exec/") {
 				out = append(out, pid)
@@ -163,6 +179,15 @@ func users(dir string) []int {
 		}
 	}
 	return out
+}
+
+// inode returns the number of a file, 0 if there is none.
+func inode(path string) uint64 {
+	var st syscall.Stat_t
+	if syscall.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Ino
 }
 
 // MountPoint is a line of mountinfo.
