@@ -226,7 +226,7 @@ func nameRace(t *testing.T, s subject) {
 		clients.Go(func() {
 			for time.Now().Before(end) {
 				note("create", s.create("x"), fine, exists)
-				note("configure", s.configure("x", sleeper), fine, absent, gone)
+				note("configure", s.configure("x", sleeper), fine, absent, gone, busy) // it is being removed
 				text, k := s.read("x", "status")
 				note("status", k, fine, absent, gone)
 				if k == fine && text != "empty" && text != "configured" {

@@ -4,12 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -164,7 +161,12 @@ func hungProbe(t *testing.T, s subject) {
 	is(t, s, "x", "status", "stopped", "exit_code", "143")
 }
 
-func probedByTCP(t *testing.T, s subject) {
+// python is the configuration of a box that runs a Python script.
+func python(text string) string { return fmt.Sprintf("command: [python3, -c, %q]\n", text) }
+
+// freePort is a port of this host on which nobody listens.
+func freePort(t *testing.T) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -173,11 +175,22 @@ func probedByTCP(t *testing.T, s subject) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	up(t, s, "x", sleeper+fast("tcp: "+port))
-	await(t, s, "x", "health", "healthy")
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
+	return port
+}
+
+func probedByTCP(t *testing.T, s subject) {
+	port := freePort(t)
+	up(t, s, "x", python(`
+import signal, socket
+l = socket.create_server(("127.0.0.1", `+port+`))
+signal.signal(signal.SIGUSR1, lambda *a: l.close())
+while True: signal.pause()
+`)+fast("tcp: "+port))
+	await(t, s, "x", "health", "healthy")
+	do(t, s, "x", "signal USR1")
 	await(t, s, "x", "health", "unhealthy")
 	if p := probe(t, s, "x"); p["kind"] != "tcp" || !strings.Contains(fmt.Sprint(p["reason"]), "refused") {
 		t.Errorf("probe: %v", p)
@@ -191,21 +204,28 @@ func probedByTCP(t *testing.T, s subject) {
 }
 
 func probedByHTTP(t *testing.T, s subject) {
-	var code atomic.Int32
-	code.Store(204)
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(int(code.Load()))
-		fmt.Fprint(w, r.Method, " ", r.RequestURI, " ", r.Host)
-	}))
-	defer srv.Close()
-	up(t, s, "x", sleeper+fast(fmt.Sprintf("http: %q", srv.URL+"/a?b=c")))
+	port := freePort(t)
+	// Each signal makes it answer with the next code.
+	up(t, s, "x", python(`
+import http.server, signal
+codes = [203, 503, 302]
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(s):
+        body = " ".join([s.command, s.path, s.headers["Host"]]).encode()
+        s.send_response(codes[0])
+        s.send_header("Content-Length", str(len(body)))
+        s.end_headers()
+        s.wfile.write(body)
+signal.signal(signal.SIGUSR1, lambda *a: codes.pop(0))
+http.server.HTTPServer(("127.0.0.1", `+port+`), H).serve_forever()
+`)+fast(fmt.Sprintf("http: %q", "http://127.0.0.1:"+port+"/a?b=c")))
 	await(t, s, "x", "health", "healthy")
-	code.Store(503)
+	do(t, s, "x", "signal USR1")
 	await(t, s, "x", "health", "unhealthy")
-	if p := probe(t, s, "x"); p["kind"] != "http" || p["reason"] != "HTTP status 503" || p["output"] != "GET /a?b=c "+strings.TrimPrefix(srv.URL, "http://") {
+	if p := probe(t, s, "x"); p["kind"] != "http" || p["reason"] != "HTTP status 503" || p["output"] != "GET /a?b=c 127.0.0.1:"+port {
 		t.Errorf("probe: %v", p)
 	}
-	code.Store(302)
+	do(t, s, "x", "signal USR1")
 	await(t, s, "x", "health", "healthy")
 	do(t, s, "x", "kill")
 }
