@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,19 +45,21 @@ func (b *Box) useOf(digest string) string {
 		return ""
 	case last == digest && (s.Status.Active() || s.Status == StatusRestarting):
 		return "runs on it"
-	case b.hasChanges(digest, s.Runs):
+	case b.hasChanges(digest, s):
 		return "has changes on it"
 	}
 	return ""
 }
 
-// hasChanges reports whether the box, which has had so many runs and is between two, has
-// changes on an image. What cannot be looked at counts as some.
-func (b *Box) hasChanges(digest string, runs int) bool {
+// hasChanges reports whether the box, as it is in s, has changes on an image. What cannot
+// be looked at counts as some. What is seen in the middle of a run is not remembered: it
+// may have its changes still to make.
+func (b *Box) hasChanges(digest string, s *Snapshot) bool {
 	key := imageKey(digest)
 	b.images.mu.Lock()
 	defer b.images.mu.Unlock()
-	if seen, ok := b.images.seen[key]; ok && seen.runs == runs {
+	settled := !s.Status.Active()
+	if seen, ok := b.images.seen[key]; ok && settled && seen.runs == s.Runs {
 		return seen.changed
 	}
 	changed, err := b.changedIn(filepath.Join(b.dir, changesDir, key, "upper"))
@@ -64,10 +67,12 @@ func (b *Box) hasChanges(digest string, runs int) bool {
 		b.log("image").WithError(err).Warn("it is not known whether the box has changes on an image")
 		return true
 	}
-	if b.images.seen == nil {
-		b.images.seen = map[string]seenChanges{}
+	if settled {
+		if b.images.seen == nil {
+			b.images.seen = map[string]seenChanges{}
+		}
+		b.images.seen[key] = seenChanges{s.Runs, changed}
 	}
-	b.images.seen[key] = seenChanges{runs, changed}
 	return changed
 }
 
@@ -103,11 +108,17 @@ func usualMounts() (targets []string) {
 // changedBelow looks at one directory of an upper directory. It goes down only to where a
 // mount is, however deep the box has made a tree.
 func changedBelow(upper, at string, targets map[string]bool) (bool, error) {
-	entries, err := os.ReadDir(filepath.Join(upper, at))
+	dir, err := os.Open(filepath.Join(upper, at))
 	if errors.Is(err, os.ErrNotExist) && at == "/" {
 		return false, nil
 	}
 	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	// More names than there are mounts are a change; a box may have made any number.
+	entries, err := dir.ReadDir(len(targets) + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}
 	for _, e := range entries {

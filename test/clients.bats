@@ -131,7 +131,7 @@ $MNT/boxes/y/status" "find"
 	ok find "$MNT" -newermt '-1 minute' -name config.yaml -size +0
 	assert "$out" = "$MNT/boxes/x/config.yaml" "find by time and size"
 	ok find "$MNT" -perm 0200
-	assert "$(wc -l <<<"$out")" -eq 2 "find by mode"
+	assert "$(wc -l <<<"$out")" -eq 3 "find by mode: two boxes, and images"
 	ok tree "$MNT"
 	assert "$out" =~ 'config.yaml' "tree"
 	ok ls -laR "$MNT"
