@@ -17,6 +17,10 @@ const (
 	// maxRootFile bounds what is read of a file of a root, in bytes.
 	maxRootFile = 4 << 20
 	maxLinks    = 40
+	// maxDepth bounds how deep a walk goes: each level holds a descriptor for each layer.
+	maxDepth = 64
+	// maxSteps bounds how many names are looked up for one file.
+	maxSteps = 1024
 )
 
 // Root is a root file system as what runs in it sees it, whether or not it is mounted.
@@ -92,8 +96,16 @@ func (b *boundedFile) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// find returns an O_PATH descriptor of what name stands for.
+// walk is the search for one file.
+type walk struct {
+	*Root
+	steps int // names that were looked up
+}
+
+// find returns an O_PATH descriptor of what name stands for, or ENAMETOOLONG where the
+// way there is deeper than maxDepth or has more names than maxSteps.
 func (r *Root) find(name string) (int, error) {
+	w := &walk{Root: r}
 	stack := []place{r.top()}
 	defer func() {
 		for _, p := range stack {
@@ -117,12 +129,14 @@ func (r *Root) find(name string) (int, error) {
 			up(max(len(stack)-1, 1))
 			continue
 		}
-		next, leaf, err := r.step(stack[len(stack)-1], word)
+		next, leaf, err := w.step(stack[len(stack)-1], word)
 		if err != nil {
 			return -1, err
 		}
 		if leaf < 0 {
-			stack = append(stack, next)
+			if stack = append(stack, next); len(stack)-1 > maxDepth {
+				return -1, syscall.ENAMETOOLONG
+			}
 			continue
 		}
 		to, err := readLink(leaf)
@@ -147,6 +161,14 @@ func (r *Root) find(name string) (int, error) {
 	return -1, syscall.EISDIR
 }
 
+// count is called for each name that is to be looked up.
+func (w *walk) count() error {
+	if w.steps++; w.steps > maxSteps {
+		return syscall.ENAMETOOLONG
+	}
+	return nil
+}
+
 // top is the root itself.
 func (r *Root) top() place {
 	p := place{path: "/"}
@@ -158,9 +180,12 @@ func (r *Root) top() place {
 
 // step goes from a directory to what it has of a name: another directory, or something
 // else, of which it gives an O_PATH descriptor.
-func (r *Root) step(from place, name string) (next place, leaf int, err error) {
+func (w *walk) step(from place, name string) (next place, leaf int, err error) {
 	next.path = path.Join(from.path, name)
-	if source, ok := r.Mounts[next.path]; ok {
+	if source, ok := w.Mounts[next.path]; ok {
+		if err := w.count(); err != nil {
+			return next, -1, err
+		}
 		fd, err := unix.Open(source, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return next, -1, err
@@ -171,8 +196,8 @@ func (r *Root) step(from place, name string) (next place, leaf int, err error) {
 		}
 		return next, fd, nil
 	}
-	next.dirs, leaf, err = r.lookup(from.dirs, name)
-	if errors.Is(err, fs.ErrNotExist) && r.mountsBelow(next.path) {
+	next.dirs, leaf, err = w.lookup(from.dirs, name)
+	if errors.Is(err, fs.ErrNotExist) && w.mountsBelow(next.path) {
 		err = nil // it will be made
 	}
 	return next, leaf, err
@@ -195,7 +220,10 @@ const (
 
 // lookup does what overlayfs does: the uppermost layer that has the name says what it is,
 // and directories are merged with those below.
-func (r *Root) lookup(dirs []dir, name string) (found []dir, leaf int, err error) {
+func (w *walk) lookup(dirs []dir, name string) (found []dir, leaf int, err error) {
+	if err := w.count(); err != nil {
+		return nil, -1, err
+	}
 	for i, d := range dirs {
 		fd, err := unix.Openat(d.fd, d.at+name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if errors.Is(err, unix.ENOENT) {
@@ -219,7 +247,7 @@ func (r *Root) lookup(dirs []dir, name string) (found []dir, leaf int, err error
 		}
 		if to := attribute(fd, redirectAttr); to != "" {
 			// It was renamed: below it has its old name.
-			below, err := r.redirected(dirs[i+1:], d.layer, to)
+			below, err := w.redirected(dirs[i+1:], d.layer, to)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				place{dirs: found}.close()
 				return nil, -1, err
@@ -236,10 +264,10 @@ func (r *Root) lookup(dirs []dir, name string) (found []dir, leaf int, err error
 
 // redirected returns what the layers below one have of a directory that is called to
 // there: a name beside it, or a path from the root.
-func (r *Root) redirected(beside []dir, layer int, to string) ([]dir, error) {
+func (w *walk) redirected(beside []dir, layer int, to string) ([]dir, error) {
 	at := place{dirs: beside}
 	if strings.HasPrefix(to, "/") {
-		at = r.top()
+		at = w.top()
 		at.dirs = at.dirs[layer+1:]
 	}
 	borrowed := true
@@ -247,7 +275,7 @@ func (r *Root) redirected(beside []dir, layer int, to string) ([]dir, error) {
 		if word == "" || word == "." || word == ".." {
 			return nil, fmt.Errorf("%s says %q", redirectAttr, to)
 		}
-		dirs, leaf, err := r.lookup(at.dirs, word)
+		dirs, leaf, err := w.lookup(at.dirs, word)
 		if !borrowed {
 			at.close()
 		}

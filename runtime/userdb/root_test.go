@@ -215,6 +215,28 @@ func TestAFileThatBecomesAFIFOIsNotWaitedFor(t *testing.T) {
 	must(t, <-stopped)
 }
 
+// A walk holds a descriptor for each level: a hostile root must not get it to take them all,
+// nor to go on for ever.
+func TestAWalkIsBounded(t *testing.T) {
+	deep := strings.Repeat("d/", maxDepth)
+	to := strings.Repeat("d/../", maxSteps/2) // looks up as many names as it has d
+	dir := tree(t, map[string]string{
+		deep + "file": "deep", deep + "d/file": "too deep", "file": "near",
+		"down": "-> " + deep + "down", deep + "down": "-> " + deep + "x",
+		"long": "-> " + to + "file", "longer": "-> " + to + "long",
+	})
+	for _, r := range []*Root{{Layers: []string{dir}}, {Layers: []string{dir}, Mounts: map[string]string{"/d": dir + "/d"}}} {
+		for name, want := range map[string]error{
+			"/" + deep + "file": nil, "/" + deep + "d/file": unix.ENAMETOOLONG, "/down": unix.ENAMETOOLONG,
+			"/long": nil, "/longer": unix.ENAMETOOLONG,
+		} {
+			if got, err := read(r, name); !errors.Is(err, want) {
+				t.Errorf("%.80s: %q, %v; want %v", name, got, err, want)
+			}
+		}
+	}
+}
+
 func TestNoDescriptorIsLeft(t *testing.T) {
 	dir := tree(t, map[string]string{"a/b/c/d": "x", "a/l": "-> b/../b/c/d", "a/loop": "-> loop", "a/out": "-> ../../nowhere"})
 	count := func() int {
@@ -224,7 +246,7 @@ func TestNoDescriptorIsLeft(t *testing.T) {
 	}
 	before := count()
 	r := &Root{Layers: []string{dir, dir}}
-	for _, name := range []string{"/a/l", "/a/loop", "/a/out", "/a/b", "/a/b/c/d/e", "/x"} {
+	for _, name := range []string{"/a/l", "/a/loop", "/a/out", "/a/b", "/a/b/c/d/e", "/x", strings.Repeat("/a/b/..", maxSteps)} {
 		_, _ = read(r, name) // it is about what is left
 	}
 	if after := count(); after != before {
