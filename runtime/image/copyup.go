@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,17 +14,38 @@ import (
 )
 
 // stage puts what hard links lead to where the unpacker finds it: copies, with all that
-// they have. No name on the way to one is a symbolic link: lookup has seen them.
-func (s *Store) stage(dir string, links []link, o *order) error {
+// they have. What is one file in its layer is copied once, so that it stays one. No name on
+// the way to one is a symbolic link: lookup has seen them.
+func (s *Store) stage(ctx context.Context, dir string, links []link, o *order) error {
 	if len(links) == 0 {
 		return nil
 	}
 	if err := os.Mkdir(dir+linksRoot, 0o700); err != nil {
 		return err
 	}
+	type file struct {
+		layer string
+		inode uint64
+	}
+	copies := map[file]string{}
+	left := s.limits.Unpacked
 	for n, k := range links {
-		from := s.path("layers/sha256", k.layer, k.target)
-		if err := copyUp(from, filepath.Join(dir+linksRoot, strconv.Itoa(n))); err != nil {
+		from, to := s.path("layers/sha256", k.layer, k.target), filepath.Join(dir+linksRoot, strconv.Itoa(n))
+		var st unix.Stat_t
+		err := ctx.Err()
+		if err == nil {
+			err = unix.Lstat(from, &st)
+		}
+		if first, ok := copies[file{k.layer, st.Ino}]; ok && err == nil {
+			err = os.Link(first, to)
+		} else if err == nil {
+			if left -= st.Size; left < 0 {
+				return errorf(ErrTooBig, "the layer has hard links to files of others with more than %d bytes together", s.limits.Unpacked)
+			}
+			copies[file{k.layer, st.Ino}] = to
+			err = copyUp(ctx, from, to, &st)
+		}
+		if err != nil {
 			return fmt.Errorf("hard link to %.128q: %w", k.target, err)
 		}
 		o.Links = append(o.Links, k.target)
@@ -32,15 +54,10 @@ func (s *Store) stage(dir string, links []link, o *order) error {
 }
 
 // copyUp copies what can have hard links: a file, a symbolic link, or a fifo.
-func copyUp(from, to string) error {
-	var st unix.Stat_t
-	err := unix.Lstat(from, &st)
-	if err != nil {
-		return err
-	}
+func copyUp(ctx context.Context, from, to string, st *unix.Stat_t) (err error) {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		err = copyFile(from, to)
+		err = copyFile(ctx, from, to)
 	case unix.S_IFLNK:
 		var text string
 		if text, err = os.Readlink(from); err == nil {
@@ -66,7 +83,7 @@ func copyUp(from, to string) error {
 	return err
 }
 
-func copyFile(from, to string) error {
+func copyFile(ctx context.Context, from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
 		return err
@@ -76,7 +93,7 @@ func copyFile(from, to string) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(out, in)
+	_, err = io.Copy(out, &contextReader{ctx, in, nil})
 	return errors.Join(err, out.Close())
 }
 

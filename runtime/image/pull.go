@@ -251,7 +251,7 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, got func(i
 		}
 	}()
 	o := order{Dir: dir, DiffID: l.diffID, Limits: s.limits, Dirs: l.dirs, Drop: l.drop}
-	if err := s.stage(dir, l.links, &o); err != nil {
+	if err := s.stage(ctx, dir, l.links, &o); err != nil {
 		return info, err
 	}
 	u, err := unpack(ctx, f, o)

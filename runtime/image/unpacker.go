@@ -105,7 +105,7 @@ func RunUnpacker() int {
 	debug.SetMemoryLimit(int64(o.Limits.Memory / 2))
 	u := unpacker{
 		order: o, seen: map[string]bool{}, skipped: map[string]bool{}, whited: map[string]bool{}, opaque: map[string]bool{},
-		implied: map[string]bool{}, pending: map[string]bool{}, staged: map[string]string{},
+		implied: map[string]bool{}, pending: map[string]bool{}, staged: map[string]string{}, counted: map[uint64]bool{},
 	}
 	for n, target := range o.Links {
 		u.staged[target] = filepath.Join(linksRoot, strconv.Itoa(n))
@@ -196,6 +196,7 @@ type unpacker struct {
 	implied map[string]bool
 	pending map[string]bool   // hard links that were left out, by their names and targets
 	staged  map[string]string // files of lower layers, by the targets of links
+	counted map[uint64]bool   // inodes of those whose bytes are in the size
 	root    *tar.Header
 	dir     *os.Root // of the layer
 }
@@ -361,7 +362,10 @@ func (u *unpacker) link(name, target string) (left bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		u.result.Size += fi.Size()
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && !u.counted[st.Ino] { // one file may be there twice
+			u.counted[st.Ino] = true
+			u.result.Size += fi.Size()
+		}
 		return false, os.Rename(path, filepath.Join(layerRoot, target))
 	}
 	u.pending[name], u.pending[target] = true, true
