@@ -111,7 +111,11 @@ func (d *imagesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut)
 	if i == nil {
 		return nil, syscall.ENOENT
 	}
-	return enter(ctx, d.EmbeddedInode(), &imageDir{dir: dir{fs: d.fs}, id: idOf(i), ino: d.ino(i)}, d.ino(i), fuse.S_IFDIR, out)
+	in, errno := enter(ctx, d.EmbeddedInode(), &imageDir{dir: dir{fs: d.fs}, id: idOf(i), ino: d.ino(i)}, d.ino(i), fuse.S_IFDIR, out)
+	// A prune takes it away without the kernel, which is not told: an rmdir, which does so
+	// too, holds the directory.
+	out.SetEntryTimeout(0)
+	return in, errno
 }
 
 // Readdir lists the files, and the images by name.

@@ -610,3 +610,18 @@ func FuzzExecOrder(f *testing.F) {
 		_, _ = o.name(), o.env()
 	})
 }
+
+// An exec that lives on without its stdin costs nothing: nobody is waited for who reads it.
+func TestTheStdinThatNobodyReadsIsGivenUp(t *testing.T) {
+	b := sleeper(t)
+	b.exec("e1", nil, "sh", "-c", "exec sleep 1000 </dev/null")
+	until(t, "its stdin is given up", func() bool {
+		ends := 0 // of the FIFO; the shim's own writer stays
+		for _, e := range must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.h.PID))) {
+			if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", b.h.PID, e.Name())); err == nil && strings.HasSuffix(to, "/"+ExecStdin) {
+				ends++
+			}
+		}
+		return ends == 1
+	})
+}

@@ -86,7 +86,7 @@ var initSteps = [...]string{
 func makeNamespaces(c *Container) (x containerInit, ids int, err error) {
 	x.begin, x.failed, ids = -1, -1, -1
 	child := &initChild{
-		loopback: c.PrivateNet,
+		loopback: c.Init && c.PrivateNet,
 		header:   capHeader{version: capVersion3},
 		lo:       ifreq{name: [unix.IFNAMSIZ]byte{'l', 'o'}, flags: unix.IFF_UP},
 		ignore:   sigaction{handler: 1}, // SIG_IGN

@@ -72,7 +72,7 @@ func (s *supervisor) pumpStdin(e *execProcess) {
 		n, err := retry(func() (int64, error) {
 			return unix.Splice(p.fifo, nil, p.pipe, nil, maxSplice, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 		})
-		if errors.Is(err, unix.EAGAIN) {
+		if errors.Is(err, unix.EAGAIN) && !unread(p.pipe) {
 			break
 		}
 		if n <= 0 || err != nil {
@@ -90,6 +90,14 @@ func (s *supervisor) pumpStdin(e *execProcess) {
 	}
 	s.await(p.fifo, fifo, &p.watched[0])
 	s.await(p.pipe, pipe, &p.watched[1])
+}
+
+// unread reports whether nobody reads a pipe any more. splice does not say so while there
+// is nothing to move, and the epoll would say it again and again.
+func unread(pipe int) bool {
+	fds := []unix.PollFd{{Fd: int32(pipe)}}
+	n, err := retry(func() (int, error) { return unix.Poll(fds, 0) })
+	return err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0
 }
 
 // closePump gives the readers of an exec's stdin EOF, and its writers EPIPE.

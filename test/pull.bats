@@ -88,7 +88,11 @@ says() {
 	list_images
 	assert "$(wc -l <<<"$out")" -eq 1 "images after prune"
 	says missing 4
+	list_images
+	name=$out
+	ok cat "$MNT/images/$name/info.json"
 	images_ctl 'prune all'
+	refused ENOENT cat "$MNT/images/$name/info.json"
 	list_images
 	assert "$out" = '' "images after prune all"
 }
