@@ -35,6 +35,9 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Args[0] == UnpackerName {
+		if forge() {
+			os.Exit(0)
+		}
 		os.Exit(RunUnpacker())
 	}
 	if os.Args[0] == attackerName {

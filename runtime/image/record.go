@@ -95,6 +95,9 @@ func (r *record) check() error {
 		if !layerID.MatchString(l.ID) || l.Size < 0 {
 			return fmt.Errorf("layer is %q", l.ID)
 		}
+		if err := checkNames(l.Implied, l.Links, l.Whiteouts, defaultLimits.Implied); err != nil {
+			return fmt.Errorf("layer %.12s: %w", l.ID, err)
+		}
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -65,7 +66,51 @@ func unpack(ctx context.Context, layer *os.File, o order) (unpacked, error) {
 	case u.Error != "":
 		return unpacked{}, errors.New(plain(u.Error))
 	}
-	return u, err
+	if err == nil {
+		err = u.check(&o)
+	}
+	if err != nil {
+		return unpacked{}, err
+	}
+	return u, nil
+}
+
+// check refuses what no unpacker answers that is itself: a layer may have taken it over,
+// and the daemon follows the names, outside of what confines the unpacker.
+func (u *unpacked) check(o *order) error {
+	if fi, err := os.Lstat(o.Dir + layerRoot); err != nil {
+		return err
+	} else if !fi.IsDir() {
+		return errorf(ErrCorrupt, "the unpacker has made no directory of the layer")
+	}
+	if u.Size < 0 {
+		return errorf(ErrCorrupt, "the unpacker answers with %d bytes", u.Size)
+	}
+	if err := checkNames(u.Implied, u.Links, u.Whiteouts, o.Limits.Implied); err != nil {
+		return errorf(ErrCorrupt, "the unpacker answers with what cannot be in a layer: %w", err)
+	}
+	return nil
+}
+
+// checkNames says what of a layer, as its unpacker or a record describes it, cannot be.
+func checkNames(implied, links []string, whiteouts, most int) error {
+	if len(implied) > most+1 { // and the root
+		return fmt.Errorf("it has %d directories without an entry", len(implied))
+	}
+	if len(links) > most {
+		return fmt.Errorf("it has %d hard links to files of others", len(links))
+	}
+	if whiteouts < 0 {
+		return fmt.Errorf("it has %d whiteouts", whiteouts)
+	}
+	for _, names := range [][]string{implied, links} {
+		for _, name := range names {
+			if !fs.ValidPath(name) {
+				return fmt.Errorf("it has the path %.128q", name)
+			}
+		}
+	}
+	return nil
 }
 
 // plain takes the unpacker's own root out of a path.
