@@ -31,9 +31,13 @@ func (s *Store) inherit(ctx context.Context, src source, layers []layer, infos [
 			u()
 		}
 	}
+	whiteouts := 0
 	for n := range infos {
 		l := layers[n]
-		if l.base, err = s.baseOf(infos[:n], infos[n]); err != nil {
+		if whiteouts += infos[n].Whiteouts; whiteouts > s.limits.Whiteouts {
+			return unpin, tooManyWhiteouts(&s.limits)
+		}
+		if l.base, err = s.baseOf(ctx, infos[:n], infos[n]); err != nil {
 			return unpin, err
 		}
 		if l.none() {
@@ -48,9 +52,12 @@ func (s *Store) inherit(ctx context.Context, src source, layers []layer, infos [
 }
 
 // baseOf returns what a layer has to have on the layers below it.
-func (s *Store) baseOf(below []layerInfo, info layerInfo) (b base, err error) {
+func (s *Store) baseOf(ctx context.Context, below []layerInfo, info layerInfo) (b base, err error) {
+	if err := ctx.Err(); err != nil {
+		return b, err
+	}
 	for _, dir := range info.Implied {
-		st, _, err := s.lookup(below, dir)
+		st, _, err := s.lookup(ctx, below, dir)
 		if err != nil {
 			return b, err
 		}
@@ -62,7 +69,7 @@ func (s *Store) baseOf(below []layerInfo, info layerInfo) (b base, err error) {
 		}
 	}
 	for _, target := range info.Links {
-		st, layer, err := s.lookup(below, target)
+		st, layer, err := s.lookup(ctx, below, target)
 		if err != nil {
 			return b, err
 		}
@@ -74,12 +81,12 @@ func (s *Store) baseOf(below []layerInfo, info layerInfo) (b base, err error) {
 	if info.Whiteouts == 0 {
 		return b, nil
 	}
-	names, err := s.whiteouts(info)
+	names, err := s.whiteouts(ctx, info)
 	if err != nil {
 		return b, err
 	}
 	for _, name := range names {
-		st, _, err := s.lookup(below, name)
+		st, _, err := s.lookup(ctx, below, name)
 		if err != nil {
 			return b, err
 		}
@@ -90,22 +97,35 @@ func (s *Store) baseOf(below []layerInfo, info layerInfo) (b base, err error) {
 	return b, nil
 }
 
+func tooManyWhiteouts(l *limits) error {
+	return errorf(ErrTooBig, "the layers have more than %d whiteouts together", l.Whiteouts)
+}
+
 // whiteouts lists those of a layer.
-func (s *Store) whiteouts(info layerInfo) (names []string, err error) {
+func (s *Store) whiteouts(ctx context.Context, info layerInfo) (names []string, err error) {
 	top := s.path("layers/sha256", info.ID)
 	err = filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && e.Type()&fs.ModeCharDevice != 0 && isWhiteout(path) {
+		if err != nil {
+			return err
+		}
+		if e.Type()&fs.ModeCharDevice != 0 && isWhiteout(path) {
+			if len(names) == s.limits.Whiteouts {
+				return tooManyWhiteouts(&s.limits)
+			}
 			names = append(names, strings.TrimPrefix(path, top+"/"))
 		}
-		return err
+		return ctx.Err()
 	})
 	slices.Sort(names)
 	return names, err
 }
 
 // lookup finds what layers are at a path together, and the layer that has it, or nil.
-func (s *Store) lookup(layers []layerInfo, name string) (*unix.Stat_t, string, error) {
+func (s *Store) lookup(ctx context.Context, layers []layerInfo, name string) (*unix.Stat_t, string, error) {
 	for _, l := range slices.Backward(layers) {
+		if err := ctx.Err(); err != nil {
+			return nil, "", err
+		}
 		path := s.path("layers/sha256", l.ID)
 		there, hidden := true, l.Opaque
 		var st unix.Stat_t

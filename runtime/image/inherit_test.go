@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -109,4 +110,41 @@ func TestALayerThatIsListedTwiceIsOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingHalf(t, s)
+}
+
+func TestWhiteoutsOfAnImageAreBounded(t *testing.T) {
+	srv := serve(t)
+	s := open(t, t.TempDir(), Options{})
+	base := layerOf(t, file("a", ""), file("b", ""), file("c", ""))
+	two, one := layerOf(t, file(".wh.a", ""), file(".wh.b", "")), layerOf(t, file(".wh.c", ""))
+	within, beyond := srv.push(t, "within:1", imageOf(t, v1.Config{}, base, two)), srv.push(t, "beyond:1", imageOf(t, v1.Config{}, base, two, one))
+	s.limits.Whiteouts = 2
+	img := ensure(t, s, within)
+	if err := refuse(t, s, beyond); !errors.Is(err, ErrTooBig) || !strings.Contains(err.Error(), "more than 2 whiteouts together") {
+		t.Error(err)
+	}
+	// What the unpacker has counted is not relied on.
+	s.limits.Whiteouts = 1
+	info := layerInfo{ID: img.ids[1], Whiteouts: 1}
+	if _, err := s.baseOf(t.Context(), nil, info); !errors.Is(err, ErrTooBig) {
+		t.Error(err)
+	}
+}
+
+func TestTheSearchOfLayersEndsWithThePull(t *testing.T) {
+	srv := serve(t)
+	s := open(t, t.TempDir(), Options{})
+	img := ensure(t, s, srv.push(t, "a:1", imageOf(t, v1.Config{}, layerOf(t, file("d/a", "")), layerOf(t, file("d/.wh.a", "")))))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	below, info := []layerInfo{{ID: img.ids[0]}}, layerInfo{ID: img.ids[1], Whiteouts: 1}
+	if _, _, err := s.lookup(ctx, below, "d/a"); !errors.Is(err, context.Canceled) {
+		t.Errorf("lookup: %v", err)
+	}
+	if _, err := s.whiteouts(ctx, info); !errors.Is(err, context.Canceled) {
+		t.Errorf("whiteouts: %v", err)
+	}
+	if _, err := s.baseOf(ctx, below, info); !errors.Is(err, context.Canceled) {
+		t.Errorf("baseOf: %v", err)
+	}
 }

@@ -4,43 +4,45 @@ import "time"
 
 // limits bound what an image may cost. They are in the README.
 type limits struct {
-	Manifest int64 // bytes of a manifest, an index or a configuration
-	Layers   int   // of an image
-	Labels   int64 // bytes of what an image says of itself
-	Env      int64
-	Args     int64
-	History  int64
-	Word     int64 // of its user, its working directory, and its stop signal
-	Archive  int64 // bytes of a compressed archive when it is not
-	Packed   int64 // bytes of a layer as it is fetched
-	Unpacked int64 // bytes of a layer, as a tar and in files, whichever is more
-	Entries  int64 // of a layer
-	Header   int64 // bytes of the names and attributes of one entry
-	Headers  int64 // and of all of a layer
-	Implied  int   // directories of a layer that it has no entry for
-	Missing  int64 // bytes of their paths
-	ID       int   // the greatest user or group
-	Memory   uint64
+	Manifest  int64 // bytes of a manifest, an index or a configuration
+	Layers    int   // of an image
+	Labels    int64 // bytes of what an image says of itself
+	Env       int64
+	Args      int64
+	History   int64
+	Word      int64 // of its user, its working directory, and its stop signal
+	Archive   int64 // bytes of a compressed archive when it is not
+	Packed    int64 // bytes of a layer as it is fetched
+	Unpacked  int64 // bytes of a layer, as a tar and in files, whichever is more
+	Entries   int64 // of a layer
+	Header    int64 // bytes of the names and attributes of one entry
+	Headers   int64 // and of all of a layer
+	Implied   int   // directories of a layer that it has no entry for
+	Missing   int64 // bytes of their paths
+	Whiteouts int   // of all layers of an image
+	ID        int   // the greatest user or group
+	Memory    uint64
 }
 
 var defaultLimits = limits{
-	Manifest: 4 << 20,
-	Layers:   128,
-	Labels:   512 << 10,
-	Env:      256 << 10,
-	Args:     256 << 10,
-	History:  1 << 20,
-	Word:     4 << 10,
-	Archive:  64 << 30,
-	Packed:   16 << 30,
-	Unpacked: 16 << 30,
-	Entries:  1_000_000,
-	Header:   256 << 10,
-	Headers:  256 << 20,
-	Implied:  10_000,
-	Missing:  1 << 20,
-	ID:       65535,
-	Memory:   1 << 30,
+	Manifest:  4 << 20,
+	Layers:    128,
+	Labels:    512 << 10,
+	Env:       256 << 10,
+	Args:      256 << 10,
+	History:   1 << 20,
+	Word:      4 << 10,
+	Archive:   64 << 30,
+	Packed:    16 << 30,
+	Unpacked:  16 << 30,
+	Entries:   1_000_000,
+	Header:    256 << 10,
+	Headers:   256 << 20,
+	Implied:   10_000,
+	Missing:   1 << 20,
+	Whiteouts: 100_000,
+	ID:        65535,
+	Memory:    1 << 30,
 }
 
 const (
