@@ -1,12 +1,14 @@
 package deep
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,5 +65,35 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What is empty does not wait for what others remove.
+func TestAnEmptyDirectoryIsRemovedAtOnce(t *testing.T) {
+	for range cap(removers) {
+		removers <- struct{}{}
+	}
+	defer func() {
+		for range cap(removers) {
+			<-removers
+		}
+	}()
+	dir := t.TempDir()
+	empty, full := filepath.Join(dir, "empty"), filepath.Join(dir, "full")
+	must(t, os.Mkdir(empty, 0o700))
+	must(t, os.MkdirAll(filepath.Join(full, "d"), 0o700))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	for range 2 { // once it is there, and once it is not
+		if err := RemoveAll(ctx, empty); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Lstat(empty); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	cancel()
+	if err := RemoveAll(ctx, full); !errors.Is(err, context.Canceled) {
+		t.Errorf("a directory with something in it: %v", err)
 	}
 }
