@@ -371,7 +371,14 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	s.Argv, s.Workdir = c.Command, c.Workdir
 	s.Hostname, s.PrivateNet = c.Hostname, c.Network == "none"
 	s.ReadonlyRoot, s.NoNewPrivs = c.Security.ReadonlyRootfs, c.Security.NoNewPrivileges
-	who, err := hostUser(r.prepare, c.User)
+	// The host's name services may take longer than the daemon has when it ends.
+	ctx, cancel := context.WithCancel(r.prepare)
+	defer cancel()
+	defer context.AfterFunc(b.rt.life, cancel)()
+	who, err := hostUser(ctx, c.User)
+	if errors.Is(err, context.Canceled) {
+		r.giveUp()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func (root *containerRoot) users(mounts []Mount) *userdb.Root {
 // execUser resolves the user of an exec; of a container it is only asked for one that the
 // exec has of its own.
 func (b *Box) execUser(r *run, cmd *ExecCommand) (u userdb.User, err error) {
-	ctx := context.Background() // it is bounded
+	ctx := b.rt.life // it is bounded, but the daemon's end is not to wait for it
 	switch {
 	case r.cfg.Engine != EngineContainer && cmd.User == "":
 		u, err = hostUser(ctx, r.cfg.User)

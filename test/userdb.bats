@@ -188,4 +188,11 @@ home_of() {
 	await "getent to be asked" 5 has slow status starting
 	ctl slow kill
 	becomes slow status stopped
+	bg again nsenter -m -t "$DAEMON" "${ECHO[@]}" "$MNT/boxes/slow/ctl" start
+	await "getent to be asked again" 5 has slow status starting
+	await "getent to run" 5 pgrep -P "$DAEMON" -x getent
+	local began=${EPOCHREALTIME/./}
+	stop_daemon
+	assert "$DAEMON_RC" -eq 0 "exit status of boxlited"
+	assert "$(((${EPOCHREALTIME/./} - began) / 1000))" -lt 3000 "ms that the end took while getent was asked"
 }
