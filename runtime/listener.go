@@ -38,10 +38,14 @@ func (c *check) nameListener(report *ProbeReport) {
 	}
 	c.r.listener.Store(&listener{inode: inode})
 	b, r := c.b, c.r
-	b.rt.background(func() {
+	// Nothing is written: the end of the daemon need not wait for it.
+	go func() {
 		looking.Lock()
 		words := b.rt.holderOf(inode)
 		looking.Unlock()
+		if b.rt.life.Err() != nil {
+			return
+		}
 		r.listener.Store(&listener{inode: inode, words: words})
 		if last := r.probe.Load(); last != nil && last.Reason == report.Reason {
 			named := *last
@@ -50,10 +54,10 @@ func (c *check) nameListener(report *ProbeReport) {
 				b.infoChanged()
 			}
 		}
-	})
+	}()
 }
 
-// holderOf says who has a socket.
+// holderOf says who has a socket. It stops looking when the runtime ends, and says nothing.
 func (rt *Runtime) holderOf(inode uint64) string {
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
@@ -61,6 +65,9 @@ func (rt *Runtime) holderOf(inode uint64) string {
 	}
 	link := fmt.Sprintf("socket:[%d]", inode)
 	for _, p := range procs {
+		if rt.life.Err() != nil {
+			return ""
+		}
 		if _, err := strconv.Atoi(p.Name()); err != nil {
 			continue
 		}
@@ -70,6 +77,9 @@ func (rt *Runtime) holderOf(inode uint64) string {
 			continue // it has ended
 		}
 		for _, fd := range fds {
+			if rt.life.Err() != nil {
+				return ""
+			}
 			if to, err := os.Readlink(dir + fd.Name()); err == nil && to == link {
 				return "another listens there: " + rt.processWords(p.Name())
 			}
