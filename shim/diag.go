@@ -58,12 +58,12 @@ func connectionOf(fd int) (own, peer endpoint, errno unix.Errno) {
 	return own, peer, 0
 }
 
-// owners are the sockets that a connection may have been made to, by their inodes.
+// owners are the sockets that a connection may have been made to, by their inodes. Of more
+// than there is room for the first stand for all: each has to be the box's.
 type owners struct {
 	list [maxOwners]uint32
 	n    int
 	rank int // of those in the list
-	more bool
 }
 
 // add takes a socket, if none is in the list that the kernel would have preferred.
@@ -75,7 +75,6 @@ func (o *owners) add(inode uint32, rank int) {
 		*o = owners{rank: rank}
 	}
 	if o.n == maxOwners {
-		o.more = true
 		return
 	}
 	o.list[o.n] = inode

@@ -118,7 +118,7 @@ func (h *holderSearch) step(now int64) heldBy {
 			var path [24]byte
 			b := append(append(path[:0], name...), "/fd\x00"...)
 			if !h.fds.open(b, h.procs.fd) {
-				h.denied = h.denied || h.fds.errno == unix.EACCES || h.fds.errno == unix.EPERM
+				h.denied = h.denied || !vanished(h.fds.errno)
 			}
 			continue
 		}
@@ -128,7 +128,8 @@ func (h *holderSearch) step(now int64) heldBy {
 			continue
 		}
 		inode, errno := socketAt(h.fds.fd, name[:len(name)+1]) // its NUL follows
-		h.denied = h.denied || errno == unix.EACCES || errno == unix.EPERM
+		// EINVAL is of "." and "..", which are no links.
+		h.denied = h.denied || errno != 0 && errno != unix.EINVAL && !vanished(errno)
 		if inode == 0 {
 			continue
 		}
@@ -198,6 +199,10 @@ func (d *dirReader) open(path []byte, at int) bool {
 	d.fd, d.at, d.end = int(fd), 0, 0
 	return d.opened
 }
+
+// vanished reports whether an error in /proc says that what was looked at has ended. Any
+// other, as that there are no descriptors left, says nothing of what was not seen.
+func vanished(errno unix.Errno) bool { return errno == unix.ENOENT || errno == unix.ESRCH }
 
 func (d *dirReader) close() {
 	if d.opened {

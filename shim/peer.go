@@ -66,8 +66,6 @@ func (s *supervisor) meetPeer() {
 			x.mute = true
 		}
 		s.talk()
-	case x.owners.more:
-		s.talk()
 	case x.owners.n == 0:
 		p.finish(ProbeResult{Code: 1, Reason: reasonNobody})
 	default:
