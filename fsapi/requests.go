@@ -165,6 +165,7 @@ func (c *counted) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fus
 	return result, status
 }
 
+// Write comes only after a Writev that was not offered: see there.
 func (c *counted) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	defer c.write.since(time.Now())
 	done, errno := c.hold(in.Uid, len(data))
@@ -175,8 +176,19 @@ func (c *counted) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (
 	return c.RawFileSystem.Write(cancel, in, data)
 }
 
+// Writev is what go-fuse asks first for every write, and what answers it, unless with ENOSYS.
 func (c *counted) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	began := time.Now()
+	bytes := 0
+	for _, part := range data {
+		bytes += len(part)
+	}
+	done, errno := c.hold(in.Uid, bytes)
+	if errno != 0 {
+		c.write.since(began)
+		return 0, fuse.Status(errno)
+	}
+	defer done()
 	n, status := c.RawFileSystem.Writev(cancel, in, data)
 	if status != fuse.ENOSYS { // else it comes again, as a Write
 		c.write.since(began)
