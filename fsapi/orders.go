@@ -216,7 +216,11 @@ func (q *orders) turn(o *order) {
 	switch {
 	case o.begun:
 	case old != q.to.Kills():
-		o.begun, o.err = true, q.to.RefuseCommand(errOvertaken)
+		// Overtaken after the one before it had ended, as those are that still queue.
+		o.begun, o.err = true, errOvertaken
+		if !o.cut {
+			o.err = q.to.RefuseCommand(errOvertaken)
+		}
 	default:
 		o.begin(q.to)
 		renew(q.queue, old, o.epoch)

@@ -21,6 +21,8 @@ type fakeTarget struct {
 	done  []string // what has begun, in order
 	work  map[string]func(error)
 	begun chan string
+	// refused are the failures that its last_error has shown.
+	refused []error
 }
 
 func newFakeTarget() *fakeTarget {
@@ -30,7 +32,12 @@ func newFakeTarget() *fakeTarget {
 func (f *fakeTarget) gone() bool                              { return false }
 func (f *fakeTarget) verbs() string                           { return "" }
 func (f *fakeTarget) parse([]string) (runtime.Command, error) { return runtime.Command{}, nil }
-func (f *fakeTarget) RefuseCommand(err error) error           { return err }
+
+// RefuseCommand is asked by one order at a time.
+func (f *fakeTarget) RefuseCommand(err error) error {
+	f.refused = append(f.refused, err)
+	return err
+}
 
 func (f *fakeTarget) Kills() uint64 {
 	f.mu.Lock()
@@ -214,6 +221,36 @@ func TestWhatAKillOvertakes(t *testing.T) {
 			t.Errorf("%s begins", <-f.begun)
 		}
 	})
+}
+
+// The kill comes when the order's turn has come, and it has not begun.
+func TestAKillBetweenTwoOrders(t *testing.T) {
+	for name, c := range map[string]struct {
+		killer, refusals int
+		verdict          error
+	}{
+		"his own is no failure, also of the box": {killer: 1},
+		"another's is":                           {killer: 2, refusals: 1, verdict: runtime.ErrCanceled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeTarget()
+			q := &orders{to: f}
+			q.enter(1, 1)
+			o := &order{by: runtime.By{PID: 1}, command: command("start 1")}
+			q.now = o
+			write(t, q, c.killer, "kill")
+			f.next(t, "kill 1")
+			f.end("kill 1", nil)
+			q.carryOut(o)
+			if err := verdict(t, q, 1); !errors.Is(err, c.verdict) {
+				t.Errorf("told %v, not %v", err, c.verdict)
+			}
+			must(t, verdict(t, q, 2))
+			if len(f.refused) != c.refusals || len(f.begun) != 0 {
+				t.Errorf("the box shows %v, and %d have begun", f.refused, len(f.begun))
+			}
+		})
+	}
 }
 
 // Whatever is written by whom through which open: everybody is answered, nothing is left,
