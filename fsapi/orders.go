@@ -121,7 +121,11 @@ func (q *orders) enter(pid, n int) {
 				}
 			}
 		}
-		w = &writer{idle: make(chan struct{})} // a failure of before was told, or will be, by a close before this
+		fresh := &writer{idle: make(chan struct{})}
+		if w != nil && !w.told {
+			fresh.err = w.err // no close has told it yet
+		}
+		w = fresh
 		q.writers[pid] = w
 	}
 	w.pending += n

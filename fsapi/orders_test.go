@@ -321,6 +321,30 @@ func TestOrdersOfACrowd(t *testing.T) {
 	}
 }
 
+// A process may write again before it closes.
+func TestAFailureIsToldOnceByTheNextClose(t *testing.T) {
+	f := newFakeTarget()
+	q := &orders{to: f}
+	bad := errors.New("bad")
+	write(t, q, 1, "start 1")
+	f.next(t, "start 1")
+	idle := q.wrote(1).idle
+	f.end("start 1", bad)
+	<-idle
+	write(t, q, 2, "start 2")
+	f.next(t, "start 2")
+	f.end("start 2", nil)
+	must(t, verdict(t, q, 2))
+	for _, want := range []error{bad, nil} {
+		write(t, q, 1, "start 3")
+		f.next(t, "start 3")
+		f.end("start 3", nil)
+		if err := verdict(t, q, 1); !errors.Is(err, want) {
+			t.Errorf("told %v, not %v", err, want)
+		}
+	}
+}
+
 // An open may be shared by any number of processes, one after the other.
 func TestFailuresThatWereToldAreForgotten(t *testing.T) {
 	f := newFakeTarget()
