@@ -14,22 +14,14 @@ import (
 func (s *Store) Refresh(ctx context.Context, ref Ref, tell func(Progress)) (img *Image, release func(), err error) {
 	for {
 		p := &progress{}
-		leave := p.join(tell)
 		// A pull that is under way has asked before, and may have been told of the image
 		// before: so it is not joined.
 		key := "refresh " + strconv.FormatUint(s.serial.Add(1), 10)
-		img, _, err = s.pulls.do(ctx, s.ground, key, func(ctx context.Context) (*Image, error) {
+		img, release, err = s.leased(ctx, key, p, tell, func(ctx context.Context) (*Image, error) {
 			return s.pull(ctx, ref, p)
 		})
-		leave()
-		if err != nil {
-			if s.ground.Err() != nil {
-				err = ErrClosed
-			}
-			return nil, nil, err
-		}
-		if release = s.lease(img.Digest); release != nil {
-			return img, release, nil
+		if release != nil || err != nil {
+			return img, release, err
 		}
 	}
 }

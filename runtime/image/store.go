@@ -331,23 +331,30 @@ func (s *Store) Ensure(ctx context.Context, ref Ref, tell func(Progress)) (img *
 			return img, release, err
 		}
 		p := s.progressOf(ref)
-		leave := p.join(tell)
-		img, _, err = s.pulls.do(ctx, s.ground, ref.key(), func(ctx context.Context) (*Image, error) {
+		img, release, err = s.leased(ctx, ref.key(), p, tell, func(ctx context.Context) (*Image, error) {
 			defer s.forget(ref, p)
 			return s.pull(ctx, ref, p)
 		})
-		leave()
-		if err != nil {
-			if s.ground.Err() != nil {
-				err = ErrClosed
-			}
-			return nil, nil, err
-		}
 		// It may have been removed by now; then it is pulled again.
-		if release = s.lease(img.Digest); release != nil {
-			return img, release, nil
+		if release != nil || err != nil {
+			return img, release, err
 		}
 	}
+}
+
+// leased has the pull of a key done, or joins it, and returns what it has got with a
+// lease; without one if that was removed meanwhile.
+func (s *Store) leased(ctx context.Context, key string, p *progress, tell func(Progress), pull func(context.Context) (*Image, error)) (*Image, func(), error) {
+	leave := p.join(tell)
+	img, _, err := s.pulls.do(ctx, s.ground, key, pull)
+	leave()
+	if err != nil {
+		if s.ground.Err() != nil {
+			err = ErrClosed
+		}
+		return nil, nil, err
+	}
+	return img, s.lease(img.Digest), nil
 }
 
 // progressOf returns the progress of the pull that is under way, or is to be.
