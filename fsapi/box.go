@@ -64,8 +64,8 @@ type boxFile struct {
 	mode uint32
 }
 
-// ownedBy gives the attributes of a box's file (or directory) by the owner that
-// it was given, if it was. b is nil for what is the daemon's own.
+// ownedBy gives the attributes of a box's file (or directory): what it was given, and the
+// rest as it follows from the directory. b is nil for what is the daemon's own.
 func ownedBy(b *runtime.Box, name string, a attr) (attr, syscall.Errno) {
 	if b == nil {
 		return a, 0
@@ -74,21 +74,35 @@ func ownedBy(b *runtime.Box, name string, a attr) (attr, syscall.Errno) {
 	if s.Removed {
 		return attr{}, syscall.ENODEV
 	}
-	if o, ok := s.Owner(name); ok {
-		a.uid, a.gid, a.mode = o.UID, o.GID, o.Mode
-	} else if o, ok := s.Owner(""); ok && name != "" {
-		a.follow(name, o)
+	own, ok := s.Owner(name)
+	if !ok {
+		own.Follows = runtime.FollowsAll
+	}
+	if o, ok := s.Owner(""); ok && name != "" {
+		a.follow(name, o, own)
+	}
+	if own.Follows&runtime.FollowsUID == 0 {
+		a.uid = own.UID
+	}
+	if own.Follows&runtime.FollowsGID == 0 {
+		a.gid = own.GID
+	}
+	if own.Follows&runtime.FollowsMode == 0 {
+		a.mode = own.Mode
 	}
 	return a, 0
 }
 
-// follow makes a box's file that nobody was given by itself one of a directory of that
-// owner and mode: who may not read the one may not read the other, and what not all may
-// read is for whom the box belongs to. But the right to use a box goes with no file but
-// its own.
-func (a *attr) follow(name string, dir runtime.Owner) {
+// follow makes a box's file one of a directory of that owner and mode: who may not read the
+// one may not read the other, and what not all may read, by that or by the mode of its own, is
+// for whom the box belongs to. But the right to use a box goes with no file but its own.
+func (a *attr) follow(name string, dir, own runtime.Owner) {
 	a.mode &= dir.Mode | 0o700
-	if a.mode&0o004 == 0 && name != "ctl" && name != "exec" {
+	mode := a.mode
+	if own.Follows&runtime.FollowsMode == 0 {
+		mode &= own.Mode
+	}
+	if mode&0o004 == 0 && name != "ctl" && name != "exec" {
 		a.uid, a.gid = dir.UID, dir.GID
 	}
 }
@@ -116,11 +130,20 @@ func chown(b *runtime.Box, name string, n node, in *fuse.SetAttrIn, out *fuse.At
 	if b.Snapshot().Removed {
 		return touchGhost(n, in, out)
 	}
-	return giveAway(n, in, out, func(o runtime.Owner) error { return b.SetOwner(name, o) })
+	// The directory itself follows nothing.
+	follows := runtime.FollowsAll
+	if own, ok := b.Snapshot().Owner(name); ok || name == "" {
+		follows = own.Follows
+	}
+	return giveAway(n, follows, in, out, func(o runtime.Owner) error { return b.SetOwner(name, o) })
 }
 
-// giveAway answers a Setattr of a file by setting the owner and mode that it asks for.
-func giveAway(n node, in *fuse.SetAttrIn, out *fuse.AttrOut, set func(runtime.Owner) error) syscall.Errno {
+// giveAway answers a Setattr of a file by setting the owner and mode that it asks for; of the
+// rest it follows what it did.
+//
+// Who has a file only as long as he has the directory keeps it no longer by giving it to
+// himself, which the kernel lets every owner do.
+func giveAway(n node, follows runtime.Follows, in *fuse.SetAttrIn, out *fuse.AttrOut, set func(runtime.Owner) error) syscall.Errno {
 	a, errno := n.stat()
 	if errno != 0 {
 		return errno
@@ -129,15 +152,15 @@ func giveAway(n node, in *fuse.SetAttrIn, out *fuse.AttrOut, set func(runtime.Ow
 		if !mayGive(&in.Caller, a) {
 			return syscall.EPERM
 		}
-		o := runtime.Owner{UID: a.uid, GID: a.gid, Mode: a.mode}
-		if uid, ok := in.GetUID(); ok {
-			o.UID = uid
+		o := runtime.Owner{UID: a.uid, GID: a.gid, Mode: a.mode, Follows: follows}
+		if uid, ok := in.GetUID(); ok && (in.Caller.Uid == 0 || uid != a.uid) {
+			o.UID, o.Follows = uid, o.Follows&^runtime.FollowsUID
 		}
 		if gid, ok := in.GetGID(); ok {
-			o.GID = gid
+			o.GID, o.Follows = gid, o.Follows&^runtime.FollowsGID
 		}
 		if mode, ok := in.GetMode(); ok {
-			o.Mode = mode & 0o777
+			o.Mode, o.Follows = mode&0o777, o.Follows&^runtime.FollowsMode
 		}
 		if err := set(o); err != nil {
 			return toErrno(err)

@@ -64,7 +64,7 @@ func (f *execFile) setattr(n node, sized bool, in *fuse.SetAttrIn, out *fuse.Att
 	if f.removed() {
 		return touchGhost(n, in, out)
 	}
-	return giveAway(n, in, out, func(o runtime.Owner) error { return f.e.SetOwner(f.name, o) })
+	return giveAway(n, 0, in, out, func(o runtime.Owner) error { return f.e.SetOwner(f.name, o) })
 }
 
 // execsDir is exec/ of a box, where mkdir makes an exec and rmdir removes one.

@@ -378,10 +378,10 @@ func TestExecsAreFoundAgain(t *testing.T) {
 	if want := "e1 empty ,ended stopped sleep 1,lost stopped sleep 1,rebooted stopped sleep 1"; strings.Join(got, ",") != want {
 		t.Errorf("got %q", got)
 	}
-	if o := again.Exec("e1").Snapshot().Owner("cmd", 0o600); o != (Owner{7, 8, 0o640}) {
+	if o := again.Exec("e1").Snapshot().Owner("cmd", 0o600); o != (Owner{UID: 7, GID: 8, Mode: 0o640}) {
 		t.Errorf("owner %+v", o)
 	}
-	if o := again.Exec("e1").Snapshot().Owner("ctl", 0o200); o != (Owner{1, 2, 0o200}) {
+	if o := again.Exec("e1").Snapshot().Owner("ctl", 0o200); o != (Owner{UID: 1, GID: 2, Mode: 0o200}) {
 		t.Errorf("owner %+v of a file that was not given away", o)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "half")); !errors.Is(err, os.ErrNotExist) {

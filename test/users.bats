@@ -522,3 +522,52 @@ for call in (lambda: os.fchmod(fd, 0o444), lambda: os.fchown(fd, -1, 1000)):
 	join alice
 	assert "$out" = $'hers\nEPERM\nEPERM' "what she may"
 }
+
+# whose FILE WANT: the mode, uid and gid of a file of x.
+whose() {
+	ok stat -c '%a %u:%g' "$MNT/boxes/x/$1"
+	assert "$out" = "$2" "mode and owner of $1"
+}
+
+@test "a file that was given only a mode follows the directory to its next owner" {
+	box x
+	local b=$MNT/boxes/x
+	ok chown 1000:1000 "$b"
+	whose log '444 0:0'
+	ok chmod 600 "$b/log"
+	ok chmod 600 "$b/wait/log"
+	whose log '600 1000:1000'
+	ok "${ALICE[@]}" chmod 400 "$b/log"
+	# What she gives to herself is hers no longer than the directory is.
+	ok chmod 750 "$b"
+	ok "${ALICE[@]}" chown 1000 "$b/stats"
+	ok "${ALICE[@]}" chmod 640 "$b/stats"
+	ok "${ALICE[@]}" chmod 444 "$b/events"
+	whose events '444 1000:1000'
+	ok chgrp 2000 "$b/pid"
+	restart_daemon
+	whose log '400 1000:1000'
+	ok chown 1001:1001 "$b"
+	whose log '400 1001:1001'
+	whose wait/log '600 1001:1001'
+	whose stats '640 1001:1001'
+	whose events '444 1001:1001'
+	whose pid '440 1001:2000'
+	ok "${BOB[@]}" cat "$b/log"
+	# What was given an owner keeps it, and follows in the mode.
+	ok chown 1000:1000 "$b/info.json"
+	ok chmod 755 "$b"
+	ok chown 0:0 "$b"
+	restart_daemon
+	whose log '400 0:0'
+	whose events '444 0:0'
+	refused EACCES "${ALICE[@]}" cat "$b/log"
+	refused EPERM "${ALICE[@]}" chmod 444 "$b/log"
+	whose info.json '444 1000:1000'
+	# No mode makes a right to use the box go with it.
+	ok chmod 200 "$b/ctl"
+	ok chmod 700 "$b/exec"
+	ok chown 1001:1001 "$b"
+	whose ctl '200 0:0'
+	whose exec '700 0:0'
+}
