@@ -75,6 +75,9 @@ type Box struct {
 	saveQueued atomic.Bool
 	again      timer        // see saveLater
 	savePause  atomic.Int64 // before the last write that was made again, in nanoseconds
+	// keeper is the run that has ended and whose shim stays until that is written; nil if
+	// there is none.
+	keeper atomic.Pointer[run]
 }
 
 func newBox(rt *Runtime, name string) *Box {
@@ -269,7 +272,18 @@ func (b *Box) saveNow(c care, edit func(*stateRecord)) error {
 		return err
 	}
 	defer dir.Close()
+	r := b.nextState(edit)
+	data, err := json.Marshal(&r)
+	if err != nil {
+		return err
+	}
+	return replaceFile(dir, stateFile, append(data, '\n'), c)
+}
+
+// nextState makes what saveNow writes.
+func (b *Box) nextState(edit func(*stateRecord)) stateRecord {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	s := b.snap.Load()
 	r := b.record
 	r.Created, r.Runs, r.Owners = s.Created, s.Runs, s.owners
@@ -294,12 +308,7 @@ func (b *Box) saveNow(c care, edit func(*stateRecord)) error {
 		r.RestartDue = momentOf(r.RestartAt)
 	}
 	b.record = r
-	b.mu.Unlock()
-	data, err := json.Marshal(&r)
-	if err != nil {
-		return err
-	}
-	return replaceFile(dir, stateFile, append(data, '\n'), c)
+	return r
 }
 
 // keepMode writes the first state.json of a new box, at once for the next daemon. The
@@ -448,6 +457,7 @@ func (b *Box) remove(asked bool) error {
 	if err != nil {
 		return b.fail("remove", err)
 	}
+	b.dropKeeper()
 	b.dropExecs()
 	// The name is free for another box only when nobody can meet this one under
 	// it any more, and when its end has been told.

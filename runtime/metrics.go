@@ -144,7 +144,7 @@ func (m *Metrics) late(r *run) {
 func (m *Metrics) ended(r *run, e reaper.Exit, cause string) {
 	m.stops.WithLabelValues(cause).Inc()
 	// One that had ended before the SIGKILL did not need to be reaped for it.
-	if struck := r.struck.Load(); struck != nil && e.At.After(*struck) {
+	if struck := r.struck.Load(); struck != nil && e.At.After(*struck) && e.Outcome.Gone() {
 		m.reaps.WithLabelValues(e.Outcome.String()).Observe(e.At.Sub(*struck).Seconds())
 	}
 }

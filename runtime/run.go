@@ -84,6 +84,8 @@ type run struct {
 	// listener is who was found to listen where this box should.
 	listener atomic.Pointer[listener]
 
+	over sync.Once     // the end of the run is told
+	gone chan struct{} // closed when the shim is proven gone
 	done chan struct{} // closed when the end of the run was published
 	code int           // exit code; valid once done is closed
 }
@@ -92,7 +94,7 @@ func newRun(n int, id string, cfg *Config, text []byte) *run {
 	r := &run{
 		n: n, id: id, cfg: cfg, text: text, since: bootTime(),
 		forked: make(chan struct{}), launched: make(chan struct{}),
-		began: newCompletion(), done: make(chan struct{}), code: -1,
+		began: newCompletion(), gone: make(chan struct{}), done: make(chan struct{}), code: -1,
 	}
 	r.prepare, r.giveUp = context.WithCancel(context.Background())
 	return r
@@ -179,6 +181,9 @@ func (b *Box) launch(r *run) {
 // record and under watch. It returns no handle and no error if the run was
 // killed meanwhile.
 func (b *Box) fork(r *run) (*shim.Handle, error) {
+	if err := b.dismissKeeper(r); err != nil {
+		return nil, err
+	}
 	b.awaitRelease(r)
 	spec, err := b.spec(r)
 	if r.prepare.Err() != nil {
@@ -437,11 +442,25 @@ func boundingSet() (uint64, error) {
 }
 
 // ended is called once a run, when its shim is proven gone. It finds out how the
-// run ended, puts that on record, and only then says so.
+// run ended, puts that on record, and only then says so; unless the shim has told it
+// before, and has stayed for the sake of that.
 func (b *Box) ended(r *run, e reaper.Exit) {
 	<-r.launched
 	b.releaseOverlay(r)
+	close(r.gone)
 	Fault("end.reaped")
+	told := true
+	r.over.Do(func() {
+		told = false
+		b.witness(r, e)
+	})
+	if told {
+		b.keeperGone(r, e)
+	}
+}
+
+// witness finds out how a run has ended whose shim is gone.
+func (b *Box) witness(r *run, e reaper.Exit) {
 	rec, broken := load(b.dir, shim.RecordName, decodeExit)
 	if rec != nil && rec.Run != r.id {
 		rec = nil // of an earlier run
@@ -461,16 +480,23 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 			e = e.Witness()
 		}
 	}
+	b.account(r, e, rec, broken)
+}
+
+// account tells how a run ended, and writes it down.
+func (b *Box) account(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error) {
 	var done stateRecord
 	b.rt.ends.tell(func() { done = b.tellEnd(r, e, rec, broken) })
 	Fault("end.told")
 	b.rt.ends.keep(func() {
-		b.ungroup(r)
+		if e.Outcome.Gone() {
+			b.ungroup(r)
+		}
 		b.save.Lock()
 		defer b.save.Unlock()
 		// The next run may have begun: what is written is how this one ended, unless
 		// that one has ended too.
-		if err := b.saveNow(whole, func(s *stateRecord) {
+		if err := b.writeAll(func(s *stateRecord) {
 			if r.n < b.kept {
 				return
 			}
@@ -490,6 +516,9 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	})
 	Fault("end.saved")
 	log := b.log("reap").WithFields(logrus.Fields{"exit_code": done.ExitCode, "outcome": e.Outcome.String()})
+	if !e.Outcome.Gone() {
+		log = log.WithField("outcome", "told by its shim")
+	}
 	if done.Status == StatusFailed {
 		log.WithError(errors.New(done.LastError)).Warn("failed")
 	} else {
@@ -555,7 +584,7 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 		t.Ended, t.CPU, t.Pending = done.Ended, v.cpu, false
 		t.countOOM(used.OOMKills)
 		done.Remove = r.cfg.RemoveOnExit && v.status == StatusStopped && !t.Restarting
-		if r.proc != nil {
+		if r.proc != nil && e.Outcome.Gone() {
 			t.event("reaped", fmt.Sprintf("pid=%d outcome=%s", r.proc.PID(), e.Outcome))
 		}
 		return nil

@@ -4,18 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
 // An end is on record before anybody is told, so that all daemons tell the same. Where it
 // cannot be written, because the disk is full as a rule, it is told all the same: the shim
 // keeps what it could not write and answers for it, and what this daemon could not write
-// it writes later.
+// it writes later. That shim stays, after the end was told, until all is written: a daemon
+// that is killed before there is room must not take the end along.
 
 const (
 	// savePause is how long a write that has failed is left alone. It doubles up to
@@ -36,7 +41,7 @@ func (b *Box) saveAgain() {
 	b.rt.background(func() {
 		b.save.Lock()
 		defer b.save.Unlock()
-		if err := errors.Join(b.writeExecEnds(), b.saveNow(whole, nil)); err != nil {
+		if err := b.writeAll(nil); err != nil {
 			b.log("save").WithError(err).Warn("still not written")
 			b.saveLater()
 			return
@@ -45,25 +50,98 @@ func (b *Box) saveAgain() {
 	})
 }
 
+// writeAll writes what could not be written, with the state changed by edit, and lets the
+// shim go that has kept it. The state says that there is nothing to ask that shim for, so
+// it comes last. The caller holds save.
+func (b *Box) writeAll(edit func(*stateRecord)) error {
+	k := b.keeper.Load()
+	err := b.writeExecEnds()
+	if err != nil && k != nil {
+		b.nextState(edit)
+		return err
+	}
+	if err := errors.Join(err, b.saveNow(whole, edit)); err != nil || k == nil {
+		return err
+	}
+	b.killKeeper(k)
+	return nil
+}
+
+func (b *Box) killKeeper(k *run) {
+	if err := k.proc.Kill(); err != nil {
+		b.log("reap").WithError(err).Error("the shim of a run that has ended is not killed")
+	}
+}
+
+// dismissKeeper makes room for the shim of a run: one that still keeps the end of a run
+// before goes, once that is written.
+func (b *Box) dismissKeeper(r *run) error {
+	k := b.keeper.Load()
+	if k == nil {
+		return nil
+	}
+	k.over.Do(func() {}) // it is being told of
+	b.save.Lock()
+	err := b.writeAll(nil)
+	b.save.Unlock()
+	if err != nil {
+		return fmt.Errorf("how the run before has ended cannot be written down: %w", err)
+	}
+	select {
+	case <-k.gone:
+	case <-r.prepare.Done():
+	case <-b.rt.closing:
+		r.giveUp()
+	}
+	return nil
+}
+
+// dropKeeper lets a shim go that keeps what nobody will ask for: the box is removed.
+func (b *Box) dropKeeper() {
+	if k := b.keeper.Load(); k != nil {
+		b.killKeeper(k)
+	}
+}
+
+// keeperGone is called when the shim of a run is gone of which the end was told before.
+func (b *Box) keeperGone(r *run, e reaper.Exit) {
+	b.keeper.CompareAndSwap(r, nil)
+	if err := b.update("reap", func(t *tx) error {
+		t.event("reaped", fmt.Sprintf("pid=%d outcome=%s", r.proc.PID(), e.Outcome))
+		return nil
+	}); err != nil && !errors.Is(err, ErrRemoved) && !errors.Is(err, ErrBusy) {
+		b.log("reap").WithError(err).Error("a shim that has kept an end is gone, and cannot be said to be")
+	}
+	b.rt.ends.keep(func() { b.ungroup(r) })
+}
+
 // takeEnd takes from a shim, of a run that has ended, what it could not put on record, and
-// lets it go. It tells of it until that is done.
+// has it told. Nothing but the shim is left of the box then.
 func (b *Box) takeEnd(r *run) {
 	if !r.taking.TryLock() {
 		return
 	}
 	defer r.taking.Unlock()
-	if r.told.Load() == nil {
-		rec, err := b.askEnd(r)
-		if err != nil {
-			b.log("reap").WithError(err).Warn("the shim has an end that it cannot put on record, and does not say which")
-			return
-		}
-		r.told.Store(rec)
-		b.log("reap").Warn("the shim could not put everything on record, and was asked for it")
+	if r.told.Load() != nil {
+		return
 	}
-	if err := r.proc.Kill(); err != nil {
-		b.log("reap").WithError(err).Error("the shim of a run that has ended is not killed")
+	rec, err := b.askEnd(r)
+	if errors.Is(err, syscall.EBUSY) {
+		return // something else of the box is left: the shim says when that is gone
 	}
+	if err != nil {
+		b.log("reap").WithError(err).Warn("the shim has an end that it cannot put on record, and does not say which")
+		return
+	}
+	r.told.Store(rec)
+	b.log("reap").Warn("the shim could not put everything on record, and was asked for it")
+	b.rt.background(func() {
+		<-r.launched
+		r.over.Do(func() {
+			b.keeper.Store(r)
+			b.account(r, reaper.Exit{Outcome: reaper.TimedOut, Code: rec.Code, Signal: unix.Signal(rec.Signal), At: time.Now()}, rec, nil)
+		})
+	})
 }
 
 // askEnd asks for the ends of the execs, and then for that of the run.
@@ -147,12 +225,16 @@ func (e *Exec) writeEnd() error {
 	defer root.Close()
 	name := filepath.Join(shim.ExecDir, e.name)
 	dir, err := root.OpenRoot(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nobody will ask for it
+	}
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	if old, err := load(filepath.Join(e.b.dir, name), shim.RecordName, decodeExit); err != nil || old == nil || old.Run != rec.Run {
-		if err := replaceFile(dir, shim.RecordName, rec.AppendJSON(nil), scrap); err != nil {
+		// Not where the shim, which may live and try the same, writes it first.
+		if err := replaceFile(dir, shim.RecordName, rec.AppendJSON(nil), loose); err != nil {
 			return err
 		}
 	}

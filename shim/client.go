@@ -141,7 +141,7 @@ func descriptor(oob []byte) int {
 }
 
 // AskEnd asks the shim of a run that has ended for the ExitRecord, as JSON, that it could
-// not write. Its errors are those of Ask; EBUSY says that the run goes on, or that the shim
+// not write. Its errors are those of Ask; EBUSY says that something of the run goes on, or that the shim
 // is of another. A shim of an older version gives io.ErrUnexpectedEOF.
 func AskEnd(ctx context.Context, dir *os.File, run string) ([]byte, error) {
 	conn, err := dial(ctx, dir)

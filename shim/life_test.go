@@ -755,6 +755,32 @@ func TestFullDiskForTheRecord(t *testing.T) {
 	}
 }
 
+// Who is told of the end says that nothing of the box is left.
+func TestAnEndIsToldWhenTheShimIsAlone(t *testing.T) {
+	ends := must(unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0))
+	defer closeFD(ends[0])
+	defer closeFD(ends[1])
+	s := supervisor{spec: &Spec{Run: "r"}, pending: pending{end: &ExitRecord{Run: "r", Code: 7}}}
+	ask := func() (unix.Errno, []byte) {
+		s.sendEnd(ends[0], "r")
+		var buf [1 << 10]byte
+		n := must(unix.Read(ends[1], buf[:]))
+		errno, record, err := decodeEndReply(buf[:n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return errno, record
+	}
+	s.nobodyLeft(false)
+	if errno, record := ask(); errno != unix.EBUSY {
+		t.Errorf("before: %v, %s", errno, record)
+	}
+	s.nobodyLeft(true)
+	if errno, record := ask(); errno != 0 || !strings.Contains(string(record), `"code":7`) {
+		t.Errorf("after: %v, %s", errno, record)
+	}
+}
+
 func TestAnEndIsNotKeptForEver(t *testing.T) {
 	s := supervisor{pending: pending{end: &ExitRecord{}, until: 100}}
 	if s.over(99) || !s.over(100) || s.pending.next() != 100 {

@@ -49,7 +49,7 @@ const (
 	// OpEnd, whether there are ends that could not be put on record.
 	OpWatchExecs
 	// OpEnd asks for the ExitRecord of a run that has ended and could not be put on
-	// record: EBUSY as long as it goes on. Use AskEnd.
+	// record: EBUSY as long as anything of it goes on. Use AskEnd.
 	OpEnd
 
 	opEnd

@@ -23,14 +23,16 @@ const (
 // a file alone.
 //
 // With the end of the run the shim would be gone, too. So it stays, after all that was in
-// the box has been killed, until everything is on record, the daemon has asked for the
-// end (and kills it), or somebody sends it a signal that is a stop.
+// the box has been killed, until everything is on record, the daemon has written it
+// elsewhere (and kills the shim), or somebody sends it a signal that is a stop. The daemon
+// tells of the end meanwhile, so it hears of it only when nothing else of the box is left.
 type pending struct {
 	execs   int   // how many of their ends are not on record
 	retryAt int64 // monotonic time of the next try; 0: there is nothing to write
 	untold  bool  // who watches the execs has missed that there are such
 
 	end     *ExitRecord // of the run, once that has ended and there is something to keep
+	alone   bool        // nothing else of the box is left
 	written bool        // end is on record
 	until   int64       // monotonic time at which the shim ends all the same
 }
@@ -92,6 +94,9 @@ func (s *supervisor) writePending(now int64) {
 		err := tryWriteRecord(s.dirfd, p.end.AppendJSON(nil), true)
 		p.written = err == nil || isGone(err)
 	}
+	if p.end != nil && !p.alone {
+		s.killAll()
+	}
 	if p.execs > 0 || p.end != nil && !p.written {
 		s.writeLater(now)
 		s.srv.endPending(s)
@@ -116,6 +121,16 @@ func (s *supervisor) keepEnd(r *ExitRecord, err error) {
 	s.run()
 	if !s.pending.written {
 		say("the exit record is not written")
+	}
+}
+
+// nobodyLeft is told, when there was nobody to reap, whether the shim has no children. Of
+// an init that says that there are no other processes.
+func (s *supervisor) nobodyLeft(none bool) {
+	p := &s.pending
+	if p.end != nil && none && !p.alone {
+		p.alone = true
+		s.srv.endPending(s)
 	}
 }
 

@@ -292,7 +292,7 @@ func (v *server) endPending(s *supervisor) {
 	if s.pending.untold {
 		v.execsChanged(s)
 	}
-	if s.pending.end != nil {
+	if s.pending.end != nil && s.pending.alone {
 		v.tell(s, &LineAnswer{Op: LineEnd})
 	}
 }
@@ -300,7 +300,7 @@ func (v *server) endPending(s *supervisor) {
 // sendEnd answers who asks how the run has ended.
 func (s *supervisor) sendEnd(fd int, run string) {
 	end := s.pending.end
-	if run != s.spec.Run {
+	if run != s.spec.Run || !s.pending.alone {
 		end = nil
 	}
 	send(fd, appendEndReply(s.srv.packet[:0], end)) // who does not take it asks again

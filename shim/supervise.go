@@ -151,6 +151,7 @@ func (s *supervisor) reap() bool {
 		var status unix.WaitStatus
 		pid, err := retry(func() (int, error) { return unix.Wait4(-1, &status, unix.WNOHANG, nil) })
 		if err != nil || pid == 0 {
+			s.nobodyLeft(errors.Is(err, unix.ECHILD))
 			return false
 		}
 		if pid == s.pid && s.alive {

@@ -241,6 +241,12 @@ code_on_record() { grep -qs "\"code\":$2," "$1"; }
 	is x status stopped
 	is x exec/last/exit_code 8
 	is x exec/other/exit_code 137
+	[[ ! -s $STATE/boxes/x/exec/last/exit.json ]] || fail "it is on record: this has shown nothing"
+	kill_daemon
+	start_daemon
+	is x status stopped
+	is x exec/last/exit_code 8
+	is x exec/other/exit_code 137
 	release
 	await "the end to be on record" 10 code_on_record "$STATE/boxes/x/exec/last/exit.json" 8
 	await "the other to be on record" 10 code_on_record "$STATE/boxes/x/exec/other/exit.json" 137
@@ -251,7 +257,7 @@ code_on_record() { grep -qs "\"code\":$2," "$1"; }
 }
 
 @test "a box that ends while the disk is full has ended as it did" {
-	local pid name
+	local pid zpid name
 	on_small_disk
 	start_daemon
 	box x "command: $(waiter "$W/go" 9)"$'\n''health_check: {disabled: true}'
@@ -261,7 +267,7 @@ code_on_record() { grep -qs "\"code\":$2," "$1"; }
 		ctl "$name" start
 	done
 	logs y ready
-	pid=$(pid_of x)
+	pid=$(pid_of x) zpid=$(pid_of z)
 	bg code cat "$MNT/boxes/x/wait/stopped"
 	await_blocked code
 	fill
@@ -271,19 +277,45 @@ code_on_record() { grep -qs "\"code\":$2," "$1"; }
 	is x status stopped
 	is x last_error 'the command exited with status 9'
 	is x health none
-	await "its shim to go" 5 vanished "$pid"
+	is x pid -1
 	becomes z exit_code 139
 	is z last_error 'the command was killed by SIGSEGV'
 	ctl y stop
 	is y exit_code 5
 	is y last_error ok
+	# The end of the daemon, however it comes, takes none along: their shims keep them.
+	kill_daemon
+	start_daemon
+	becomes x exit_code 9
+	restart_daemon
+	for name in x y z; do
+		becomes "$name" status stopped
+	done
+	is x last_error 'the command exited with status 9'
+	is y last_error ok
+	is z last_error 'the command was killed by SIGSEGV'
 	! code_on_record "$STATE/boxes/x/exit.json" 9 || fail "it is on record: this has shown nothing"
+	! vanished "$pid" || fail "the shim has not kept the end"
+	# One that cannot be written down is not given up for the next run.
+	ctl_refused EIO x start
+	rd x/last_error
+	assert "$out" has 'how the run before has ended cannot be written down: ' "last_error"
+	kill_daemon
+	start_daemon
+	becomes x exit_code 9
+	# Who removes a box gives its end up.
+	ok rmdir "$MNT/boxes/z"
+	await "the shim of a removed box to go" 5 vanished "$zpid"
 	release
-	await "the end to be on record" 10 grep -qs '"exit_code":9,' "$STATE/boxes/x/state.json"
+	await "its shim to go" 10 vanished "$pid"
+	await "the end to be on record" 40 grep -qs '"exit_code":9,' "$STATE/boxes/x/state.json"
 	restart_daemon
 	is x exit_code 9
 	is y exit_code 5
-	is z exit_code 139
+	ctl y start
+	is y status running
+	ctl y kill
+	is y exit_code 137
 	off_small_disk
 }
 
@@ -311,7 +343,7 @@ code_on_record() { grep -qs "\"code\":$2," "$1"; }
 	is asked exit_code 9
 	is asked exec/e/exit_code 8
 	is asked exec/other/exit_code 137
-	await "its shim to go" 5 gone "${pid[asked]}"
+	gone "${pid[asked]}" && fail "the shim has not kept the end"
 	is writes status running
 	stop_daemon
 
