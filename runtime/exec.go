@@ -607,7 +607,13 @@ func (e *Exec) run(by By, text []byte) (*Completion, error) {
 	if err := e.openStreams(root); err != nil {
 		return nil, err
 	}
-	err = e.save(root, e.record(&s))
+	// The shim may have written it late, of one that had the name before.
+	if err = root.Remove(filepath.Join(shim.ExecDir, e.name, shim.RecordName)); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err == nil {
+		err = e.save(root, e.record(&s))
+	}
 	if err == nil {
 		err = e.writeSpec(root, spec)
 	}
@@ -863,10 +869,12 @@ func (b *Box) followExecs(r *run, w *shim.ExecWatch) {
 		}
 		all, _ := b.Execs()
 		for _, e := range all {
-			if !e.Snapshot().Status.Active() || e.look() {
+			// Of one that is being started begin tells: until the shim has its order, it
+			// may know another of that name.
+			if e.Snapshot().Status != ExecRunning || e.look() {
 				continue
 			}
-			if s := e.Snapshot(); !unwritten && (s.Status != ExecRunning || s.PID >= 0) {
+			if s := e.Snapshot(); !unwritten && s.PID >= 0 {
 				continue
 			}
 			if err := e.inquire(r); err != nil && !noShim(err) {

@@ -164,6 +164,11 @@ func (s *supervisor) beginExec(name string, conn int, now int64) unix.Errno {
 		return toErrno(err)
 	}
 	defer closeFD(dir)
+	// The end of one that had the name before may have been put on record after that was
+	// removed, and this one made.
+	if err := unix.Unlinkat(dir, RecordName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return toErrno(err)
+	}
 	*e = execProcess{name: name, phase: ExecStarting, conn: conn, state: ExecState{StartedNs: wallclock()}}
 	if err := e.order.read(dir); err != nil {
 		*e = execProcess{}

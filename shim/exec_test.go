@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -400,6 +401,27 @@ func TestExecIsRefused(t *testing.T) {
 	b.spec.Run = "another"
 	if r := c.ask(OpExec, 0); r.Errno != unix.ESTALE {
 		t.Errorf("another run: %+v", r)
+	}
+}
+
+// The record of an exec that was removed comes late, into the directory of its successor.
+func TestALateRecordIsNotOfTheSuccessor(t *testing.T) {
+	b := sleeper(t)
+	c := b.prepare("e", nil, "sh", "-c", "read x; exit $x")
+	late := ExitRecord{Run: b.spec.Run, Code: 7}
+	if err := os.WriteFile(filepath.Join(c.dir, RecordName), late.AppendJSON(nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.open()
+	if c.reply = c.ask(OpExec, 0); c.reply.State.Phase != ExecRunning {
+		t.Fatalf("%+v", c.reply)
+	}
+	if data, err := os.ReadFile(filepath.Join(c.dir, RecordName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it has ended before its end: %s (%v)", data, err)
+	}
+	must(fmt.Fprintln(c.in, "3"))
+	if r := c.record(); r.Code != 3 {
+		t.Errorf("%+v", r)
 	}
 }
 
