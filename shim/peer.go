@@ -79,6 +79,8 @@ func (s *supervisor) judgePeer(v heldBy) {
 	switch {
 	case v == heldByOthers:
 		p.finish(ProbeResult{Code: 1, Reason: reasonForeign + strconv.FormatUint(uint64(p.peer.holders.absent), 10)})
+	case v == heldLate:
+		p.finish(ProbeResult{Code: 1, Reason: reasonWhose})
 	case p.searching():
 		// It is ready to be written to, which epoll would tell all the time.
 		ev := unix.EpollEvent{Fd: int32(p.fd)}

@@ -143,7 +143,7 @@ func (s *supervisor) endProbe() {
 		p.pid = 0
 	}
 	if p.searching() {
-		p.peer.holders.stop()
+		p.peer.holders.giveUp(monotonic())
 	}
 	s.closeProbe()
 	if p.report != 0 {
