@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"strconv"
@@ -157,7 +158,7 @@ func partStderr() io.Writer {
 		bound := unix.NsecToTimeval(crashBound.Nanoseconds())
 		// Without it a crash waits, and nothing else is different.
 		_ = unix.SetsockoptTimeval(unix.Stderr, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &bound)
-		return patient{os.Stderr}
+		return patient(unix.Stderr)
 	case unix.S_IFIFO, unix.S_IFCHR:
 	default:
 		return os.Stderr
@@ -179,15 +180,20 @@ func partStderr() io.Writer {
 	return os.NewFile(uintptr(kept), "stderr")
 }
 
-// patient writes all, however often the time for that is up.
-type patient struct{ *os.File }
+// patient writes all to a descriptor, however often the time for that is up, and also where
+// somebody has made it one that does not wait.
+type patient int
 
 func (p patient) Write(b []byte) (n int, err error) {
 	for n < len(b) {
 		var m int
-		m, err = unix.Write(unix.Stderr, b[n:])
+		m, err = unix.Write(int(p), b[n:])
 		n += max(m, 0)
-		if err != nil && err != unix.EINTR && err != unix.EAGAIN {
+		if errors.Is(err, unix.EAGAIN) {
+			// A hang-up ends it too; the write says so.
+			_, err = unix.Poll([]unix.PollFd{{Fd: int32(p), Events: unix.POLLOUT}}, -1)
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return n, err
 		}
 	}
