@@ -190,7 +190,7 @@ os.close(fd)' "$MNT/boxes/x/$file"
 		used=$(($(cpu_of "$DAEMON") - before))
 		((used < 500)) || fail "$file: $used ticks for 30 KiB"
 	done
-	is x exec/e/status stopped
+	rd x/exec/e/wait/stopped
 }
 
 @test "the builtins of bash hear of what is beyond repair, also in a long text" {

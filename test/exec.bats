@@ -575,13 +575,14 @@ watches() { (($(cat "/proc/${PID[watch]}/fdinfo/"* 2>/dev/null | grep -c '^inoti
 told_of_both() { (($(wc -l <"$W/watch.out") >= 3)); }
 
 @test "expire.idle counts from the end of an exec" {
-	up x $'command: [sleep, infinity]\nexpire: {idle: 700ms}'
-	exec_new x e1 <<<'sleep 1.5'
+	up x $'command: [sleep, infinity]\nexpire: {idle: 2s}'
+	exec_new x e1 <<<'sleep 3'
 	ended x e1 0
 	is x status running
 	becomes x status stopped
 }
 
+# bats test_tags=alone
 @test "100 execs at once; a slow one slows no other; clients are killed in the middle" {
 	up x "$SLEEPER"
 	T=60 ok /usr/bin/python3 "$BATS_TEST_DIRNAME/execs.py" "$MNT/boxes/x/exec" crowd

@@ -4,6 +4,9 @@
 # time, memory and descriptors of the daemon. They were given nothing. Root's boxes start
 # and end all the same.
 
+# What is measured here wants the machine for itself.
+# bats file_tags=alone
+
 load helpers
 load hostile
 load containers

@@ -93,7 +93,8 @@ health_check: {command: [sh, -c, 'test -e $W/once || { touch $W/once; exit 1; }'
 		grep -qxF "boxlite_$line" "$W/after" || fail "not counted: $line; but: $(grep -E '_(stops|restarts)_total.* [1-9]' "$W/after")"
 	done
 	grep -q '^boxlite_health_probe_duration_seconds_count{kind="command",outcome="unhealthy"} 1$' "$W/after" || fail "no probe counted"
-	up z "$SLEEPER"$'\nexpire: {after: 50ms}'
+	box z "$SLEEPER"$'\nexpire: {after: 50ms}'
+	ctl z start
 	rd z/wait/stopped
 	scrape after
 	grep -qxF 'boxlite_stops_total{cause="expired"} 1' "$W/after" || fail "no end by time counted"

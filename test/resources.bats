@@ -10,9 +10,11 @@ setup() { common_setup; }
 
 # However a test ends, its groups with a parent of their own go.
 teardown() {
-	local rc=0
+	local rc=0 dir
 	common_teardown || rc=$?
-	find /sys/fs/cgroup -depth -type d -path "*/boxlite-test-$$*" -exec rmdir {} + || rc=$?
+	for dir in /sys/fs/cgroup/boxlite-test-$$* /sys/fs/cgroup/*/boxlite-test-$$*; do
+		[[ ! -d $dir ]] || find "$dir" -depth -type d -exec rmdir {} + || rc=$?
+	done
 	return "$rc"
 }
 

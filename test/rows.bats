@@ -3,6 +3,9 @@
 # What must be seen from outside, in /proc, of a box that ends: by a kill of the
 # daemon or of somebody else, alone and in crowds.
 
+# What is measured here wants the machine for itself.
+# bats file_tags=alone
+
 load helpers
 load hostile
 

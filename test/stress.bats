@@ -2,6 +2,9 @@
 #
 # Many at once, and the daemon killed at any moment.
 
+# What is measured here wants the machine for itself.
+# bats file_tags=alone
+
 load helpers
 
 export BATS_TEST_TIMEOUT=120

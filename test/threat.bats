@@ -726,6 +726,7 @@ delegate() {
 	is x pid "$shim"
 }
 
+# bats test_tags=alone
 @test "who was given a box cannot hold up others" {
 	delegate
 	bg flood "${USER_1[@]}" /usr/bin/python3 -c 'import os, sys, time

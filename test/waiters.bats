@@ -3,6 +3,9 @@
 # Readers of the blocking files in numbers, and slow ones: each is woken once and
 # right, and none holds up the daemon or grows it.
 
+# What is measured here wants the machine for itself.
+# bats file_tags=alone
+
 load helpers
 load hostile
 

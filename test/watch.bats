@@ -111,6 +111,7 @@ four_events() { (($(wc -l <"$W/boxes.out") == 4)); }
 	T=60 ok /usr/bin/python3 "$WATCH" follow "$MNT/boxes/x" 200
 }
 
+# bats test_tags=alone
 @test "a death is in the watcher's hands within 20 ms" {
 	box x "$SLEEPER"
 	T=60 ok /usr/bin/python3 "$WATCH" death "$MNT/boxes/x" 50
