@@ -43,6 +43,43 @@ func tgid(tid int) int {
 	return 0
 }
 
+// proc is a process, and none that has its pid after it.
+type proc struct {
+	pid   int
+	began uint64 // in ticks since the boot; 0 if that can't be known
+}
+
+func procOf(pid int) proc { return proc{pid, began(pid)} }
+
+// gone reports whether the process is known to be there no more.
+func (p proc) gone() bool { return p.began != 0 && began(p.pid) != p.began }
+
+// began returns when a process began.
+func began(pid int) uint64 {
+	f := stat(pid)
+	if len(f) < 20 {
+		return 0
+	}
+	ticks, err := strconv.ParseUint(f[19], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return ticks
+}
+
+// stat returns what /proc says of a process or thread, from its state on, which is the
+// third field of that file.
+func stat(pid int) []string {
+	if pid <= 0 {
+		return nil
+	}
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+}
+
 // pfExiting is PF_EXITING of linux/sched.h.
 const pfExiting = 0x4
 
@@ -50,13 +87,9 @@ const pfExiting = 0x4
 // kernel closes a killed process's files as it closes anybody's, so the flush of
 // a half-written file looks like that of a whole one; only this tells them apart.
 func dying(tid int) bool {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/stat")
-	if err != nil {
-		return false
-	}
-	// Fields are counted from the state, the third: flags are the ninth, the
-	// exit code is the fifty-second and holds a wait status.
-	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	// Flags are the ninth field, the exit code is the fifty-second and holds a wait
+	// status.
+	f := stat(tid)
 	if len(f) < 50 {
 		return false
 	}

@@ -62,7 +62,7 @@ func (f *FS) openCtl(ctx context.Context, file node, to target, flags uint32) (f
 	if errno != 0 {
 		return nil, 0, errno
 	}
-	return &ctlHandle{fs: f, right: g, orders: orders{to: granted{to, g}}}, fuse.FOPEN_DIRECT_IO, 0
+	return &ctlHandle{fs: f, right: g, orders: orders{to: granted{to, g}, budget: f.budget}}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 type boxTarget struct{ *runtime.Box }
@@ -116,7 +116,8 @@ func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, sy
 	if err != nil {
 		return 0, toErrno(to.RefuseCommand(err))
 	}
-	err = h.orders.add(process(ctx), commands)
+	by := process(ctx)
+	err = h.orders.add(by, procOf(by.PID), commands)
 	if errors.Is(err, errTooMany) {
 		_ = to.RefuseCommand(err)
 		return 0, syscall.E2BIG
@@ -132,7 +133,10 @@ func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, sy
 // does not wait: each process that had the file open closes it at its end, and most only
 // passed it on.
 func (h *ctlHandle) Flush(ctx context.Context) syscall.Errno {
-	w := h.orders.wrote(process(ctx).PID)
+	if h.orders.all() {
+		return 0
+	}
+	w := h.orders.wrote(procOf(process(ctx).PID))
 	if w == nil {
 		return 0
 	}

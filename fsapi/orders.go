@@ -12,6 +12,10 @@ import (
 // maxQueue is how many commands may wait behind one.
 const maxQueue = 1024
 
+// orderBytes is what a command costs its user until it is over. What is under way through
+// an open costs requestBytes more.
+const orderBytes = 512
+
 // maxFailed is how many processes that share an open may have failed, and been told so,
 // before that is forgotten.
 const maxFailed = 64
@@ -41,18 +45,25 @@ type target interface {
 // more; what is written after it is, however that before has ended. A kill that is written
 // by itself begins at once, and one that stands behind a stop does so with the stop: it
 // waits for no grace.
+//
+// What was accepted is carried out, also when the open is closed, or its writer dead. So it
+// counts against its user's budget until it is over, by itself and not with the open: else
+// who opens, writes and goes, again and again, would have any number of them wait.
 type orders struct {
-	to target
+	to     target
+	budget *budget
 
 	mu      sync.Mutex
+	carrier uint32   // uid that pays for what carries them out, while something is under way
 	now     *order   // under way; nil if nothing is
 	queue   []*order // behind it
-	writers map[int]*writer
+	writers map[proc]*writer
 }
 
 // order is one command.
 type order struct {
 	by      runtime.By
+	from    proc
 	command runtime.Command
 	// epoch is how many kills the target had taken when the order was written, or was
 	// given itself. Once it has taken more, the order is not begun.
@@ -74,22 +85,30 @@ type writer struct {
 }
 
 // add accepts the commands of one write, or refuses them all.
-func (q *orders) add(by runtime.By, commands []runtime.Command) error {
+func (q *orders) add(by runtime.By, from proc, commands []runtime.Command) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	batch := make([]*order, 0, len(commands))
 	epoch := q.to.Kills()
 	for _, c := range commands {
-		batch = append(batch, &order{by: by, command: c, epoch: epoch})
+		batch = append(batch, &order{by: by, from: from, command: c, epoch: epoch})
 	}
 	first := batch[0]
 	ahead := q.now != nil && first.command.Verb == runtime.VerbKill
 	if q.now != nil && !ahead && len(q.queue)+len(batch) > maxQueue {
 		return fmt.Errorf("%d %w", len(q.queue), errTooMany)
 	}
+	cost := amount{bytes: int64(len(batch)) * orderBytes}
+	if q.now == nil {
+		cost.bytes += requestBytes
+	}
+	if errno := q.budget.take(by.UID, cost); errno != 0 {
+		return errno
+	}
 	// As long as something is under way the state that a command will meet is not known.
 	if q.now == nil || ahead {
 		if first.begin(q.to); first.err != nil {
+			q.budget.give(by.UID, cost)
 			return first.err
 		}
 		renew(batch[1:], epoch, first.epoch)
@@ -97,9 +116,10 @@ func (q *orders) add(by runtime.By, commands []runtime.Command) error {
 	if ahead {
 		q.overtake(first)
 	}
-	q.enter(by.PID, len(batch))
+	q.enter(from, len(batch))
 	q.queue = append(q.queue, batch...)
 	if q.now == nil {
+		q.carrier = by.UID
 		q.shift()
 		go q.carryOut(q.now)
 	}
@@ -108,27 +128,33 @@ func (q *orders) add(by runtime.By, commands []runtime.Command) error {
 }
 
 // enter notes that a process has written so many orders. mu is held.
-func (q *orders) enter(pid, n int) {
-	w := q.writers[pid]
+func (q *orders) enter(from proc, n int) {
+	w := q.writers[from]
 	if w == nil || w.pending == 0 {
 		if q.writers == nil {
-			q.writers = map[int]*writer{}
+			q.writers = map[proc]*writer{}
 		}
 		if len(q.writers) >= maxFailed {
-			for pid, old := range q.writers {
-				if old.told {
-					delete(q.writers, pid)
-				}
-			}
+			q.forget()
 		}
 		fresh := &writer{idle: make(chan struct{})}
 		if w != nil && !w.told {
 			fresh.err = w.err // no close has told it yet
 		}
 		w = fresh
-		q.writers[pid] = w
+		q.writers[from] = w
 	}
 	w.pending += n
+}
+
+// forget forgets the failures that were told, and those of whom there is nobody left to tell.
+// mu is held.
+func (q *orders) forget() {
+	for from, w := range q.writers {
+		if w.told || w.pending == 0 && from.gone() {
+			delete(q.writers, from)
+		}
+	}
 }
 
 // begin begins an order.
@@ -151,14 +177,14 @@ func renew(behind []*order, old, epoch uint64) {
 
 // overtake cancels what stands before a kill that has begun ahead of it. mu is held.
 func (q *orders) overtake(kill *order) {
-	q.now.cut = q.now.cut || q.now.by.PID == kill.by.PID
+	q.now.cut = q.now.cut || q.now.from == kill.from
 	left := q.queue[:0]
 	for _, o := range q.queue {
 		if o.begun {
 			left = append(left, o) // another kill
 			continue
 		}
-		o.cut = o.by.PID == kill.by.PID
+		o.cut = o.from == kill.from
 		q.leave(o, errOvertaken)
 	}
 	clear(q.queue[len(left):])
@@ -179,7 +205,7 @@ func (q *orders) hurry() {
 	if kill.command.Verb != runtime.VerbKill || kill.begun || !q.now.begun || kill.epoch != q.to.Kills() {
 		return
 	}
-	q.now.cut = q.now.cut || q.now.by.PID == kill.by.PID
+	q.now.cut = q.now.cut || q.now.from == kill.from
 	old := kill.epoch
 	kill.begin(q.to)
 	renew(q.queue[1:], old, kill.epoch)
@@ -187,7 +213,8 @@ func (q *orders) hurry() {
 
 // leave says that an order is over. mu is held.
 func (q *orders) leave(o *order, err error) {
-	w := q.writers[o.by.PID]
+	q.budget.give(o.by.UID, amount{bytes: orderBytes})
+	w := q.writers[o.from]
 	if err != nil && !o.cut && w.err == nil {
 		w.err = err
 	}
@@ -196,7 +223,7 @@ func (q *orders) leave(o *order, err error) {
 	}
 	close(w.idle)
 	if w.err == nil {
-		delete(q.writers, o.by.PID)
+		delete(q.writers, o.from)
 	}
 }
 
@@ -249,7 +276,9 @@ func (q *orders) next(o *order, err error) *order {
 		clear(q.queue[len(left):])
 		q.queue = left
 	}
-	q.shift()
+	if q.shift(); q.now == nil {
+		q.budget.give(q.carrier, amount{bytes: requestBytes})
+	}
 	return q.now
 }
 
@@ -260,11 +289,18 @@ func (q *orders) shift() {
 	}
 }
 
-// wrote returns what a process has written and was not told to have ended well, or nil.
-func (q *orders) wrote(pid int) *writer {
+// all reports whether everything that was written has ended well.
+func (q *orders) all() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.writers[pid]
+	return len(q.writers) == 0
+}
+
+// wrote returns what a process has written and was not told to have ended well, or nil.
+func (q *orders) wrote(from proc) *writer {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.writers[from]
 }
 
 // tell returns how the orders of a writer have ended, once it is idle.

@@ -91,13 +91,13 @@ func write(t *testing.T, q *orders, pid int, texts ...string) {
 	for _, text := range texts {
 		all = append(all, command(text))
 	}
-	must(t, q.add(runtime.By{PID: pid}, all))
+	must(t, q.add(runtime.By{PID: pid}, proc{pid: pid}, all))
 }
 
 // verdict waits as the close of a process does.
 func verdict(t *testing.T, q *orders, pid int) error {
 	t.Helper()
-	w := q.wrote(pid)
+	w := q.wrote(proc{pid: pid})
 	if w == nil {
 		return nil
 	}
@@ -235,8 +235,8 @@ func TestAKillBetweenTwoOrders(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFakeTarget()
 			q := &orders{to: f}
-			q.enter(1, 1)
-			o := &order{by: runtime.By{PID: 1}, command: command("start 1")}
+			q.enter(proc{pid: 1}, 1)
+			o := &order{by: runtime.By{PID: 1}, from: proc{pid: 1}, command: command("start 1")}
 			q.now = o
 			write(t, q, c.killer, "kill")
 			f.next(t, "kill 1")
@@ -291,7 +291,7 @@ func TestOrdersOfACrowd(t *testing.T) {
 				if verb != "kill" {
 					verb = fmt.Sprintf("%s %d", verb, next())
 				}
-				if err := q.add(runtime.By{PID: pid}, []runtime.Command{command(verb)}); err != nil && !errors.Is(err, errTooMany) {
+				if err := q.add(runtime.By{PID: pid}, proc{pid: pid}, []runtime.Command{command(verb)}); err != nil && !errors.Is(err, errTooMany) {
 					t.Error(err)
 				}
 				if rand.IntN(3) == 0 {
@@ -328,7 +328,7 @@ func TestAFailureIsToldOnceByTheNextClose(t *testing.T) {
 	bad := errors.New("bad")
 	write(t, q, 1, "start 1")
 	f.next(t, "start 1")
-	idle := q.wrote(1).idle
+	idle := q.wrote(proc{pid: 1}).idle
 	f.end("start 1", bad)
 	<-idle
 	write(t, q, 2, "start 2")

@@ -34,6 +34,7 @@ declare -gA ERRNO_TEXT=(
 	[EACCES]="Permission denied"
 	[EBUSY]="Device or resource busy"
 	[EEXIST]="File exists"
+	[EDQUOT]="Disk quota exceeded"
 	[ENODEV]="No such device"
 	[ENOTDIR]="Not a directory"
 	[EISDIR]="Is a directory"

@@ -313,6 +313,48 @@ print(urllib.request.urlopen("http://127.0.0.1:%s/metrics" % sys.argv[1], timeou
 	life y
 }
 
+# orderer: gives a ctl all the commands that it takes, through one open after the other, and
+# says how many opens that were, and what refused the next.
+ORDERER='import errno, os, sys, time
+opens = 0
+try:
+    while opens < 1000:
+        fd = os.open(sys.argv[1], os.O_WRONLY)
+        opens += 1
+        for i in range(2):
+            os.write(fd, b"stop 1h\n" * 512)
+except OSError as e:
+    print(opens, errno.errorcode[e.errno], flush=True)
+time.sleep(3600)'
+
+@test "commands that wait count against who wrote them, also when he is gone" {
+	start_daemon
+	script x <<'S'
+trap '' TERM
+echo up
+while :; do sleep 0.05; done
+S
+	ctl x start
+	logs x up
+	ok chown 1000 "$MNT/boxes/x/ctl"
+	local alice=(setpriv --reuid 1000 --regid 1000 --clear-groups)
+	bg orders "${alice[@]}" /usr/bin/python3 -c "$ORDERER" "$MNT/boxes/x/ctl"
+	await "the commands" 20 test -s "$W/orders.out"
+	assert "$(<"$W/orders.out")" = '125 EDQUOT' "opens whose commands wait"
+	assert "$(refused_in metrics bytes)" -ge 1 "refusals that are counted"
+	kill_tree "${JOB[orders]}" || : # one of it may be gone already
+	await "it to go" 10 gone "${JOB[orders]}"
+	# What was accepted waits on, and counts.
+	is x status stopping
+	refused EDQUOT "${alice[@]}" sh -c 'yes "stop 1h" | head -n 500 | dd bs=4000 iflag=fullblock of="$1" conv=notrunc status=none' sh "$MNT/boxes/x/ctl"
+	# Root is not held, and a kill ends it all.
+	ctl x kill
+	is x status stopped
+	await "her commands to be over" 20 "${alice[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" stop
+	ok "${alice[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" start
+	is x status running
+}
+
 # --- the disk ------------------------------------------------------------------
 
 # kept: KiB of removed boxes that are not deleted yet.

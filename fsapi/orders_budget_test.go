@@ -1,0 +1,191 @@
+package fsapi
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"github.com/boxlitefs/boxlite/runtime"
+)
+
+// heldTarget begins whatever it is told to, and ends nothing until all is to end.
+type heldTarget struct {
+	*fakeTarget
+	refuse error
+
+	mu    sync.Mutex
+	held  []func(error)
+	over  bool
+	fails error
+}
+
+func (h *heldTarget) Do(runtime.By, runtime.Command) (*runtime.Completion, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.refuse != nil {
+		return nil, h.refuse
+	}
+	work, end := runtime.NewCompletion()
+	if h.over {
+		end(h.fails)
+	} else {
+		h.held = append(h.held, end)
+	}
+	return work, nil
+}
+
+// endAll ends what has begun and what will begin.
+func (h *heldTarget) endAll(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over, h.fails = true, err
+	for _, end := range h.held {
+		end(err)
+	}
+}
+
+// fill writes the same through one open after the other until the budget refuses it, and
+// returns the opens that have something to do.
+func fill(t *testing.T, f target, b *budget, by runtime.By, writes [][]runtime.Command) []*orders {
+	t.Helper()
+	var opens []*orders
+	for len(opens) <= userBytes/requestBytes {
+		q := &orders{to: f, budget: b}
+		for _, commands := range writes {
+			err := q.add(by, proc{pid: by.PID}, commands)
+			if errors.Is(err, syscall.EDQUOT) {
+				if q.now != nil {
+					opens = append(opens, q)
+				}
+				return opens
+			}
+			must(t, err)
+		}
+		opens = append(opens, q)
+	}
+	t.Fatal("a user is not held")
+	return nil
+}
+
+// What carries them out is counted as well: there is one such for each open.
+func TestOrdersCountUntilTheyAreOver(t *testing.T) {
+	if size := int(unsafe.Sizeof(order{}) + unsafe.Sizeof(runtime.Completion{})); size > orderBytes {
+		t.Errorf("an order of %d bytes counts as %d", size, orderBytes)
+	}
+	by := runtime.By{UID: 7, PID: 1}
+	var many []runtime.Command
+	for range maxQueue / 2 {
+		many = append(many, command("signal 1"))
+	}
+	for name, c := range map[string]struct {
+		writes [][]runtime.Command
+		want   int // opens
+		end    error
+	}{
+		"one each":        {writes: [][]runtime.Command{many[:1]}, want: userBytes / (requestBytes + orderBytes)},
+		"long queues":     {writes: [][]runtime.Command{many, many}, want: userBytes / (requestBytes + maxQueue*orderBytes)},
+		"those that fail": {writes: [][]runtime.Command{many}, want: userBytes / (requestBytes + maxQueue/2*orderBytes), end: errors.New("bad")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &heldTarget{fakeTarget: newFakeTarget()}
+			b := newTestBudget()
+			opens := fill(t, f, b, by, c.writes)
+			if len(opens) != c.want {
+				t.Errorf("%d opens have commands that wait, not %d", len(opens), c.want)
+			}
+			// Another user, and root, have their own.
+			must(t, (&orders{to: f, budget: b}).add(runtime.By{PID: 2}, proc{pid: 2}, many))
+			must(t, (&orders{to: f, budget: b}).add(runtime.By{UID: 8, PID: 3}, proc{pid: 3}, many[:1]))
+			f.endAll(c.end)
+			for _, q := range opens {
+				if err := verdict(t, q, by.PID); !errors.Is(err, c.end) {
+					t.Fatalf("told %v", err)
+				}
+			}
+			await(t, "all to be given back", func() bool {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				return len(b.users) == 0 && b.all == (amount{})
+			})
+		})
+	}
+}
+
+func TestAnOrderThatCannotBeginCostsNothing(t *testing.T) {
+	b := newTestBudget()
+	bad := errors.New("bad")
+	q := &orders{to: &heldTarget{refuse: bad, fakeTarget: newFakeTarget()}, budget: b}
+	if err := q.add(runtime.By{UID: 7, PID: 1}, proc{pid: 1}, []runtime.Command{command("start 1")}); !errors.Is(err, bad) {
+		t.Errorf("told %v", err)
+	}
+	if b.all != (amount{}) {
+		t.Errorf("left: %v", b.all)
+	}
+}
+
+// An open lives on in a child; its pid may be that of one that is gone.
+func TestAProcessIsNotToldOfOneThatHadItsPid(t *testing.T) {
+	bad := errors.New("bad")
+	f := &heldTarget{fakeTarget: newFakeTarget()}
+	f.endAll(bad)
+	q := &orders{to: f}
+	first, second := proc{pid: 1, began: 10}, proc{pid: 1, began: 20}
+	for _, from := range []proc{first, second} {
+		if q.wrote(from) != nil {
+			t.Errorf("%v is told of what it has not written", from)
+		}
+		must(t, q.add(runtime.By{PID: from.pid}, from, []runtime.Command{command("start 1")}))
+		w := q.wrote(from)
+		<-w.idle
+		if err := q.tell(w); !errors.Is(err, bad) {
+			t.Errorf("%v is told %v", from, err)
+		}
+	}
+}
+
+func TestFailuresThatNobodyIsLeftToBeToldOfAreForgotten(t *testing.T) {
+	f := &heldTarget{fakeTarget: newFakeTarget()}
+	f.endAll(errors.New("bad"))
+	q := &orders{to: f}
+	write := func(from proc) {
+		must(t, q.add(runtime.By{PID: from.pid}, from, []runtime.Command{command("start 1")}))
+		<-q.wrote(from).idle
+	}
+	self := procOf(os.Getpid())
+	if self.began == 0 {
+		t.Fatal("when this process began is not known")
+	}
+	write(self)
+	for i := range 10 * maxFailed {
+		write(proc{pid: self.pid, began: self.began + 1 + uint64(i)})
+	}
+	if len(q.writers) > maxFailed+1 {
+		t.Errorf("%d are remembered", len(q.writers))
+	}
+	if q.wrote(self) == nil {
+		t.Error("one that is there is not told")
+	}
+}
+
+func TestAProcessIsGone(t *testing.T) {
+	child := exec.Command("sleep", "60")
+	must(t, child.Start())
+	p := procOf(child.Process.Pid)
+	if p.began == 0 || p.gone() {
+		t.Errorf("%v is gone while it is there", p)
+	}
+	must(t, child.Process.Kill())
+	if err := child.Wait(); err == nil {
+		t.Error("it ended by itself")
+	}
+	if !p.gone() {
+		t.Errorf("%v is there when it is gone", p)
+	}
+	if (proc{pid: p.pid}).gone() {
+		t.Error("one of which nothing is known is gone")
+	}
+}
