@@ -126,6 +126,8 @@ type configHandle struct {
 	emptied bool         // opened to replace a text, and nothing written since
 	writers map[int]bool // processes that wrote
 	dirty   bool         // there is something to commit
+	// work is what an fsync has begun, whose end the next close of who opened the file tells.
+	work *runtime.Completion
 	// committed: what buf held was committed through this handle.
 	committed bool
 	refused   syscall.Errno
@@ -280,6 +282,10 @@ func (h *configHandle) flush(ctx context.Context) (*runtime.Completion, syscall.
 	}
 	if who == h.owner {
 		work, errno := h.commit()
+		if work == nil && errno == 0 {
+			work = h.work
+		}
+		h.work = nil
 		if !wrote {
 			// It has passed the file on, to one that has closed it: what waits is no
 			// business of its own. See ctlHandle.Flush.
@@ -293,12 +299,17 @@ func (h *configHandle) flush(ctx context.Context) (*runtime.Completion, syscall.
 	return nil, 0
 }
 
-// Fsync commits for whoever asks: an editor that wants to know before it closes.
-func (h *configHandle) Fsync(ctx context.Context, _ uint32) syscall.Errno {
+// Fsync commits for whoever asks: an editor that wants to know before it closes. For the work
+// of a commit it does not wait, as the close does: the kernel holds the lock of the inode, and
+// who wants to chmod the file meanwhile could not even be killed.
+func (h *configHandle) Fsync(context.Context, uint32) syscall.Errno {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	work, errno := h.commit()
-	h.mu.Unlock()
-	return h.await(ctx, work, errno)
+	if work != nil {
+		h.work = work
+	}
+	return errno
 }
 
 // Release commits what no flush has: a file that was passed on to another process

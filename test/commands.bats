@@ -143,6 +143,41 @@ print(close(os.dup(fd)), close(fd))' "$MNT/boxes/x/ctl"
 	ctl x kill
 }
 
+@test "an fsync of cmd waits for no begin, and the close tells how that went" {
+	up x "$SLEEPER"
+	ok mkdir "$MNT/boxes/x/exec/e" "$MNT/boxes/x/exec/f"
+	local shim
+	shim=$(pid_of x)
+	kill -STOP "$shim"
+	bg writer /usr/bin/python3 -c 'import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY)
+os.write(fd, b"sleep 60")
+os.fsync(fd)
+print("synced", flush=True)
+os.close(fd)
+print("closed", flush=True)' "$MNT/boxes/x/exec/e/cmd"
+	await "the fsync" 10 grep -q synced "$W/writer.out"
+	is x exec/e/status starting
+	# The file is anybody's to use meanwhile.
+	T=10 ok chmod 640 "$MNT/boxes/x/exec/e/cmd"
+	! grep closed "$W/writer.out" || fail "the close does not wait for the begin"
+	kill -CONT "$shim"
+	join writer
+	assert "$rc/$out" = $'0/synced\nclosed' "the writer"
+	is x exec/e/status running
+	# What cannot begin is told by the close.
+	py 'import errno, os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY)
+os.write(fd, b"/no/such/program")
+os.fsync(fd)
+try:
+    os.close(fd)
+except OSError as e:
+    print(errno.errorcode[e.errno])' "$MNT/boxes/x/exec/f/cmd"
+	assert "$out" = EIO "what the close says"
+	ctl x kill
+}
+
 @test "a chown that cannot be written down changes nothing, and says so" {
 	stop_daemon
 	mount -t tmpfs -o size=1m tmpfs "$STATE"
