@@ -86,9 +86,8 @@ func TestOrdersCountUntilTheyAreOver(t *testing.T) {
 		want   int // opens
 		end    error
 	}{
-		"one each":        {writes: [][]runtime.Command{many[:1]}, want: userBytes / (requestBytes + orderBytes)},
-		"long queues":     {writes: [][]runtime.Command{many, many}, want: userBytes / (requestBytes + maxQueue*orderBytes)},
-		"those that fail": {writes: [][]runtime.Command{many}, want: userBytes / (requestBytes + maxQueue/2*orderBytes), end: errors.New("bad")},
+		"some each":               {writes: [][]runtime.Command{many[:3]}, want: userBytes / (requestBytes + 3*orderBytes)},
+		"long queues, which fail": {writes: [][]runtime.Command{many, many}, want: userBytes / (requestBytes + maxQueue*orderBytes), end: errors.New("bad")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &heldTarget{fakeTarget: newFakeTarget()}
