@@ -32,8 +32,8 @@ var errRevoked = errors.New("the file was given to somebody else since it was op
 // opener is who has opened a file.
 type opener struct {
 	uid, gid uint32
-	groups   []uint32 // nil where owner and group were enough
-	override bool     // modes don't hold him
+	groups   []uint32
+	override bool // modes don't hold him
 }
 
 // grant is the right to use an open file.
@@ -51,14 +51,15 @@ func newGrant(ctx context.Context, file node, want uint32) (*grant, syscall.Errn
 		return nil, syscall.EIO
 	}
 	g := &grant{opener: opener{uid: c.Uid, gid: c.Gid, override: c.Uid == 0}, file: file, want: want}
-	err := g.check()
-	if errors.Is(err, errRevoked) {
+	if !g.override {
+		// Also for whom the mode lets in without: of a group he may be held by what is for
+		// all others. They are those of now, as they are of any open file; the thread waits
+		// for the answer meanwhile, so that its number stands for no other.
 		var caps uint64
 		g.groups, caps = credentials(int(c.Pid))
 		g.override = caps&(1<<unix.CAP_DAC_OVERRIDE) != 0
-		err = g.check()
 	}
-	return g, toErrno(err)
+	return g, toErrno(g.check())
 }
 
 // check says why the file may not be used any more, if that is so.

@@ -318,6 +318,13 @@ release() {
 	ok chgrp 0 "$b/ctl"
 	turn member EACCES
 	turn able ok
+	# Who is in a group that has less than all others has no more than that.
+	ok chmod 0202 "$b/ctl"
+	hold other setpriv --reuid 1003 --regid 1003 --groups 2000 -- "$b/ctl=signal CONT"
+	turn other ok
+	ok chgrp 2000 "$b/ctl"
+	refused EACCES setpriv --reuid 1003 --regid 1003 --groups 2000 "${ECHO[@]}" "$b/ctl" 'signal CONT'
+	turn other EACCES
 }
 
 @test "commands that wait are not begun for who has lost the box" {
