@@ -294,9 +294,21 @@ func (f *FS) ImagesChanged() {
 	if d := f.root.GetChild("images"); d != nil {
 		invalidate(d)
 		f.notifier.mark(nil, rootImages)
-		if e := d.GetChild("last_error"); e != nil {
-			invalidate(e)
-			f.notifier.mark(nil, rootImagesError)
-		}
+	}
+}
+
+// ImagesErrorChanged is the same for images/last_error. That is no change of the directory,
+// as none of a file in it is.
+func (f *FS) ImagesErrorChanged() {
+	if f.early(f.ImagesErrorChanged) {
+		return
+	}
+	d := f.root.GetChild("images")
+	if d == nil {
+		return
+	}
+	if e := d.GetChild("last_error"); e != nil {
+		invalidate(e)
+		f.notifier.mark(nil, rootImagesError)
 	}
 }

@@ -155,7 +155,9 @@ type imagesNote struct {
 
 func (rt *Runtime) noteImages(text string) {
 	rt.imagesError.Store(&imagesNote{text, time.Now()})
-	rt.imagesChanged()
+	if rt.opt.Observer != nil {
+		rt.opt.Observer.ImagesErrorChanged()
+	}
 }
 
 // imageTexts are the texts of images, by digest, and what else they are made of.

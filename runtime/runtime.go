@@ -37,6 +37,8 @@ type Observer interface {
 	Changed()
 	// ImagesChanged says that an image came or went.
 	ImagesChanged()
+	// ImagesErrorChanged says that the last_error of the images changed.
+	ImagesErrorChanged()
 }
 
 // Options say where a Runtime lives.

@@ -18,6 +18,7 @@ func (*removal) BoxChanged(*Box, Field) {}
 func (*removal) Changed()               {}
 func (*removal) ExecChanged(*Exec)      {}
 func (*removal) ImagesChanged()         {}
+func (*removal) ImagesErrorChanged()    {}
 func (*removal) RootClosed(*Box)        {}
 
 func (o *removal) BoxRemoved(b *Box, _ bool) {

@@ -116,6 +116,7 @@ func (o *observerLog) BoxRemoved(*Box, bool)      {}
 func (o *observerLog) Changed()                   {}
 func (o *observerLog) ExecChanged(*Exec)          {}
 func (o *observerLog) ImagesChanged()             {}
+func (o *observerLog) ImagesErrorChanged()        {}
 func (o *observerLog) RootClosed(*Box)            {}
 
 // testRuntime is a Runtime without boxes and without a watcher, for what needs

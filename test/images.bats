@@ -77,3 +77,23 @@ load helpers
 	push "docker-archive:$W/file.tar" "$W/root"
 	tar -tf "$W/file.tar" manifest.json >/dev/null || fail "no archive"
 }
+
+@test "a word in images/last_error is no change of the images" {
+	start_daemon
+	ok stat -c %y "$MNT/images"
+	local before=$out
+	bg watch inotifywait -m --format '%w %e %f' "$MNT/images" "$MNT/images/last_error"
+	await "the watches" 5 grep -q 'Watches established' "$W/watch.err"
+	refused EINVAL "${ECHO[@]}" "$MNT/images/ctl" nonsense
+	await "the event of last_error" 5 grep -q 'last_error MODIFY' "$W/watch.out"
+	! grep ISDIR <(grep MODIFY "$W/watch.out") || fail "the directory is said to have changed"
+	ok stat -c %y "$MNT/images"
+	assert "$out" = "$before" "when images/ has changed"
+	# An image that comes is one.
+	mkdir "$W/layer"
+	push "oci:$W/layout" "$W/layer" --cmd /x
+	ok "${ECHO[@]}" "$MNT/images/ctl" "pull oci:$W/layout"
+	await "the event of images/" 5 eval 'grep MODIFY "$W/watch.out" | grep -q ISDIR'
+	ok stat -c %y "$MNT/images"
+	[[ $out > $before ]] || fail "images/ has not changed"
+}
