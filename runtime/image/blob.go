@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -32,47 +31,6 @@ func (s *Store) blobPath(hex string) string { return s.path("blobs", hex) }
 func (s *Store) partPath(hex, registry string) string {
 	of := sha256.Sum256([]byte(registry))
 	return s.path("partial", hex+"-"+fmt.Sprintf("%x", of[:8]))
-}
-
-// hold keeps what there is of a blob from being removed until done is called.
-func (s *registrySource) hold(hex string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if slices.Contains(s.held, s.store.blobPath(hex)) {
-		return
-	}
-	paths := []string{s.store.blobPath(hex), s.store.partPath(hex, s.registry())}
-	s.held = append(s.held, paths...)
-	s.store.mu.Lock()
-	defer s.store.mu.Unlock()
-	for _, path := range paths {
-		s.store.held[path]++
-	}
-}
-
-// done lets go of all. keep says that another pull goes on with what is here.
-func (s *registrySource) done(keep bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, path := range s.held {
-		s.store.mu.Lock()
-		s.store.held[path]--
-		last := s.store.held[path] == 0
-		if last {
-			delete(s.store.held, path)
-		}
-		s.store.mu.Unlock()
-		if keep || !last {
-			continue
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.store.log.WithError(err).Warn("a blob that is not needed is left")
-		}
-	}
-	s.held = nil
-	if t, ok := s.transport.(interface{ CloseIdleConnections() }); ok {
-		t.CloseIdleConnections()
-	}
 }
 
 func (s *registrySource) registry() string { return s.ref.remote.Context().RegistryStr() }
@@ -108,18 +66,10 @@ func (s *registrySource) layer(_ context.Context, l layer, _ func(int64)) (*os.F
 // bring gets a blob, unless a pull that was broken off has left it. It is there only when
 // all is verified and on the disk.
 func (s *registrySource) bring(ctx context.Context, d v1.Descriptor, got func(int64)) error {
-	path := s.store.blobPath(d.Digest.Hex)
-	if f, err := os.Open(path); err == nil {
-		// A disk keeps less than it promises.
-		err := hashed(ctx, f, d, got)
-		err = errors.Join(err, f.Close())
-		if err == nil || ctx.Err() != nil {
-			return errors.Join(err, ctx.Err())
-		}
-		if err := os.Remove(path); err != nil {
-			return err
-		}
+	if have, err := s.have(ctx, d, got); have || err != nil {
+		return err
 	}
+	path := s.store.blobPath(d.Digest.Hex)
 	part := s.store.partPath(d.Digest.Hex, s.registry())
 	if err := ctx.Err(); err != nil {
 		return err
@@ -137,7 +87,7 @@ func (s *registrySource) bring(ctx context.Context, d v1.Descriptor, got func(in
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(part, path)
+		err = s.store.arrive(part, path)
 	}
 	if err == nil {
 		return syncDir(filepath.Dir(path))
@@ -146,6 +96,28 @@ func (s *registrySource) bring(ctx context.Context, d v1.Descriptor, got func(in
 		err = errors.Join(err, os.Remove(part))
 	}
 	return err
+}
+
+// have reports whether a blob is here. A disk keeps less than it promises: one that is not
+// what it should be is removed.
+func (s *registrySource) have(ctx context.Context, d v1.Descriptor, got func(int64)) (bool, error) {
+	path := s.store.blobPath(d.Digest.Hex)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = hashed(ctx, f, d, got)
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err == nil:
+		return true, nil
+	}
+	return false, s.store.discredit(f, path)
 }
 
 // complete fetches what is missing of a blob, and verifies it. What an earlier pull has got
