@@ -202,7 +202,7 @@ func (s *Store) whole(r *record) error {
 // held, or nobody else is there.
 func (s *Store) adopt(r *record) *Image {
 	i := &Image{
-		Name: r.Name, Digest: r.Digest, Refs: r.Refs, Entrypoint: r.Entrypoint, Cmd: r.Cmd, Env: r.Env, User: r.User,
+		Name: r.Name, Digest: r.Digest, Entrypoint: r.Entrypoint, Cmd: r.Cmd, Env: r.Env, User: r.User,
 		WorkingDir: r.WorkingDir, StopSignal: r.StopSignal, Labels: r.Labels, Created: r.Created, Pulled: r.Pulled,
 		moved: r.Moved,
 	}
@@ -225,6 +225,10 @@ func (s *Store) adopt(r *record) *Image {
 	maps.DeleteFunc(s.refs, func(_, of string) bool { return of == i.Digest })
 	for _, text := range r.Refs {
 		ref, err := ParseRef(text)
+		if err == nil && s.refs[ref.key()] == i.Digest {
+			continue // an older version wrote it twice
+		}
+		i.Refs = append(i.Refs, text)
 		if err != nil {
 			continue
 		}

@@ -24,7 +24,7 @@ type Ref struct {
 	scheme string
 	path   string         // of a layout or an archive
 	tag    string         // of a layout; may be ""
-	others []layoutName   // what a reference to a layout may mean besides
+	names  []layoutName   // what a reference to a layout may mean, the longest path first
 	remote name.Reference // of a registry
 }
 
@@ -32,32 +32,48 @@ type Ref struct {
 // colon is between them only the disk can tell.
 type layoutName struct{ path, tag string }
 
+func (n layoutName) String() string {
+	switch {
+	case n.tag != "":
+		return n.path + ":" + n.tag
+	case strings.Contains(filepath.Base(n.path), ":"):
+		return n.path + "/" // and not an image with that tag
+	}
+	return n.path
+}
+
 // String gives back what was parsed.
 func (r Ref) String() string { return r.text }
 
-// key is equal for references that mean the same.
+// key is equal for references that mean the same. It is that of the text, and the same
+// whatever the disk has: the next daemon knows nothing but the text.
 func (r Ref) key() string {
-	switch {
-	case r.remote != nil:
+	if r.remote != nil {
 		return schemeRegistry + r.remote.Name()
-	case r.tag != "":
-		return r.scheme + r.path + ":" + r.tag
-	case r.scheme == schemeLayout && strings.Contains(filepath.Base(r.path), ":"):
-		return r.scheme + r.path + "/" // and not an image with that tag
 	}
-	return r.scheme + r.path
+	if r.scheme != schemeLayout {
+		return r.scheme + r.path
+	}
+	first := r.names[0].String()
+	key := r.scheme + first
+	for _, n := range r.names[1:] {
+		// What is one path can be two tags: /a:b//c and /a:b/c.
+		if other := n.String(); other != first {
+			key += " " + other
+		}
+	}
+	return key
 }
 
 // located returns the reference to a layout as the disk has it: the longest path that is
 // one. The text, by which it is known, stays.
 func (r Ref) located() Ref {
-	for _, n := range append([]layoutName{{r.path, r.tag}}, r.others...) {
+	for _, n := range r.names {
 		if fi, err := os.Stat(filepath.Join(n.path, "index.json")); err == nil && fi.Mode().IsRegular() {
 			r.path, r.tag = n.path, n.tag
 			break
 		}
 	}
-	r.others = nil
 	return r
 }
 
@@ -130,7 +146,7 @@ func ParseRef(s string) (Ref, error) {
 	if len(names) == 0 {
 		return Ref{}, errorf(ErrRef, "image %q: the tag %q must be letters, digits, '_', '.', '+', '-', ':', '@' and '/'", s, rest[last+1:])
 	}
-	r.path, r.tag, r.others = names[0].path, names[0].tag, names[1:]
+	r.path, r.tag, r.names = names[0].path, names[0].tag, names
 	return r, r.checkPath()
 }
 
