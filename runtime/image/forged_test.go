@@ -98,7 +98,7 @@ func TestARecordWithPathsOutOfALayerIsRefused(t *testing.T) {
 		"a directory":       {layerInfo{Implied: []string{"../../etc"}}, false},
 		"a link":            {layerInfo{Links: []string{"../../etc/shadow"}}, false},
 		"too many links":    {layerInfo{Links: strings.Split(strings.Repeat("d ", defaultLimits.Implied)+"d", " ")}, false},
-		"whiteouts below 0": {layerInfo{Whiteouts: -1}, false},
+		"whiteouts below 0": {layerInfo{Whiteouts: new(-1)}, false},
 	} {
 		c.info.ID = strings.Repeat("0", 64)
 		b, err := json.Marshal(record{Version: recordVersion, Name: "a@" + strings.Repeat("0", 12), Digest: digest, Layers: []layerInfo{c.info}})

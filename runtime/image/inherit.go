@@ -34,7 +34,14 @@ func (s *Store) inherit(ctx context.Context, src source, layers []layer, infos [
 	whiteouts := 0
 	for n := range infos {
 		l := layers[n]
-		if whiteouts += infos[n].Whiteouts; whiteouts > s.limits.Whiteouts {
+		if infos[n].Whiteouts == nil {
+			names, err := s.whiteouts(ctx, infos[n])
+			if err != nil {
+				return unpin, err
+			}
+			infos[n].Whiteouts = new(len(names))
+		}
+		if whiteouts += *infos[n].Whiteouts; whiteouts > s.limits.Whiteouts {
 			return unpin, tooManyWhiteouts(&s.limits)
 		}
 		if l.base, err = s.baseOf(ctx, infos[:n], infos[n]); err != nil {
@@ -78,7 +85,7 @@ func (s *Store) baseOf(ctx context.Context, below []layerInfo, info layerInfo) (
 		}
 		b.links = append(b.links, link{target, layer})
 	}
-	if info.Whiteouts == 0 {
+	if *info.Whiteouts == 0 {
 		return b, nil
 	}
 	names, err := s.whiteouts(ctx, info)
@@ -90,7 +97,8 @@ func (s *Store) baseOf(ctx context.Context, below []layerInfo, info layerInfo) (
 		if err != nil {
 			return b, err
 		}
-		if st == nil {
+		// An older version left one where the layer itself hides what is below.
+		if st == nil || s.hides(info, name) {
 			b.drop = append(b.drop, name)
 		}
 	}
@@ -157,6 +165,17 @@ func (s *Store) lookup(ctx context.Context, layers []layerInfo, name string) (*u
 		}
 	}
 	return nil, "", nil
+}
+
+// hides reports whether a layer shows nothing of those below in the directory that a path
+// is in.
+func (s *Store) hides(info layerInfo, name string) bool {
+	for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
+		if isOpaque(s.path("layers/sha256", info.ID, dir)) {
+			return true
+		}
+	}
+	return info.Opaque
 }
 
 func isOpaque(path string) bool {

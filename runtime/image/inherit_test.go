@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 )
 
 func TestDirectoriesWithoutAnEntryAreAsBelow(t *testing.T) {
@@ -125,7 +127,7 @@ func TestWhiteoutsOfAnImageAreBounded(t *testing.T) {
 	}
 	// What the unpacker has counted is not relied on.
 	s.limits.Whiteouts = 1
-	info := layerInfo{ID: img.ids[1], Whiteouts: 1}
+	info := layerInfo{ID: img.ids[1], Whiteouts: new(1)}
 	if _, err := s.baseOf(t.Context(), nil, info); !errors.Is(err, ErrTooBig) {
 		t.Error(err)
 	}
@@ -137,7 +139,7 @@ func TestTheSearchOfLayersEndsWithThePull(t *testing.T) {
 	img := ensure(t, s, srv.push(t, "a:1", imageOf(t, v1.Config{}, layerOf(t, file("d/a", "")), layerOf(t, file("d/.wh.a", "")))))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	below, info := []layerInfo{{ID: img.ids[0]}}, layerInfo{ID: img.ids[1], Whiteouts: 1}
+	below, info := []layerInfo{{ID: img.ids[0]}}, layerInfo{ID: img.ids[1], Whiteouts: new(1)}
 	if _, _, err := s.lookup(ctx, below, "d/a"); !errors.Is(err, context.Canceled) {
 		t.Errorf("lookup: %v", err)
 	}
@@ -147,4 +149,47 @@ func TestTheSearchOfLayersEndsWithThePull(t *testing.T) {
 	if _, err := s.baseOf(ctx, below, info); !errors.Is(err, context.Canceled) {
 		t.Errorf("baseOf: %v", err)
 	}
+}
+
+// TestWhiteoutsThatAnOlderVersionLeftAreLeftOut: it counted none, and left them where there is
+// nothing that they could take away.
+func TestWhiteoutsThatAnOlderVersionLeftAreLeftOut(t *testing.T) {
+	srv, dir := serve(t), t.TempDir()
+	s := open(t, dir, Options{})
+	base := layerOf(t, folder("d"), file("d/a", "a"), folder("o"), file("o/a", "a"), folder("own"))
+	upper := layerOf(t, folder("d"), file("d/.wh.a", ""), file("d/.wh.b", ""), folder("o"), file("o/.wh..wh..opq", ""), file("o/.wh.a", ""), file("own/.wh.c", ""))
+	lower := layerOf(t, folder("own"), file("own/c", "c"), folder("d"), file("d/a", "a"), file("d/b", "b"), folder("o"), file("o/a", "a"))
+	old := ensure(t, s, srv.push(t, "old:1", imageOf(t, v1.Config{}, lower, upper)))
+	// As an older version would have it.
+	if err := unix.Mknod(old.Layers[1]+"/o/a", unix.S_IFCHR, 0); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(s.recordPath(old.Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := regexp.MustCompile(`,\s*"whiteouts": \d`)
+	if n := len(counted.FindAll(b, -1)); n != 2 {
+		t.Fatalf("%d layers of 2 are counted: %s", n, b)
+	}
+	if err := os.WriteFile(s.recordPath(old.Digest), counted.ReplaceAll(b, nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, Options{})
+	want := map[string]string{".": dirLine, "d": dirLine, "d/a": "20000 0:0 0/0", "o": dirLine + " trusted.overlay.opaque=79", "own": dirLine}
+	img := ensure(t, s, srv.push(t, "new:1", imageOf(t, v1.Config{}, base, upper)))
+	same(t, tree(t, img.Layers[1]), want)
+	// Of the same layers with another configuration: nothing but what the layer itself hides is left out.
+	want["d/b"], want["own/c"] = want["d/a"], want["d/a"]
+	again := ensure(t, s, srv.push(t, "again:1", imageOf(t, someConfig(), lower, upper)))
+	same(t, tree(t, again.Layers[1]), want)
+	// They count.
+	s.limits.Whiteouts = 2
+	if err := refuse(t, s, srv.push(t, "many:1", imageOf(t, v1.Config{User: "1"}, lower, upper))); !errors.Is(err, ErrTooBig) {
+		t.Error(err)
+	}
+	nothingHalf(t, s)
 }

@@ -266,7 +266,7 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, got func(i
 		return info, err
 	}
 	slices.Sort(u.Implied)
-	info = layerInfo{ID: l.id(), Size: u.Size, Opaque: u.Opaque, Implied: u.Implied, Whiteouts: u.Whiteouts, Links: u.Links}
+	info = layerInfo{ID: l.id(), Size: u.Size, Opaque: u.Opaque, Implied: u.Implied, Whiteouts: &u.Whiteouts, Links: u.Links}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := os.Rename(dir+layerRoot, s.path("layers/sha256", info.ID)); err != nil {

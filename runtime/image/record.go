@@ -45,8 +45,9 @@ type layerInfo struct {
 	Opaque bool `json:"opaque,omitempty"`
 	// Implied are directories that the layer has no entry for.
 	Implied []string `json:"implied,omitempty"`
-	// Whiteouts is how many names it takes away from the layers below.
-	Whiteouts int `json:"whiteouts,omitempty"`
+	// Whiteouts is how many names it takes away from the layers below. It is nil where that
+	// is not known: an older version did not count them, and left out none.
+	Whiteouts *int `json:"whiteouts,omitempty"`
 	// Links are targets of hard links, which it has only if it was made for the layers below.
 	Links []string `json:"links,omitempty"`
 }
@@ -95,7 +96,11 @@ func (r *record) check() error {
 		if !layerID.MatchString(l.ID) || l.Size < 0 {
 			return fmt.Errorf("layer is %q", l.ID)
 		}
-		if err := checkNames(l.Implied, l.Links, l.Whiteouts, defaultLimits.Implied); err != nil {
+		whiteouts := 0
+		if l.Whiteouts != nil {
+			whiteouts = *l.Whiteouts
+		}
+		if err := checkNames(l.Implied, l.Links, whiteouts, defaultLimits.Implied); err != nil {
 			return fmt.Errorf("layer %.12s: %w", l.ID, err)
 		}
 	}
