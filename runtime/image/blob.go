@@ -81,7 +81,7 @@ func (s *registrySource) bring(ctx context.Context, d v1.Descriptor, got func(in
 	p := &partial{file: f, hash: sha256.New(), d: d, got: got}
 	err = s.complete(ctx, p)
 	if err == nil {
-		err = f.Sync()
+		err = s.store.settle(f.Sync)
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr

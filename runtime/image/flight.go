@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"sync"
 )
@@ -24,11 +25,11 @@ type flight[T any] struct {
 // do returns what fn returns, of the flight of that key that is under way or a new
 // one, and whether others had a part in it. It returns ctx's error when ctx ends
 // before; the context of fn ends when all have left. fn is begun under ground, which
-// ends it too.
+// ends it too: do does not wait for that, since fn may wait for a disk.
 func (f *flights[T]) do(ctx, ground context.Context, key string, fn func(context.Context) (T, error)) (T, bool, error) {
 	for {
 		var zero T
-		if err := ctx.Err(); err != nil {
+		if err := cmp.Or(ctx.Err(), ground.Err()); err != nil {
 			return zero, false, err
 		}
 		f.mu.Lock()
@@ -45,6 +46,8 @@ func (f *flights[T]) do(ctx, ground context.Context, key string, fn func(context
 				continue
 			case <-ctx.Done():
 				return zero, false, ctx.Err()
+			case <-ground.Done():
+				return zero, false, ground.Err()
 			}
 		}
 		c.waiters++
@@ -53,13 +56,14 @@ func (f *flights[T]) do(ctx, ground context.Context, key string, fn func(context
 		case <-c.done:
 			return c.result, shared, c.err
 		case <-ctx.Done():
+		case <-ground.Done():
 		}
 		f.mu.Lock()
 		if c.waiters--; c.waiters == 0 {
 			c.cancel()
 		}
 		f.mu.Unlock()
-		return zero, shared, ctx.Err()
+		return zero, shared, cmp.Or(ctx.Err(), ground.Err())
 	}
 }
 

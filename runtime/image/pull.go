@@ -9,8 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/boxlitefs/boxlite/runtime/deep"
+	"golang.org/x/sys/unix"
 )
 
 // pull gets the image of a reference that is not known.
@@ -111,7 +110,10 @@ func (s *Store) pin(ids []string) (unpin func()) {
 				delete(s.pins, id)
 			}
 		}
-		gone := s.discard(ids)
+		var gone []string
+		if !s.closed { // else the next Open does it
+			gone = s.discard(ids)
+		}
 		s.mu.Unlock()
 		s.sweep(gone)
 	}
@@ -245,11 +247,7 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, got func(i
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return info, err
 	}
-	defer func() {
-		if rerr := deep.RemoveAll(s.ground, dir); rerr != nil && s.ground.Err() == nil {
-			s.log.WithError(rerr).Warn("a layer that was not finished is left until the next start")
-		}
-	}()
+	defer s.clear(dir)
 	o := order{Dir: dir, DiffID: l.diffID, Limits: s.limits, Dirs: l.dirs, Drop: l.drop}
 	if err := s.stage(ctx, dir, l.links, &o); err != nil {
 		return info, err
@@ -269,6 +267,9 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, got func(i
 	info = layerInfo{ID: l.id(), Size: u.Size, Opaque: u.Opaque, Implied: u.Implied, Whiteouts: &u.Whiteouts, Links: u.Links}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return info, ErrClosed
+	}
 	if err := os.Rename(dir+layerRoot, s.path("layers/sha256", info.ID)); err != nil {
 		return info, err
 	}
@@ -279,6 +280,20 @@ func (s *Store) unpackLayer(ctx context.Context, src source, l layer, got func(i
 	return info, nil
 }
 
+// clear has a directory deleted in which a layer was unpacked. What is in it may be large:
+// the next layer does not wait for that.
+func (s *Store) clear(dir string) {
+	if unix.Rmdir(dir) == nil || s.ground.Err() != nil {
+		return // nothing is left, or it is left to the next Open
+	}
+	to := s.aside("trash", "half")
+	if err := os.Rename(dir, to); err != nil {
+		s.log.WithError(err).Warn("a layer that was not finished is left until the next start")
+		return
+	}
+	s.sweep([]string{to})
+}
+
 // keep makes an image known, once it is on the disk.
 func (s *Store) keep(ref Ref, r *resolved, infos []layerInfo) (*Image, error) {
 	digest := r.digest.String()
@@ -286,7 +301,7 @@ func (s *Store) keep(ref Ref, r *resolved, infos []layerInfo) (*Image, error) {
 		defer release()
 		return s.refer(ref, digest)
 	}
-	if err := syncFS(s.dir); err != nil {
+	if err := s.settle(func() error { return syncFS(s.dir) }); err != nil {
 		return nil, err
 	}
 	i, err := s.keepNew(ref, r, infos)

@@ -264,10 +264,13 @@ func (s *Store) write(r *record) error {
 	}
 	_, err = f.Write(b)
 	if err == nil {
-		err = f.Sync()
+		err = s.settle(f.Sync)
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
+	}
+	if s.ground.Err() != nil {
+		return err // the next Open clears it away
 	}
 	if err == nil {
 		err = os.Rename(tmp, path)

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,7 +80,8 @@ type Store struct {
 	chunk     int64
 	pause     time.Duration
 	transport func(*reach) http.RoundTripper
-	ground    context.Context // of all pulls
+	disk      func(sync func() error) error // a test may have a slow one
+	ground    context.Context               // of all pulls
 	end       context.CancelFunc
 	serial    atomic.Uint64
 	slots     chan struct{} // bounds the unpackers
@@ -123,7 +125,7 @@ func Open(dir string, opt Options) (*Store, error) {
 	}
 	s := &Store{
 		dir: filepath.Clean(dir), opt: opt, log: opt.Log.WithField("op", "image"), limits: defaultLimits, stall: stallBound, chunk: stallChunk, pause: fetchPause,
-		transport: newTransport, slots: make(chan struct{}, unpackers),
+		transport: newTransport, disk: func(sync func() error) error { return sync() }, slots: make(chan struct{}, unpackers),
 		images: map[string]*Image{}, refs: map[string]string{}, leases: map[string]int{}, ready: map[string]layerInfo{}, pins: map[string]*pin{}, held: map[string]int{},
 		told: map[string]*progress{},
 	}
@@ -134,19 +136,38 @@ func Open(dir string, opt Options) (*Store, error) {
 	return s, nil
 }
 
-// Close ends all pulls, and the deletion of what was removed, and waits for that. The next
-// Open does what is left.
+// closeBound is how long Close waits at most.
+const closeBound = 500 * time.Millisecond
+
+// Close ends all pulls, and the deletion of what was removed, and waits for that, but not
+// for a disk that takes long: who waits for it changes nothing any more when it answers. The
+// next Open does what is left.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
 	s.end()
-	s.pulls.work.Wait()
-	s.layers.work.Wait()
-	s.blobs.work.Wait()
-	s.sweeps.Wait()
+	ended := make(chan struct{})
+	go func() {
+		s.pulls.work.Wait()
+		s.layers.work.Wait()
+		s.blobs.work.Wait()
+		s.sweeps.Wait()
+		close(ended)
+	}()
+	bound := time.NewTimer(closeBound)
+	defer bound.Stop()
+	select {
+	case <-ended:
+	case <-bound.C:
+		s.log.Warn("the disk takes long: what was being pulled or deleted is left as it is")
+	}
 	return nil
 }
+
+// settle waits for the disk to have what sync is asked for. It fails if the store was closed
+// meanwhile: the directory may be another's by now.
+func (s *Store) settle(sync func() error) error { return cmp.Or(s.disk(sync), s.ground.Err()) }
 
 // path is a place in the store.
 func (s *Store) path(elem ...string) string {
@@ -249,7 +270,7 @@ func (s *Store) sweep(paths []string) {
 	}
 	s.sweeps.Go(func() {
 		// First it must last that nothing needs it.
-		if err := syncDir(s.path("images")); err != nil {
+		if err := s.disk(func() error { return syncDir(s.path("images")) }); err != nil {
 			s.log.WithError(err).Warn("removed images are kept in the trash until the next start")
 			return
 		}
