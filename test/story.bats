@@ -26,6 +26,8 @@ image_dir() {
 	IMG=$MNT/images/$out
 }
 
+# no_files_of_images: what was removed is deleted after the rmdir, which does not wait for that.
+no_files_of_images() { [[ -z $(find "$STATE/images" -type f) ]]; }
 
 new_exec() {
 	ok mkdir "$MNT/boxes/$1/exec/$2"
@@ -71,7 +73,7 @@ story() {
 	ok rmdir "$IMG"
 	list_images
 	assert "$out" = "" "images"
-	assert "$(find "$STATE/images" -type f | wc -l)" -eq 0 "files of images"
+	await "the files of the image to be deleted" 10 no_files_of_images
 }
 @test "pull, run, exec, cp, stop, start, rmdir" {
 	start_registry
