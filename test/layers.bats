@@ -45,7 +45,7 @@ says() {
 		docker = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 		add(manifest([layer(L().busybox(), docker, zstd)], "echo docker", vendor="docker"), "zstd-docker")
 		skipped = b"\x50\x2a\x4d\x18\x04\0\0\0size"
-		add(manifest([layer(L().busybox(), "application/vnd.oci.image.layer.v1.tar+zstd", lambda b: skipped + zstd(b))], "echo frames"), "zstd-frames")
+		add(manifest([layer(L().busybox().put("only-here"), "application/vnd.oci.image.layer.v1.tar+zstd", lambda b: skipped + zstd(b))], "echo frames"), "zstd-frames")
 		a, b = layer(L().put("f", "a")), layer(L().put("f", "b").put("g", "b"))
 		add(manifest([base, a, b, a], "cat /f /g"), "twice")
 		add(manifest([base], "echo late", created="9999-12-31T23:59:59-01:00"), "late")
