@@ -86,16 +86,25 @@ says() {
 @test "names in a layout have slashes and colons, and archives are compressed" {
 	local name
 	layout img <<-'PY'
-		for n in "docker.io/library/one:1", "two:2", "3":
+		for n in "docker.io/library/one:1", "two:2", "3", "x:y//z":
 		    add(manifest([L().busybox()], "echo " + n), n)
 	PY
 	mkdir "$W/img:docker.io"
 	mv "$W/img" "$W/keep"
 	cp -r "$W/keep" "$W/img"
 	start_daemon
-	for name in docker.io/library/one:1 two:2 3; do
+	for name in docker.io/library/one:1 two:2 3 x:y//z; do
+		says box "oci:$W/img:$name" "$name"
+		ok sh -c 'exec /bin/echo "pull $2" >"$1"' sh "$MNT/images/ctl" "oci:$W/img:$name"
+	done
+	# The next daemon knows them by these names, whatever the disk has then.
+	mv "$W/img" "$W/away"
+	restart_daemon
+	ok sh -c 'exec /bin/echo prune >"$1"' sh "$MNT/images/ctl"
+	for name in docker.io/library/one:1 two:2 3 x:y//z; do
 		says box "oci:$W/img:$name" "$name"
 	done
+	mv "$W/away" "$W/img"
 	ok ls "$MNT/images"
 	[[ $out == *img@* && $out != *one@* ]] || fail "the names are not the layout's: $out"
 	# A directory of such a name goes first.
