@@ -438,6 +438,9 @@ func TestManyExecs(t *testing.T) {
 		})
 	}
 	work.Wait()
+	if t.Failed() {
+		return
+	}
 	for i, c := range all {
 		must(fmt.Fprintf(c.in, "%d\n", i))
 	}

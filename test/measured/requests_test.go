@@ -341,7 +341,7 @@ func TestManyBlockedReadersSlowNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		slices.Sort(times)
-		if slowest := times[reads-1]; slowest > prompt {
+		if slowest := times[reads-1]; slowest > daemon.Bound/2 { // one that hangs
 			t.Errorf("a read of status took %s", slowest)
 		}
 		return times[reads/2]
@@ -384,7 +384,9 @@ func TestManyBlockedReadersSlowNobody(t *testing.T) {
 	if during > 10*before+time.Millisecond {
 		t.Errorf("the median read of status took %s before and %s beside %d blocked readers", before, during, readers)
 	}
-	within(t, 5*time.Second, "to wake all", func() {
+	// In the daemon's own time: a machine that is busy with other things gives it less.
+	spent := processorTime(t, d.PID)
+	within(t, time.Minute, "to wake all", func() {
 		h.MustPut("x", "ctl", "kill\n")
 		for i := range readers {
 			select {
@@ -397,6 +399,20 @@ func TestManyBlockedReadersSlowNobody(t *testing.T) {
 			}
 		}
 	})
+	if spent = processorTime(t, d.PID) - spent; spent > 5*time.Second {
+		t.Errorf("to wake %d readers took the daemon %s", readers, spent)
+	}
+	t.Logf("woken in %s of the daemon's time", spent)
+}
+
+// processorTime is what a process has had of the processors.
+func processorTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil { // see clock_getcpuclockid(3)
+		t.Fatal(err)
+	}
+	return time.Duration(ts.Nano())
 }
 
 // resident returns the resident memory of a process in KiB.
