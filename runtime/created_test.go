@@ -17,7 +17,7 @@ func TestABoxIsCreatedBeforeAnythingElse(t *testing.T) {
 			for b == nil {
 				b = rt.Box(name)
 			}
-			for !b.mu.TryLock() { //nolint:revive // to wait in line for it would be later
+			for !b.mu.TryLock() { // to wait in line for it would be later
 			}
 			text, _ := b.EventsText()
 			b.mu.Unlock()

@@ -62,7 +62,7 @@ func TestAPanicOfAScrapeIsTheEnd(t *testing.T) {
 		t.Errorf("a scrape that ends well panics with %v, ends the daemon with %v", v, met)
 	}
 	// What a handler says this way when its client is gone is no bug.
-	if v := serve(http.ErrAbortHandler); v != http.ErrAbortHandler || len(met) > 0 {
+	if v, _ := serve(http.ErrAbortHandler).(error); !errors.Is(v, http.ErrAbortHandler) || len(met) > 0 {
 		t.Errorf("a client that goes: net/http is told %v, the daemon ends with %v", v, met)
 	}
 	bug := errors.New("a bug")
