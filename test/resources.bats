@@ -12,7 +12,7 @@ setup() { common_setup; }
 teardown() {
 	local rc=0 dir
 	common_teardown || rc=$?
-	for dir in /sys/fs/cgroup/boxlite-test-$$* /sys/fs/cgroup/*/boxlite-test-$$*; do
+	for dir in "/sys/fs/cgroup/boxlite-test-$$"* /sys/fs/cgroup/*/"boxlite-test-$$"*; do
 		[[ ! -d $dir ]] || find "$dir" -depth -type d -exec rmdir {} + || rc=$?
 	done
 	return "$rc"
