@@ -79,7 +79,8 @@ func TestThePageHasTheLimits(t *testing.T) {
 	said := items(pageSection(t, "## LIMITS"), "**")
 	v := reflect.ValueOf(defaultLimits)
 	for i := range v.NumField() {
-		field, n := v.Type().Field(i).Name, int64(0)
+		field := v.Type().Field(i).Name
+		var n int64
 		if f := v.Field(i); f.CanInt() {
 			n = f.Int()
 		} else {
