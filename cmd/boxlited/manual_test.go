@@ -5,11 +5,20 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
+	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	"github.com/boxlitefs/boxlite/fsapi"
+	"github.com/boxlitefs/boxlite/runtime"
 )
 
 // definitions returns the definition lists of Markdown: what is said of each term. Terms have
@@ -146,6 +155,145 @@ func TestTheHelpIsPlainText(t *testing.T) {
 	for _, part := range []string{"Description", "How a box is started"} {
 		if strings.Contains(help, part) {
 			t.Errorf("the help has %q, which is not about calls", part)
+		}
+	}
+}
+
+// metricsManual is the page boxlite-metrics(7).
+func metricsManual(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile("boxlite-metrics.7.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
+}
+
+// allMetrics returns a registry with all that a daemon has in it.
+func allMetrics(t *testing.T) *prometheus.Registry {
+	t.Helper()
+	logger := logrus.New()
+	logger.SetOutput(t.Output())
+	log := logrus.NewEntry(logger)
+	reg := newRegistry(newLogQueue(io.Discard))
+	ctl := fsapi.New("", log, reg)
+	metricsHandler(ctl, reg, nil)
+	rt, err := runtime.Open(runtime.Options{State: t.TempDir(), CgroupParent: "/boxlite-manual-test", Log: log, Metrics: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := closeRuntime(rt); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := rt.Create("x"); err != nil {
+		t.Fatal(err)
+	}
+	return reg
+}
+
+// described returns the series of a registry, also those of boxes, which are gathered only where
+// a box runs, with the names of their labels.
+func described(t *testing.T, reg *prometheus.Registry) map[string]string {
+	t.Helper()
+	pattern := regexp.MustCompile(`fqName: "([^"]*)".* constLabels: \{(.*)\}, variableLabels: \{(.*)\}\}$`)
+	descs := make(chan *prometheus.Desc)
+	go func() { reg.Describe(descs); close(descs) }()
+	found := map[string]string{}
+	for desc := range descs {
+		m := pattern.FindStringSubmatch(desc.String())
+		if m == nil {
+			t.Fatalf("prometheus says in another way what a series is: %s", desc)
+		}
+		var names []string
+		for label := range strings.SplitSeq(m[2]+","+m[3], ",") {
+			if name, _, _ := strings.Cut(label, "="); name != "" {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		found[m[1]] = strings.Join(names, ", ")
+	}
+	return found
+}
+
+func TestEachSeriesIsInTheManual(t *testing.T) {
+	page := metricsManual(t)
+	reg := allMetrics(t)
+	code := described(t, reg)
+	types := map[string]string{} // of those that are there without a box that runs
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		types[f.GetName()] = strings.ToLower(f.GetType().String())
+	}
+	// Those of the Go runtime are the library's, and change with it.
+	others := strings.Contains(page, "\n**go_\\*** (")
+	named := map[string]bool{}
+	pattern := regexp.MustCompile(`^\*\*([a-z_]+)\*\* \((counter|gauge|histogram), [a-z0-9 ]+(?:; labels? ([a-z*, ]+))?\)$`)
+	for term := range definitions(section(page, "SERIES")) {
+		m := pattern.FindStringSubmatch(term)
+		if m == nil {
+			if !strings.HasPrefix(term, `**go_\***`) {
+				t.Errorf("this is no NAME (TYPE, UNIT; labels NAME, NAME): %s", term)
+			}
+			continue
+		}
+		name, kind, labels := m[1], m[2], strings.ReplaceAll(m[3], "*", "")
+		named[name] = true
+		if has, is := code[name]; is && labels != has {
+			t.Errorf("%s has the labels %q and not, as the page says, %q", name, has, labels)
+		}
+		if has, is := types[name]; is && kind != has {
+			t.Errorf("%s is a %s and not, as the page says, a %s", name, has, kind)
+		}
+	}
+	for name := range code {
+		if others && strings.HasPrefix(name, "go_") {
+			continue
+		}
+		if !named[name] {
+			t.Errorf("the page has no paragraph on %s", name)
+		}
+	}
+	for name := range named {
+		if _, is := code[name]; !is {
+			t.Errorf("the page has a paragraph on %s, which is not there", name)
+		}
+	}
+}
+
+func TestEachLabelIsInTheManual(t *testing.T) {
+	reg := allMetrics(t)
+	labels := section(metricsManual(t), "LABELS")
+	terms := matches(definitions(labels), `\*\*([a-z]+)\*\*`)
+	for series, names := range described(t, reg) {
+		if strings.HasPrefix(series, "go_") {
+			continue
+		}
+		for name := range strings.SplitSeq(names, ", ") {
+			if name != "" && !terms[name] && !strings.Contains(labels, "### The label "+name+" of "+series+"\n") {
+				t.Errorf("the page has no paragraph on the label %s of %s", name, series)
+			}
+		}
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if f.GetName() == "boxlite_build_info" || strings.HasPrefix(f.GetName(), "go_") || l.GetName() == "box" {
+					continue
+				}
+				if !strings.Contains(labels, "`"+l.GetValue()+"`") && !strings.Contains(labels, "**"+l.GetValue()+"**") {
+					t.Errorf("the page does not say what %s=%q of %s is", l.GetName(), l.GetValue(), f.GetName())
+				}
+			}
 		}
 	}
 }
