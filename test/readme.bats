@@ -95,7 +95,7 @@ python() {
 	assert "$out" = healthy "what it prints"
 	ok python3 -c 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())' "http://localhost:$PORT/"
 	assert "$out" = fine "what it serves"
-	ok setpriv --reuid nobody --clear-groups "${ECHO[@]}" "$MNT/boxes/web/ctl" restart
+	ok setpriv --reuid www-data --clear-groups "${ECHO[@]}" "$MNT/boxes/web/ctl" restart
 	ok cat "$MNT/boxes/web/wait/healthy"
 	ctl web kill
 }
