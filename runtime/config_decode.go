@@ -130,8 +130,22 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		d.fail(s, "the config must be a map of keys, like %s, not %s", example, configKind(s.node))
 		return
 	}
+	given := d.fields(s, "", d.keys())
+	if s.open {
+		return
+	}
+	d.settleEngine(s.node.Line, given)
+	// An image may say itself what it runs.
+	if !given["command"] && !given["image"] {
+		d.failAt(s.node.Line, "command", "command is missing: add what the box runs, like "+example)
+	}
+}
+
+// keys are the keys that a config.yaml may have. The manual, boxlite.yaml(5), has a
+// paragraph for each.
+func (d *configDecoder) keys() []configField {
 	c := d.cfg
-	given := d.fields(s, "", []configField{
+	return []configField{
 		{"command", d.command(&c.Command, `[sleep, "60"]`)},
 		{"env", d.env},
 		{"workdir", func(s configSpot) { d.word(s, "an absolute path, like /srv", setConfigPath(&c.Workdir)) }},
@@ -163,14 +177,6 @@ func (d *configDecoder) document(doc configDoc, prefix bool) {
 		{"detach", func(s configSpot) { d.flag(s, &c.Detach) }},
 		{"log", d.log},
 		{"labels", d.labels},
-	})
-	if s.open {
-		return
-	}
-	d.settleEngine(s.node.Line, given)
-	// An image may say itself what it runs.
-	if !given["command"] && !given["image"] {
-		d.failAt(s.node.Line, "command", "command is missing: add what the box runs, like "+example)
 	}
 }
 

@@ -597,18 +597,20 @@ told_of_both() { (($(wc -l <"$W/watch.out") >= 3)); }
 	is x status stopped
 }
 
-# readme_function: the shell function of the README, for this mount.
-readme_function() { sed -n '/^boxexec() {/,/"$code"; }$/p' "$BATS_TEST_DIRNAME/../README.md" | sed "s,/run/boxlite,$MNT,g"; }
+PAGE=$BATS_TEST_DIRNAME/../fsapi/boxlite-exec.7.md
 
-@test "the examples of the README work" {
+# page_function: the shell function of boxlite-exec(7), for this mount.
+page_function() { sed -n '/^boxexec() {/,/"$code"; }$/p' "$PAGE" | sed "s,/run/boxlite,$MNT,g"; }
+
+@test "the examples of boxlite-exec(7) work" {
 	up web "$SLEEPER"
 	printf '%s\n' b a b >"$W/access.log"
 	local script
-	script=$(sed -n '/^## Exec/,/^boxexec/p' "$BATS_TEST_DIRNAME/../README.md" | grep -v '^```\|^boxexec\|^[A-Z#]' | sed "s,web/,$MNT/boxes/web/,g; s,access.log,$W/access.log,")
+	script=$(sed -n '/^## EXAMPLES/,/^boxexec/p' "$PAGE" | grep -v '^```\|^boxexec\|^[A-Z#]' | sed "s,web/,$MNT/boxes/web/,g; s,access.log,$W/access.log,")
 	for sh in bash dash; do
 		ok "$sh" -ec "$script"
 		assert "$out" =~ $'^total .*\n0\n      1 a\n      2 b$' "what they print"
-		readme_function >"$W/boxexec"
+		page_function >"$W/boxexec"
 		assert "$(wc -l <"$W/boxexec")" -le 7 "lines of boxexec"
 		try "$sh" -c '. "$1"; shift; boxexec "$@"' sh "$W/boxexec" web sh -c 'echo "it'"'"'s  $0"; echo oops >&2; exit 7' 'a  "b": #c'
 		assert "$rc/$out/$err" = "7/it's  a  \"b\": #c/oops" "boxexec by $sh"

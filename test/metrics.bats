@@ -541,8 +541,8 @@ print("\n".join(bad))' "$MNT/metrics"
 	! grep -q 'not all metrics' "$LOG" || fail "$(grep 'not all metrics' "$LOG")"
 }
 
-@test "the README has each metric, with its type and labels, and no other" {
-	local readme=$BATS_TEST_DIRNAME/../README.md
+@test "boxlite-metrics(7) has each metric, with its type and labels, and no other" {
+	local page=$BATS_TEST_DIRNAME/../cmd/boxlited/boxlite-metrics.7.md cause
 	start_daemon
 	up x "$SLEEPER"
 	scrape now
@@ -555,19 +555,19 @@ print("\n".join(bad))' "$MNT/metrics"
 			line = $0
 			while (match(line, /[{,][a-z_]+="/)) {
 				l = substr(line, RSTART + 1, RLENGTH - 3)
-				if (l != "le") labels = labels (labels == "" ? "" : " ") "`" l "`"
+				if (l != "le") labels = labels " " l
 				line = substr(line, RSTART + RLENGTH)
 			}
 			has[name] = labels
 		}
-		END {for (i = 1; i <= n; i++) print "| `" order[i] "` | " type[order[i]] " | " has[order[i]] " |"}' "$W/now" | sed 's/|  |/| |/' | sort >"$W/product"
-	sed -n '/^## Metrics/,/^## [^M]/s/^\(| `boxlite_[a-z_]*` | [a-z]* | [^|]*|\).*/\1/p' "$readme" | sort >"$W/readme"
-	try diff "$W/readme" "$W/product"
-	assert "$out" = '' "the README (<) and the product (>)"
+		END {for (i = 1; i <= n; i++) print order[i] " " type[order[i]] has[order[i]]}' "$W/now" | sort >"$W/product"
+	# **NAME** (TYPE, UNIT; labels *NAME*, *NAME*)
+	sed -nE '/^\*\*boxlite_/{s/^\*\*(boxlite_[a-z_]*)\*\* \(([a-z]*), [^;]*(; labels?([^)]*))?\)$/\1 \2\4/; s/[*,]//g; p}' "$page" | sort >"$W/page"
+	try diff "$W/page" "$W/product"
+	assert "$out" = '' "the page (<) and the product (>)"
 	# The causes, too.
-	local cause
 	while read -r cause; do
-		grep -q "^| \`boxlite_stops_total\`.*\`$cause\`" "$readme" || fail "the README has no cause $cause"
+		grep -qE "^(\*\*[a-z]+\*\*, )*\*\*$cause\*\*(,|$)" "$page" || fail "the page has no cause $cause"
 	done < <(sed -n 's/^boxlite_stops_total{cause="\(.*\)"}.*/\1/p' "$W/now")
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 #
 # What a hostile box, a hostile root and a hostile user of the host cannot do. The
-# table in the README names these tests. Where it can be, an attack is also made where
+# page boxlite-security(7) names these tests. Where it can be, an attack is also made where
 # nothing guards against it, to know that it is one.
 
 load helpers
@@ -249,7 +249,7 @@ sockets() {
 	in_box "$RT-2" "threat dial @$NAME; threat dial $shim; threat dial $W/path.sock; find / -xdev -type s; ls /run 2>/dev/null; echo end"
 	line end
 	no_line 'ok|^/[^b]'
-	# With the host's network an abstract socket is in reach: the README says so.
+	# With the host's network an abstract socket is in reach: boxlite-security(7) says so.
 	in_box "$RT-3" "threat dial @$NAME; threat dial $shim" 'network: host'
 	line 'connect ok'
 	assert "$(grep -c ok <<<"$out")" -eq 1 "sockets in reach with the host's network"
@@ -654,11 +654,11 @@ names() {
 	hold h
 	ctl h kill
 	nothing_left
-	# And it is no sandbox: the README says so.
+	# And it is no sandbox: boxlite-security(7) says so.
 	box r "command: [touch, $W/touched]"
 	ctl r start
 	rd r/wait/stopped
-	[[ -e $W/touched ]] || fail "engine host has become a sandbox: say so in the README"
+	[[ -e $W/touched ]] || fail "engine host has become a sandbox: say so in boxlite-security(7)"
 }
 
 # --- a user of the host ------------------------------------------------------

@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 #
 # The tree between several users of one host: what a user cannot do to whom nothing was
-# given, or not that. The table in the README names these tests. Each attack is also made
+# given, or not that. The page boxlite-security(7) names these tests. Each attack is also made
 # where nothing guards against it, to know that it is one.
 
 load helpers

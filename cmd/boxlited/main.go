@@ -64,7 +64,7 @@ type options struct {
 func run(args []string, stdout, stderr io.Writer) int {
 	opt, err := parse(args)
 	if errors.Is(err, flag.ErrHelp) {
-		_, _ = io.WriteString(stdout, usage)
+		_, _ = io.WriteString(stdout, usage())
 		return exitOK
 	}
 	if err != nil {
@@ -103,24 +103,31 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return code
 }
 
-func parse(args []string) (options, error) {
+// flags returns the flags of the command line, each of which has its paragraph in the page
+// boxlited(8). level and ids are those that parse has to look into.
+func flags(opt *options, level, ids *string) *flag.FlagSet {
 	fl := flag.NewFlagSet("boxlited", flag.ContinueOnError)
 	fl.SetOutput(io.Discard)
 	fl.Usage = func() {}
-	var opt options
-	var level, ids string
 	fl.StringVar(&opt.mount, "mount", "/run/boxlite", "")
 	fl.StringVar(&opt.state, "state", "/var/lib/boxlite", "")
 	fl.StringVar(&opt.shim, "shim", "", "")
 	fl.StringVar(&opt.cgroupParent, "cgroup-parent", "/boxlite", "")
 	fl.IntVar(&opt.maxProbes, "max-probes", runtime.DefaultMaxProbes, "")
-	fl.StringVar(&ids, "ids", fmt.Sprintf("%d:%d", runtime.DefaultFirstID, runtime.DefaultIDs), "")
+	fl.StringVar(ids, "ids", fmt.Sprintf("%d:%d", runtime.DefaultFirstID, runtime.DefaultIDs), "")
 	fl.StringVar(&opt.registryConfig, "registry-config", "", "")
 	fl.StringVar(&opt.metricsListen, "metrics-listen", "", "")
 	fl.BoolVar(&opt.private, "private", false, "")
-	fl.StringVar(&level, "log-level", "info", "")
+	fl.StringVar(level, "log-level", "info", "")
 	fl.StringVar(&opt.logFormat, "log-format", "text", "")
 	fl.BoolVar(&opt.showVersion, "version", false, "")
+	return fl
+}
+
+func parse(args []string) (options, error) {
+	var opt options
+	var level, ids string
+	fl := flags(&opt, &level, &ids)
 	if err := fl.Parse(args); err != nil {
 		return opt, err
 	}

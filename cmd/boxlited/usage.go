@@ -1,77 +1,103 @@
 package main
 
-const usage = `boxlited runs commands in boxes and is driven through files.
+import (
+	_ "embed"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
 
-Usage:
-  boxlited [--mount DIR] [--state DIR] [--shim PATH] [--cgroup-parent PATH]
-           [--ids FIRST:COUNT] [--registry-config FILE] [--max-probes N]
-           [--metrics-listen ADDR:PORT] [--private] [--log-level LEVEL]
-           [--log-format text|json]
-  boxlited --version
-  boxlited --help
+// manual is the page boxlited(8).
+//
+//go:embed boxlited.8.md
+var manual string
 
-Flags:
-  --mount DIR          where the control filesystem goes (default /run/boxlite);
-                       created if it is missing, refused if it is not empty
-  --state DIR          where boxes are kept (default /var/lib/boxlite); must
-                       survive a reboot, and be outside the mount
-  --shim PATH          the supervisor's binary (default: boxlite-shim beside
-                       boxlited, else on PATH)
-  --cgroup-parent PATH cgroup below which boxes get theirs, from the root of the
-                       hierarchy (default /boxlite)
-  --ids FIRST:COUNT    the host's user and group ids that containers get, 65536
-                       each (default 1879048192:268369920); nobody else may have
-                       them. A box keeps its own until it is removed
-  --max-probes N       health probes of all boxes that are under way at once
-                       (default 64)
-  --metrics-listen ADDR:PORT
-                       serve the file metrics at http://ADDR:PORT/metrics, too
-                       (default: off). ADDR is an IP address or localhost;
-                       whoever can connect to it can read them
-  --private            what boxes say and do is for their owner and group, and
-                       not for all users of the host: log, info.json, stats and
-                       events of a box, wait/log and wait/event in it, and
-                       events, wait/event, metrics and images/NAME/info.json
-                       are 0440. What was given a mode by chmod keeps it
-  --registry-config FILE
-                       credentials for registries, as in the auths of a docker
-                       config.json, and insecure-registries, which may be spoken
-                       to without TLS (those on loopback may always); read again
-                       at each pull
-  --log-level LEVEL    error, warn, info or debug (default info)
-  --log-format FORMAT  text or json (default text); the log goes to stderr,
-                       which is not waited for: what it does not take is dropped
-  --version            print the version and exit
-  --help               print this and exit
+// helpSections are the sections of the page that --help prints.
+var helpSections = []string{"SYNOPSIS", "OPTIONS", "SIGNALS", "EXIT STATUS", "EXAMPLES"}
 
-Signals:
-  TERM, INT, HUP       wake waiting readers, unmount, exit 0 within 2 s. Boxes
-                       live on, but for those with detach: false; the next
-                       boxlited on the same state directory finds them. INT and
-                       HUP stay ignored if they were when it was started (by
-                       nohup, or by & in a script)
-  USR1                 write the stacks of all goroutines to stderr
+// usage returns the text of --help.
+func usage() string {
+	var out strings.Builder
+	out.WriteString("boxlited runs commands in boxes and is driven through files: see boxlited(8).\n")
+	for _, name := range helpSections {
+		out.WriteString("\n" + name[:1] + strings.ToLower(name[1:]) + ":\n")
+		writePlain(&out, section(manual, name))
+	}
+	return out.String()
+}
 
-Exit codes:
-  0  ended as asked                     4  mount point in use, or mount failed
-  1  any other error (not root, …)      5  state directory unusable
-  2  wrong command line                 6  shim binary missing
-  3  another boxlited uses the state directory
-  7  a bug: a request has panicked; the log has the stack, boxes live on, and
-     the next boxlited finds them. (A panic elsewhere is Go's own end: exit
-     code 2, and the stack on stderr.)
+// section returns the text of a section of a page, without its heading.
+func section(page, name string) string {
+	_, text, _ := strings.Cut(page, "\n## "+name+"\n")
+	text, _, _ = strings.Cut(text, "\n## ")
+	return strings.Trim(text, "\n")
+}
 
-Started with NOTIFY_SOCKET set, boxlited tells the service manager READY=1 when
-the mount answers (sd_notify(3), Type=notify).
+// The layout of the help, in columns.
+const (
+	helpWidth = 80
+	termAt    = 2
+	textAt    = 6
+)
 
-Examples:
-  boxlited                                        # /run/boxlite, as root
-  boxlited --mount /tmp/b/mnt --state /tmp/b/state # a private one, for a test
+// writePlain writes Markdown as text for a terminal. It knows what helpSections are made
+// of: paragraphs, definition lists, code in fences without an empty line, and emphasis.
+func writePlain(out *strings.Builder, markdown string) {
+	after := "" // the kind of the block before
+	for block := range strings.SplitSeq(markdown, "\n\n") {
+		block = strings.TrimSpace(block)
+		term, definition, isTerm := strings.Cut(block, "\n: ")
+		switch {
+		case strings.HasPrefix(block, "```"):
+			_, code, _ := strings.Cut(strings.TrimSuffix(block, "```"), "\n")
+			for line := range strings.Lines(code) {
+				out.WriteString(strings.Repeat(" ", textAt) + line)
+			}
+			after = "code"
+			continue
+		case isTerm:
+			writeTerm(out, withoutMarkup(term), withoutMarkup(definition))
+		default:
+			if after == "code" {
+				out.WriteString("\n")
+			}
+			// A call that takes more than a line goes on below its first argument.
+			wrap(out, strings.Repeat(" ", termAt), termAt+len("boxlited "), withoutMarkup(block))
+		}
+		after = "text"
+	}
+}
 
-  cd /run/boxlite/boxes
-  mkdir web                                       # a box
-  echo 'command: [sleep, "60"]' > web/config.yaml # its configuration
-  echo start > web/ctl && cat web/wait/running    # runs
-  cat web/status web/pid                          # live state
-  echo kill > web/ctl && rmdir web                # gone, for certain
-`
+// writeTerm writes a definition beside its term if that is short, else below it.
+func writeTerm(out *strings.Builder, term, definition string) {
+	first := strings.Repeat(" ", termAt) + term
+	if room := textAt - utf8.RuneCountInString(first); room >= 2 {
+		first += strings.Repeat(" ", room)
+	} else {
+		out.WriteString(first + "\n")
+		first = strings.Repeat(" ", textAt)
+	}
+	wrap(out, first, textAt, definition)
+}
+
+// wrap writes text in lines that fit the terminal: the first begins with first, the others
+// are indented.
+func wrap(out *strings.Builder, first string, indent int, text string) {
+	line, empty := first, true
+	for word := range strings.FieldsSeq(text) {
+		if !empty && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) >= helpWidth {
+			out.WriteString(line + "\n")
+			line, empty = strings.Repeat(" ", indent), true
+		}
+		if !empty {
+			line += " "
+		}
+		line, empty = line+word, false
+	}
+	out.WriteString(line + "\n")
+}
+
+// markup is emphasis, code in a line, and a link to another page.
+var markup = regexp.MustCompile("\\*\\*(.+?)\\*\\*|\\*(.+?)\\*|`(.+?)`|\\[([^]]+)\\]\\([^)]+\\)")
+
+func withoutMarkup(markdown string) string { return markup.ReplaceAllString(markdown, "$1$2$3$4") }

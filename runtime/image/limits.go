@@ -2,7 +2,7 @@ package image
 
 import "time"
 
-// limits bound what an image may cost. They are in the README.
+// limits bound what an image may cost. They are in boxlite-images(7).
 type limits struct {
 	Manifest  int64 // bytes of a manifest, an index or a configuration
 	Layers    int   // of an image
