@@ -7,6 +7,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/runtime"
 	"github.com/boxlitefs/boxlite/runtime/image"
+	"github.com/boxlitefs/boxlite/runtime/rootfs"
 )
 
 // errnos maps what the core says to what a client gets. The order counts where
@@ -24,10 +25,11 @@ var errnos = []struct {
 	{runtime.ErrInvalid, syscall.EINVAL},
 	{runtime.ErrExist, syscall.EEXIST},
 	{runtime.ErrRemoved, syscall.ENODEV},
-	{runtime.ErrEnded, syscall.ENODEV},
+	{rootfs.ErrEnded, syscall.ENODEV},
 	{runtime.ErrBusy, syscall.EBUSY},
 	{runtime.ErrNotConfigured, syscall.ENODATA},
 	{runtime.ErrNoProcess, syscall.ESRCH},
+	{rootfs.ErrNoProcess, syscall.ESRCH},
 	{runtime.ErrNoExec, syscall.ENOENT},
 	{runtime.ErrDenied, syscall.EPERM},
 	{errRevoked, syscall.EACCES},

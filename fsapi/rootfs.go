@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/rootfs"
 )
 
 // rootName is the directory of a box that leads to its files.
@@ -105,7 +106,7 @@ const (
 type rootTree struct {
 	fs   *FS
 	box  *runtime.Box
-	root *runtime.Root
+	root *rootfs.Root
 	top  *rootNode
 	mu   sync.Mutex // orders lookups of the same name
 }
@@ -140,7 +141,7 @@ var (
 // stale gives the errno of what was tried with a file that had been found at a path. Of
 // a run that has ended it makes the kernel look for the files of the next one.
 func stale(err error) syscall.Errno {
-	if errors.Is(err, runtime.ErrEnded) {
+	if errors.Is(err, rootfs.ErrEnded) {
 		return syscall.ESTALE
 	}
 	return rootErrno(err)
@@ -185,7 +186,7 @@ func (f *FS) RootClosed(b *runtime.Box) {
 	}
 }
 
-func (t *rootTree) id(info runtime.RootInfo) fs.StableAttr {
+func (t *rootTree) id(info rootfs.Info) fs.StableAttr {
 	return fs.StableAttr{Mode: info.Mode & syscall.S_IFMT, Ino: info.Ino, Gen: t.fs.rootGen.Add(1)}
 }
 
@@ -242,7 +243,7 @@ func (n *rootNode) new(name string) (string, syscall.Errno) {
 }
 
 // meet returns the node of what was found at a name.
-func (n *rootNode) meet(ctx context.Context, name string, info runtime.RootInfo, out *fuse.EntryOut) *fs.Inode {
+func (n *rootNode) meet(ctx context.Context, name string, info rootfs.Info, out *fuse.EntryOut) *fs.Inode {
 	t := n.tree
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -267,9 +268,9 @@ func (n *rootNode) meet(ctx context.Context, name string, info runtime.RootInfo,
 
 // guarded is what root/ itself shows. Its mode is what keeps all others but root out. The
 // box is not looked at for it: whoever lists a thousand boxes looks these up too.
-func (t *rootTree) guarded() runtime.RootInfo {
+func (t *rootTree) guarded() rootfs.Info {
 	at := unix.StatxTimestamp{Sec: t.box.Snapshot().Started.Unix()}
-	return runtime.RootInfo{
+	return rootfs.Info{
 		Mode: syscall.S_IFDIR | 0o700, Nlink: 2, Blksize: 4096, Ino: boxIno(t.box, boxInoRoot),
 		Atime: at, Mtime: at, Ctime: at,
 	}
@@ -281,7 +282,7 @@ func (n *rootNode) enter(out *fuse.EntryOut) {
 	out.SetAttrTimeout(rootHold)
 }
 
-func fillRoot(info runtime.RootInfo, out *fuse.Attr) {
+func fillRoot(info rootfs.Info, out *fuse.Attr) {
 	*out = fuse.Attr{
 		Ino: info.Ino, Size: info.Size, Blocks: info.Blocks, Mode: info.Mode, Nlink: info.Nlink,
 		Owner: fuse.Owner{Uid: info.UID, Gid: info.GID}, Blksize: info.Blksize,
@@ -306,13 +307,13 @@ func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 }
 
 // is reports whether what was found is still what the node stands for.
-func (n *rootNode) is(info runtime.RootInfo) bool {
+func (n *rootNode) is(info rootfs.Info) bool {
 	id := n.StableAttr()
 	return id.Ino == info.Ino && id.Mode == info.Mode&syscall.S_IFMT
 }
 
 // stat tells what is there now.
-func (n *rootNode) stat(ctx context.Context, f fs.FileHandle) (info runtime.RootInfo, errno syscall.Errno) {
+func (n *rootNode) stat(ctx context.Context, f fs.FileHandle) (info rootfs.Info, errno syscall.Errno) {
 	if h, ok := f.(*rootHandle); ok {
 		info, err := h.file.Lstat(ctx)
 		return info, rootErrno(err)
@@ -347,7 +348,7 @@ func (n *rootNode) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrO
 
 // Setattr changes the file. That of root/ is the box's "/", whatever root/ shows.
 func (n *rootNode) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	var c runtime.RootChange
+	var c rootfs.Change
 	if uid, ok := in.GetUID(); ok {
 		c.UID = &uid
 	}
@@ -370,7 +371,7 @@ func (n *rootNode) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAtt
 		}
 		c.Size = nil
 	}
-	if c != (runtime.RootChange{}) {
+	if c != (rootfs.Change{}) {
 		path, errno := n.path()
 		if errno != 0 {
 			return errno
@@ -472,7 +473,7 @@ func (n *rootNode) Mkdir(ctx context.Context, name string, mode uint32, out *fus
 	return n.meet(ctx, name, info, out), 0
 }
 
-// Mknod is refused: what could be made is not shown as it is, see RootInfo.
+// Mknod is refused: what could be made is not shown as it is, see rootfs.Info.
 func (n *rootNode) Mknod(context.Context, string, uint32, uint32, *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	return nil, syscall.EPERM
 }
@@ -578,7 +579,7 @@ func (n *rootNode) Statfs(ctx context.Context, out *fuse.StatfsOut) syscall.Errn
 // rootHandle is an open file of a box.
 type rootHandle struct {
 	node *rootNode
-	file *runtime.RootFile
+	file *rootfs.File
 }
 
 var (
@@ -644,7 +645,7 @@ func (n *rootNode) OpendirHandle(ctx context.Context, _ uint32) (fs.FileHandle, 
 // rootDirHandle is an open directory of a box.
 type rootDirHandle struct {
 	node *rootNode
-	dir  *runtime.RootDir
+	dir  *rootfs.Dir
 }
 
 var (

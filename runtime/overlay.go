@@ -47,7 +47,7 @@ func (b *Box) releaseOverlay(r *run) {
 	}
 	// It waits for the disk: nobody who has something to tell may wait with it.
 	go func() {
-		_ = releases.do(func() error { closeFD(h.fd); return nil })
+		_ = releases.do(func() error { _ = unix.Close(h.fd); return nil })
 		close(h.released)
 	}()
 }

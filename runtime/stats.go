@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Stats is what a box uses.
@@ -146,4 +148,12 @@ func addPrivate(sum int64, dir string) (int64, error) {
 // of has ended.
 func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.ENODEV)
+}
+
+// sameProgram reports whether two processes, given by their directories in /proc, have
+// the same program: the init of a container has that of its shim, and no process of the box
+// can have it.
+func sameProgram(a, b string) bool {
+	var sa, sb unix.Stat_t
+	return unix.Stat(a+"/exe", &sa) == nil && unix.Stat(b+"/exe", &sb) == nil && sa.Dev == sb.Dev && sa.Ino == sb.Ino
 }

@@ -6,6 +6,8 @@ import (
 	"path"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
 )
@@ -60,17 +62,11 @@ func (b *Box) execUser(r *run, cmd *ExecCommand) (u userdb.User, err error) {
 
 // userInRunning resolves a user by the files of the container that runs.
 func (b *Box) userInRunning(ctx context.Context, r *run, name string) (userdb.User, error) {
-	b.mu.Lock()
-	proc := r.proc
-	b.mu.Unlock()
-	if proc == nil {
-		return userdb.User{}, ErrNoProcess
-	}
-	fd, err := openCommand(b.rt.bootID, proc.Identity(), idMap{base: b.firstID.Load(), size: idsOfBox})
+	fd, err := b.openCommand(r, b.ownIDs())
 	if err != nil {
 		return userdb.User{}, err
 	}
-	defer closeFD(fd)
+	defer func() { _ = unix.Close(fd) }()
 	return userIn(ctx, &userdb.Root{Layers: []string{fmt.Sprintf("/proc/self/fd/%d/root", fd)}}, name)
 }
 
