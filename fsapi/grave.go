@@ -116,9 +116,9 @@ func gone(i *fs.Inode) bool {
 
 // calls reports whether a request is the notifier's.
 func (n *notifier) calls(ctx context.Context) bool {
-	h := n.helper.Load()
+	p := n.process.Load()
 	c, ok := fuse.FromContext(ctx)
-	return ok && h != nil && c.Pid != 0 && c.Pid == h.tid.Load()
+	return ok && p != nil && c.Pid != 0 && c.Pid == p.Thread()
 }
 
 // grave returns the box that was buried under a name that no box has now, if it is

@@ -3,7 +3,6 @@ package fsapi
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 
+	"github.com/boxlitefs/boxlite/fsapi/inotify"
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
@@ -85,12 +85,12 @@ func (m *marks) path(f runtime.Field) string {
 // notifier hands what is dirty to a notifier process.
 type notifier struct {
 	fs    *FS
-	spawn SpawnNotifier // nil: nobody is told of anything
-	args  []string
+	spawn inotify.Spawn // nil: nobody is told of anything
+	mount string
 	// device is the mount's, as mountinfo shows it.
 	device string
 
-	helper atomic.Pointer[helper]
+	process atomic.Pointer[inotify.Process]
 	// late says that it is no use to wait for the notifier.
 	late atomic.Bool
 
@@ -129,7 +129,7 @@ func newNotifier(f *FS) *notifier {
 
 // NotifyBy says how the notifier is started. Without it watchers see only what
 // clients do. It comes before Serve.
-func (f *FS) NotifyBy(spawn SpawnNotifier) { f.notifier.spawn = spawn }
+func (f *FS) NotifyBy(spawn inotify.Spawn) { f.notifier.spawn = spawn }
 
 // prepare starts the first notifier of a mount, before there is one. If it can't,
 // deliver tries again.
@@ -137,7 +137,7 @@ func (n *notifier) prepare(mount string) {
 	if n.spawn == nil {
 		return
 	}
-	n.args = []string{filepath.Clean(mount)}
+	n.mount = mount
 	if err := n.start(); err != nil {
 		n.complain(err)
 	}
@@ -162,8 +162,8 @@ func (n *notifier) close() {
 	n.mu.Unlock()
 	close(n.quit)
 	n.work.Wait()
-	if h := n.helper.Load(); h != nil {
-		h.end()
+	if p := n.process.Load(); p != nil {
+		p.Stop()
 	}
 }
 
@@ -246,21 +246,20 @@ func (n *notifier) wake() {
 
 // batch is what the notifier is asked for at once.
 type batch struct {
-	message []byte
-	asked   int
-	marks   []marks // with the fields that were taken
-	graves  []*grave
-	ghosts  []string
+	requests []inotify.Request
+	marks    []marks // with the fields that were taken
+	graves   []*grave
+	ghosts   []string
 }
 
-func (b *batch) ask(what byte, path string) {
-	b.message = append(b.message, what)
-	b.message = append(b.message, path...)
-	b.message = append(b.message, 0)
-	b.asked++
+// batchMax is how many requests fill a batch. A pair of them may exceed it by one.
+const batchMax = inotify.MaxRequests - 1
+
+func (b *batch) ask(op inotify.Op, path string) {
+	b.requests = append(b.requests, inotify.Request{Op: op, Path: path})
 }
 
-func (b *batch) full() bool { return b.asked >= batchMax }
+func (b *batch) full() bool { return len(b.requests) >= batchMax }
 
 // deliver hands over what is dirty until nothing is.
 func (n *notifier) deliver() {
@@ -273,7 +272,7 @@ func (n *notifier) deliver() {
 		switch {
 		case !more:
 			return
-		case b.asked > 0:
+		case len(b.requests) > 0:
 			if !n.handOver(b) {
 				return
 			}
@@ -298,12 +297,12 @@ func (n *notifier) take(settled bool) (*batch, bool) {
 		n.busy = false
 		return nil, false
 	}
-	b := &batch{message: append([]byte(n.device), 0)}
+	b := &batch{}
 	for len(n.bury) > 0 && !b.full() {
 		g := n.bury[0]
 		n.bury = n.bury[1:]
 		b.graves = append(b.graves, g)
-		b.ask(askRmdir, "boxes/"+g.box.Name())
+		b.ask(inotify.Rmdir, "boxes/"+g.box.Name())
 	}
 	if !settled {
 		return b, true
@@ -317,15 +316,15 @@ func (n *notifier) take(settled bool) (*batch, bool) {
 		name := strconv.FormatUint(c.StableAttr().Ino, 10)
 		n.farewells[name] = c
 		b.ghosts = append(b.ghosts, name)
-		b.ask(askTouch, ghostsName+"/"+name)
-		b.ask(askUnlink, ghostsName+"/"+name)
+		b.ask(inotify.Touch, ghostsName+"/"+name)
+		b.ask(inotify.Unlink, ghostsName+"/"+name)
 	}
 	// A share is kept for the others: the urgent may never end.
 	n.takeMarks(b, urgent, batchMax*3/4)
 	n.takeMarks(b, ^runtime.Field(0), batchMax)
 	for _, m := range n.order {
 		for len(m.paths) > 0 && !b.full() {
-			b.ask(askTouch, m.paths[0])
+			b.ask(inotify.Touch, m.paths[0])
 			m.paths = m.paths[1:]
 		}
 	}
@@ -347,16 +346,16 @@ func (n *notifier) take(settled bool) (*batch, bool) {
 func (n *notifier) takeMarks(b *batch, fields runtime.Field, limit int) {
 	for _, m := range n.order {
 		taken := marks{box: m.box, since: m.since}
-		for left := m.fields & fields; left != 0 && b.asked < limit; left &= left - 1 {
+		for left := m.fields & fields; left != 0 && len(b.requests) < limit; left &= left - 1 {
 			f := left & -left
-			b.ask(askTouch, m.path(f))
+			b.ask(inotify.Touch, m.path(f))
 			taken.fields |= f
 		}
 		if taken.fields != 0 {
 			m.fields &^= taken.fields
 			b.marks = append(b.marks, taken)
 		}
-		if b.asked >= limit {
+		if len(b.requests) >= limit {
 			return
 		}
 	}
@@ -366,11 +365,11 @@ func (n *notifier) takeMarks(b *batch, fields runtime.Field, limit int) {
 // if there will be none.
 func (n *notifier) handOver(b *batch) bool {
 	for {
-		h := n.ready(b)
-		if h == nil {
+		p := n.ready(b)
+		if p == nil {
 			return false
 		}
-		err := h.ask(b.message, n.quit)
+		err := p.Do(n.device, b.requests, n.quit)
 		if err == nil {
 			break
 		}
@@ -379,7 +378,7 @@ func (n *notifier) handOver(b *batch) bool {
 		}
 		n.late.Store(true)
 		n.fs.log.WithField("op", "notify").WithError(err).Warn("the notifier is replaced")
-		h.kill(n.quit)
+		p.Kill(n.quit)
 	}
 	n.late.Store(false)
 	n.backoff, n.told = 0, false
@@ -436,26 +435,26 @@ func (n *notifier) giveBack() {
 
 // ready returns a notifier that works, and starts one if need be, as often as it
 // takes while there is something for it to do. It returns nil if deliver has to end.
-func (n *notifier) ready(b *batch) *helper {
+func (n *notifier) ready(b *batch) *inotify.Process {
 	for {
-		h := n.helper.Load()
-		if h != nil && h.isGone() {
+		p := n.process.Load()
+		if p != nil && p.Ended() {
 			n.replaced.Add(1)
-			h = nil
+			p = nil
 		}
 		var err error
-		if h == nil {
+		if p == nil {
 			if !n.pause(time.Until(n.notBefore)) {
 				return nil
 			}
 			err = n.start()
-			h = n.helper.Load()
+			p = n.process.Load()
 		}
 		if err == nil {
-			if err = h.await(h.ready, n.quit); err == nil {
-				return h
+			if err = p.AwaitReady(n.quit); err == nil {
+				return p
 			}
-			h.kill(n.quit)
+			p.Kill(n.quit)
 		}
 		if errors.Is(err, os.ErrClosed) {
 			return nil
@@ -471,9 +470,9 @@ func (n *notifier) ready(b *batch) *helper {
 func (n *notifier) start() error {
 	n.backoff = min(max(2*n.backoff, backoffFirst), backoffLast)
 	n.notBefore = time.Now().Add(n.backoff)
-	h, err := startHelper(n.spawn, n.args)
+	p, err := inotify.Start(n.spawn, n.mount)
 	if err == nil {
-		n.helper.Store(h)
+		n.process.Store(p)
 	}
 	return err
 }

@@ -12,14 +12,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	dto "github.com/prometheus/client_model/go"
-	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/fsapi/inotify"
 	"github.com/boxlitefs/boxlite/runtime"
 	"github.com/boxlitefs/boxlite/runtime/image"
 )
@@ -29,7 +30,7 @@ const asNotifier = "fsapi.test: notifier"
 
 func TestMain(m *testing.M) {
 	if os.Args[0] == asNotifier {
-		if err := RunNotifier(3, os.Args[1:]); err != nil {
+		if err := inotify.Run(3, os.Args[1:]); err != nil {
 			panic(err)
 		}
 		return
@@ -40,10 +41,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// spawned is the notifier that was started last.
+var spawned atomic.Pointer[os.Process]
+
 func spawnTest(conn *os.File, args []string) (*os.Process, error) {
-	return os.StartProcess("/proc/self/exe", append([]string{asNotifier}, args...), &os.ProcAttr{
+	p, err := os.StartProcess("/proc/self/exe", append([]string{asNotifier}, args...), &os.ProcAttr{
 		Dir: "/", Files: []*os.File{os.Stderr, os.Stderr, os.Stderr, conn}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
+	spawned.Store(p)
+	return p, err
 }
 
 // notified mounts a filesystem with a notifier that works.
@@ -61,8 +67,8 @@ func mounted(t *testing.T, f *FS, rt *runtime.Runtime) string {
 	must(t, err)
 	t.Cleanup(func() { unmount(t, f, m) })
 	await(t, "the notifier", func() bool {
-		h := f.notifier.helper.Load()
-		return f.notifier.spawn == nil || h != nil && h.tid.Load() != 0
+		p := f.notifier.process.Load()
+		return f.notifier.spawn == nil || p != nil && p.Thread() != 0
 	})
 	return mnt
 }
@@ -204,9 +210,9 @@ func TestABoxThatRemovedItselfIsDeletedForWatchers(t *testing.T) {
 }
 
 // stop stops the notifier, and returns how it is let go on.
-func stop(t *testing.T, f *FS) (resume func()) {
+func stop(t *testing.T) (resume func()) {
 	t.Helper()
-	p := f.notifier.helper.Load().proc
+	p := spawned.Load()
 	must(t, p.Signal(syscall.SIGSTOP))
 	await(t, "the notifier to stop", func() bool {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid))
@@ -230,7 +236,7 @@ func TestAGraveIsNeverTakenForABox(t *testing.T) {
 	f, rt, mnt := notified(t)
 	b, err := rt.Create("x")
 	must(t, err)
-	resume := stop(t, f)
+	resume := stop(t)
 	if took := buried(t, f, b); took < buryBound {
 		t.Errorf("the end of a box is not waited for: %s", took)
 	}
@@ -272,7 +278,7 @@ func TestGravesAreSeenByTheNotifierAlone(t *testing.T) {
 	f, rt, mnt := notified(t)
 	b, err := rt.Create("x")
 	must(t, err)
-	resume := stop(t, f)
+	resume := stop(t)
 	defer resume()
 	buried(t, f, b)
 	for _, argv := range [][]string{{"rmdir", "boxes/x"}, {"stat", "boxes/x"}, {"stat", ghostsName}} {
@@ -321,7 +327,7 @@ func TestTheNotifierEndsIfThereIsNoMount(t *testing.T) {
 	if _, err := f.Serve(rt, link); err == nil {
 		t.Fatal("mounted")
 	}
-	if h := f.notifier.helper.Load(); h == nil || !h.isGone() {
+	if p := f.notifier.process.Load(); p == nil || !p.Ended() {
 		t.Error("it was not started, or goes on")
 	}
 }
@@ -332,12 +338,12 @@ func TestANotifierThatHangsIsReplaced(t *testing.T) {
 	must(t, err)
 	status := filepath.Join(mnt, "boxes/x/status")
 	lines := watch(t, status)
-	old := f.notifier.helper.Load()
-	stop(t, f)
+	old := spawned.Load()
+	stop(t)
 	f.BoxChanged(b, runtime.FieldStatus)
 	see(t, lines, status+" MODIFY")
 	await(t, "the old notifier to be reaped", func() bool {
-		return errors.Is(syscall.Kill(old.proc.Pid, 0), syscall.ESRCH)
+		return errors.Is(syscall.Kill(old.Pid, 0), syscall.ESRCH)
 	})
 	if n := f.notifier.replaced.Load(); n != 1 {
 		t.Errorf("replaced %d times", n)
@@ -351,9 +357,9 @@ func TestANotifierThatIsKilledIsReapedAndReplaced(t *testing.T) {
 	status := filepath.Join(mnt, "boxes/x/status")
 	lines := watch(t, status)
 	for range 5 {
-		h := f.notifier.helper.Load()
-		must(t, h.proc.Kill())
-		<-h.gone // with nothing to do, too
+		p := f.notifier.process.Load()
+		must(t, spawned.Load().Kill())
+		await(t, "it to be reaped", p.Ended) // with nothing to do, too
 		f.BoxChanged(b, runtime.FieldStatus)
 		see(t, lines, status+" MODIFY")
 	}
@@ -417,8 +423,11 @@ func TestWhatIsToBeToldIsBoundedWithoutANotifier(t *testing.T) {
 }
 
 // taken returns the paths of a batch, with what is asked of them.
-func taken(b *batch) []string {
-	return strings.Split(strings.TrimSuffix(string(b.message), "\x00"), "\x00")[1:]
+func taken(b *batch) (out []string) {
+	for _, r := range b.requests {
+		out = append(out, string(rune(r.Op))+r.Path)
+	}
+	return out
 }
 
 func TestBatches(t *testing.T) {
@@ -439,7 +448,7 @@ func TestBatches(t *testing.T) {
 	if n.merged.Load() != 1 {
 		t.Errorf("merged %d, not 1", n.merged.Load())
 	}
-	if b, more := n.take(false); !more || b.asked != 0 {
+	if b, more := n.take(false); !more || len(b.requests) != 0 {
 		t.Errorf("taken before it has settled: %q", taken(b))
 	}
 	b, _ := n.take(true)
@@ -463,7 +472,7 @@ func TestBatches(t *testing.T) {
 			others++
 		}
 	}
-	if urgent != batchMax*3/4 || others != batchMax/4 || len(b.message) > messageMax {
+	if urgent != batchMax*3/4 || others != batchMax/4 {
 		t.Errorf("a batch with %d urgent and %d others", urgent, others)
 	}
 	all := map[string]int{}
@@ -522,35 +531,18 @@ func TestFilesThatOnlyTheNotifierLooksUpAreNotKept(t *testing.T) {
 	}
 }
 
-// What is mounted at the path may be another daemon's by now.
-func TestTheNotifierActsOnItsOwnMountAlone(t *testing.T) {
-	dir := t.TempDir()
-	must(t, os.Mkdir(filepath.Join(dir, "x"), 0o700))
-	var st syscall.Stat_t
-	must(t, syscall.Stat(dir, &st))
-	device := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
-	must(t, carryOut(dir, []byte("1"+device+"\x00Rx\x00")))
-	if _, err := os.Stat(filepath.Join(dir, "x")); err != nil {
-		t.Errorf("it has worked on what is not its own: %v", err)
-	}
-	must(t, carryOut(dir, []byte(device+"\x00Rx\x00")))
-	if _, err := os.Stat(filepath.Join(dir, "x")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("it has not worked on its own: %v", err)
-	}
-	for _, bad := range []string{"Rx", "Zx\x00", "\x00"} {
-		if err := carryOut(dir, []byte(device+"\x00"+bad)); err == nil {
-			t.Errorf("%q is taken for a message", bad)
-		}
-	}
-}
-
-func TestTheLongestBatchFitsAMessage(t *testing.T) {
-	longest := 0
+func TestTheLongestPathFitsAMessage(t *testing.T) {
+	name := strings.Repeat("x", 64)
+	var paths []string
 	for _, file := range boxFiles {
-		longest = max(longest, len("Tboxes/"+strings.Repeat("x", 64)+"/"+file.name+"\x00"))
+		paths = append(paths, "boxes/"+name+"/"+file.name)
 	}
-	// One more may be asked of the last.
-	if n := len("4095:1048575\x00") + (batchMax+1)*longest; n > messageMax {
-		t.Errorf("a batch may have %d bytes, and a message %d", n, messageMax)
+	for _, file := range execFiles {
+		paths = append(paths, "boxes/"+name+"/exec/"+name+"/"+file.name)
+	}
+	for _, path := range paths {
+		if len(path) > inotify.MaxPath {
+			t.Errorf("%s has %d bytes, and a path may have %d", path, len(path), inotify.MaxPath)
+		}
 	}
 }

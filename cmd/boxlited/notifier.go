@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/boxlitefs/boxlite/fsapi"
+	"github.com/boxlitefs/boxlite/fsapi/inotify"
 )
 
 // notifierName is the name, as ps shows it, under which boxlited starts itself as
@@ -35,7 +35,7 @@ func spawnNotifier(conn *os.File, args []string) (*os.Process, error) {
 }
 
 func runNotifier() int {
-	if err := fsapi.RunNotifier(notifierConn, os.Args[1:]); err != nil {
+	if err := inotify.Run(notifierConn, os.Args[1:]); err != nil {
 		// At once or not at all: see partStderr.
 		_, _ = unix.Write(unix.Stderr, fmt.Appendf(nil, "%s: %v\n", notifierName, err))
 		return exitOther
