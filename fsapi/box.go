@@ -128,7 +128,7 @@ func chown(b *runtime.Box, name string, n node, in *fuse.SetAttrIn, out *fuse.At
 		return touchOnly(n, in, out)
 	}
 	if b.Snapshot().Removed {
-		return touchGhost(n, in, out)
+		return touchOrphan(n, in, out)
 	}
 	// The directory itself follows nothing.
 	follows := runtime.FollowsAll

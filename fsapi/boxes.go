@@ -55,7 +55,7 @@ func (d *boxesDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrI
 func (d *boxesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	b := d.fs.rt.Box(name)
 	if b == nil || b.Snapshot().Removed {
-		return d.lookupGrave(ctx, name, out)
+		return d.lookupDeleted(ctx, name, out)
 	}
 	return d.enter(ctx, b, out)
 }
@@ -92,7 +92,7 @@ func (d *boxesDir) Mkdir(ctx context.Context, name string, mode uint32, out *fus
 // Rmdir removes a box that has no process.
 func (d *boxesDir) Rmdir(ctx context.Context, name string) syscall.Errno {
 	if d.fs.notifier.calls(ctx) {
-		return d.rmdirGrave(ctx, name)
+		return d.rmdirDeleted(ctx, name)
 	}
 	b := d.fs.rt.Box(name)
 	if b == nil {

@@ -183,9 +183,9 @@ func TestEveryFileOfTheContractIsTold(t *testing.T) {
 	see(t, lines, dir+"/ MODIFY info.json", dir+"/ MODIFY config.yaml")
 }
 
-// buried removes a box as one that removed itself, and returns how long that was
+// removesItself removes a box as one that removed itself, and returns how long that was
 // waited for.
-func buried(t *testing.T, f *FS, b *runtime.Box) time.Duration {
+func removesItself(t *testing.T, f *FS, b *runtime.Box) time.Duration {
 	t.Helper()
 	must(t, b.Remove())
 	began := time.Now()
@@ -199,7 +199,7 @@ func TestABoxThatRemovedItselfIsDeletedForWatchers(t *testing.T) {
 	must(t, err)
 	boxes := filepath.Join(mnt, "boxes")
 	lines, file := watch(t, boxes), watch(t, boxes+"/x/status")
-	buried(t, f, b)
+	removesItself(t, f, b)
 	see(t, lines, boxes+"/ DELETE,ISDIR x")
 	see(t, file, boxes+"/x/status MODIFY", boxes+"/x/status DELETE_SELF")
 	if err := run(t, "stat", boxes+"/x"); err == nil {
@@ -225,19 +225,20 @@ func stop(t *testing.T) (resume func()) {
 	}
 }
 
-func (n *notifier) pending() bool {
+// working reports whether there is something that the notifier has not done yet.
+func (n *notifier) working() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.busy || len(n.graves) > 0
+	return n.busy || len(n.deletions) > 0
 }
 
 // The notifier's rmdir may come when another box has the name.
-func TestAGraveIsNeverTakenForABox(t *testing.T) {
+func TestAPendingDeletionIsNeverTakenForABox(t *testing.T) {
 	f, rt, mnt := notified(t)
 	b, err := rt.Create("x")
 	must(t, err)
 	resume := stop(t)
-	if took := buried(t, f, b); took < buryBound {
+	if took := removesItself(t, f, b); took < deletionBound {
 		t.Errorf("the end of a box is not waited for: %s", took)
 	}
 	// Together, since the machine may be slow once.
@@ -245,16 +246,16 @@ func TestAGraveIsNeverTakenForABox(t *testing.T) {
 	for _, name := range []string{"y0", "y1", "y2"} {
 		b, err := rt.Create(name)
 		must(t, err)
-		buried(t, f, b)
+		removesItself(t, f, b)
 	}
-	if took := time.Since(began); took >= 3*buryBound {
+	if took := time.Since(began); took >= 3*deletionBound {
 		t.Errorf("a notifier that is known to hang is waited for %s", took)
 	}
 	boxes := filepath.Join(mnt, "boxes")
 	must(t, run(t, "mkdir", boxes+"/x"))
 	lines := watch(t, boxes)
 	resume()
-	await(t, "the rmdir", func() bool { return !f.notifier.pending() })
+	await(t, "the rmdir", func() bool { return !f.notifier.working() })
 	must(t, run(t, "rmdir", boxes+"/x"))
 	must(t, run(t, "mkdir", boxes+"/z"))
 	for got := []string(nil); ; {
@@ -273,15 +274,15 @@ func TestAGraveIsNeverTakenForABox(t *testing.T) {
 	}
 }
 
-// Nobody but the notifier meets graves and ghosts.
-func TestGravesAreSeenByTheNotifierAlone(t *testing.T) {
+// Nobody but the notifier meets pending deletions and orphans.
+func TestRemovedBoxesAreSeenByTheNotifierAlone(t *testing.T) {
 	f, rt, mnt := notified(t)
 	b, err := rt.Create("x")
 	must(t, err)
 	resume := stop(t)
 	defer resume()
-	buried(t, f, b)
-	for _, argv := range [][]string{{"rmdir", "boxes/x"}, {"stat", "boxes/x"}, {"stat", ghostsName}} {
+	removesItself(t, f, b)
+	for _, argv := range [][]string{{"rmdir", "boxes/x"}, {"stat", "boxes/x"}, {"stat", orphansName}} {
 		if err := run(t, argv[0], filepath.Join(mnt, argv[1])); err == nil || !strings.Contains(err.Error(), "No such file or directory") {
 			t.Errorf("%v: %v", argv, err)
 		}
@@ -378,7 +379,7 @@ func TestANotifierThatCannotStartIsTriedSeldom(t *testing.T) {
 	must(t, err)
 	defer unmount(t, f, m)
 	first := <-tries
-	await(t, "it to be given up", func() bool { return !f.notifier.pending() })
+	await(t, "it to be given up", func() bool { return !f.notifier.working() })
 	b, err := rt.Create("x")
 	must(t, err)
 	must(t, run(t, "stat", filepath.Join(mnt, "boxes/x")))
@@ -387,7 +388,7 @@ func TestANotifierThatCannotStartIsTriedSeldom(t *testing.T) {
 	if second.Sub(first) < backoffFirst || third.Sub(second) < 2*backoffFirst {
 		t.Errorf("tried after %s and %s", second.Sub(first), third.Sub(second))
 	}
-	if !f.notifier.late.Load() {
+	if !f.notifier.unavailable.Load() {
 		t.Error("it would be waited for")
 	}
 }
@@ -396,29 +397,29 @@ func TestWhatIsToBeToldIsBoundedWithoutANotifier(t *testing.T) {
 	f, rt := open(t)
 	n := f.notifier
 	n.closed, n.busy = false, true // nobody delivers
-	n.late.Store(true)
+	n.unavailable.Store(true)
 	t.Cleanup(func() { n.closed = true })
 	lives, err := rt.Create("lives")
 	must(t, err)
-	for i := range 2 * ghostsMax {
+	for i := range 2 * orphansMax {
 		b := &runtime.Box{} // one a job, and none the same
 		n.mark(b, runtime.FieldStatus|runtime.FieldEvents)
-		n.dig(b, []*fs.Inode{{}, {}}, i%2 == 0)
+		n.noteRemoved(b, []*fs.Inode{{}, {}}, i%2 == 0)
 		n.markPaths(lives, []string{fmt.Sprintf("boxes/lives/exec/e%d/status", i)})
 	}
 	if len(n.dirty) != 1 || len(n.order) != 1 {
 		t.Errorf("%d boxes are dirty, and %d in order", len(n.dirty), len(n.order))
 	}
-	if len(n.bury) > gravesMax || len(n.graves) > gravesMax || len(n.ghosts) > ghostsMax || len(n.dirty[lives].paths) > pathsMax {
-		t.Errorf("%d removals, %d graves, %d ghosts, %d paths", len(n.bury), len(n.graves), len(n.ghosts), len(n.dirty[lives].paths))
+	if len(n.queued) > deletionsMax || len(n.deletions) > deletionsMax || len(n.orphans) > orphansMax || len(n.dirty[lives].paths) > pathsMax {
+		t.Errorf("%d queued of %d deletions, %d orphans, %d paths", len(n.queued), len(n.deletions), len(n.orphans), len(n.dirty[lives].paths))
 	}
 	// With one that works nothing is given up.
-	n.late.Store(false)
-	for range gravesMax {
-		n.dig(&runtime.Box{}, nil, false)
+	n.unavailable.Store(false)
+	for range deletionsMax {
+		n.noteRemoved(&runtime.Box{}, nil, false)
 	}
-	if len(n.bury) != 2*gravesMax {
-		t.Errorf("%d removals", len(n.bury))
+	if len(n.queued) != 2*deletionsMax {
+		t.Errorf("%d removals", len(n.queued))
 	}
 }
 
@@ -489,7 +490,7 @@ func TestBatches(t *testing.T) {
 	n.busy = true
 	n.mark(x, runtime.FieldStatus)
 	n.mark(y, runtime.FieldStatus)
-	n.dig(x, nil, false)
+	n.noteRemoved(x, nil, false)
 	b, _ = n.take(false)
 	if want := []string{"Rboxes/b00"}; !slices.Equal(taken(b), want) {
 		t.Errorf("took %q, want %q", taken(b), want)

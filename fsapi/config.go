@@ -47,7 +47,7 @@ func (c *configFile) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAtt
 		return syscall.EPERM
 	}
 	if c.removed() != 0 {
-		return touchGhost(c, in, out)
+		return touchOrphan(c, in, out)
 	}
 	if size, ok := in.GetSize(); ok {
 		h, writing := f.(*configHandle)

@@ -62,7 +62,7 @@ func (f *execFile) setattr(n node, sized bool, in *fuse.SetAttrIn, out *fuse.Att
 		return syscall.EPERM
 	}
 	if f.removed() {
-		return touchGhost(n, in, out)
+		return touchOrphan(n, in, out)
 	}
 	return giveAway(n, 0, in, out, func(o runtime.Owner) error { return f.e.SetOwner(f.name, o) })
 }

@@ -25,7 +25,7 @@ type FS struct {
 	log     *logrus.Entry
 	version string
 	began   time.Time
-	root    *rootDir
+	top     *topDir
 	boxes   *boxesDir
 	images  *imagesDir
 	metrics *metrics
@@ -56,7 +56,7 @@ func New(version string, log *logrus.Entry, reg *prometheus.Registry) *FS {
 		log.WithField("op", "metrics").WithError(err).Warn("not all metrics could be gathered")
 	})
 	f.budget = newBudget(f.metrics.refused)
-	f.root = &rootDir{dir: dir{fs: f}}
+	f.top = &topDir{dir: dir{fs: f}}
 	f.boxes = &boxesDir{dir: dir{fs: f}, changed: f.began}
 	f.images = &imagesDir{dir: dir{fs: f}, changed: f.began, serials: map[imageID]uint64{}}
 	f.notifier = newNotifier(f)
@@ -83,7 +83,7 @@ const (
 	inoLastError
 	inoWaitEvent
 	inoMetrics
-	inoGhosts
+	inoOrphans
 	inoImagesDir
 	inoImagesCtl
 	inoImagesError
@@ -317,8 +317,8 @@ func (f *FS) Changed() {
 	if f.early(f.Changed) {
 		return
 	}
-	events, lastError := f.root.GetChild("events"), f.root.GetChild("last_error")
+	events, lastError := f.top.GetChild("events"), f.top.GetChild("last_error")
 	invalidate(events)
 	invalidate(lastError)
-	f.notifier.markRoot(events, lastError)
+	f.notifier.markTop(events, lastError)
 }

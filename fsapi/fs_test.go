@@ -117,7 +117,7 @@ func TestNothingIsSentWithoutAServer(t *testing.T) {
 		f.BoxRemoved(b, false)
 	}
 	change()                            // a sent one panics
-	fs.NewNodeFS(f.root, &fs.Options{}) // the tree has its root, and no connection
+	fs.NewNodeFS(f.top, &fs.Options{}) // the tree has its root, and no connection
 	change()
 	if len(f.missed) != 3 {
 		t.Errorf("%d are kept, not 3", len(f.missed))

@@ -291,9 +291,9 @@ func (f *FS) ImagesChanged() {
 		return
 	}
 	f.images.touch()
-	if d := f.root.GetChild("images"); d != nil {
+	if d := f.top.GetChild("images"); d != nil {
 		invalidate(d)
-		f.notifier.mark(nil, rootImages)
+		f.notifier.mark(nil, topImages)
 	}
 }
 
@@ -303,12 +303,12 @@ func (f *FS) ImagesErrorChanged() {
 	if f.early(f.ImagesErrorChanged) {
 		return
 	}
-	d := f.root.GetChild("images")
+	d := f.top.GetChild("images")
 	if d == nil {
 		return
 	}
 	if e := d.GetChild("last_error"); e != nil {
 		invalidate(e)
-		f.notifier.mark(nil, rootImagesError)
+		f.notifier.mark(nil, topImagesError)
 	}
 }

@@ -169,7 +169,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (_ *Mount, err error) {
 			},
 		}
 		// As fs.Mount does it, but for the counting.
-		m.server, err = fuse.NewServer(count(fs.NewNodeFS(f.root, options), f.metrics, f.lane, f.budget), "/dev/fd/"+strconv.Itoa(fd), &options.MountOptions)
+		m.server, err = fuse.NewServer(count(fs.NewNodeFS(f.top, options), f.metrics, f.lane, f.budget), "/dev/fd/"+strconv.Itoa(fd), &options.MountOptions)
 	}
 	if err == nil {
 		go m.server.Serve()

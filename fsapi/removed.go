@@ -12,32 +12,39 @@ import (
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
-// What watchers see of the end of a box.
+// What watchers see of the removal of a box.
 //
-// The kernel makes DELETE in boxes/ of an rmdir and of nothing else. So when a box
-// has removed itself, the notifier removes its directory once more: for it alone
-// the box has a grave, a directory of that name, while everybody else finds nothing.
+// The kernel makes DELETE in boxes/ of an rmdir and of nothing else. A box that removes
+// itself is removed by no rmdir. So its deletion is pending until the notifier has made one:
+// the notifier finds a directory of its name, and everybody else finds nothing.
 //
-// A watcher of a file in the box would never hear again, neither of its last state
-// nor of its end. The inode that he holds is in no directory any more, so the
-// notifier, and nobody else, finds it by number in a directory of ghosts, where it
-// is touched and unlinked: MODIFY and DELETE_SELF.
+// A watcher of a file in the box would never hear of the file's last state, nor of its end.
+// The inode that it watches is an orphan: it is in no directory any more. So the notifier,
+// and nobody else, finds the orphan by its number in a directory that is there for nothing
+// else. It touches the orphan and unlinks it: MODIFY and DELETE_SELF.
 
-// grave is a box that has removed itself, until the notifier has told so.
-type grave struct {
+// deletion is a box that has removed itself, of which watchers are still to be told.
+type deletion struct {
 	box  *runtime.Box
-	told chan struct{} // closed then
+	told chan struct{} // closed when they were
 }
 
-// ghostsName is the directory of ghosts at the root.
-const ghostsName = ".ghosts"
+// orphansName is the directory of orphans at the root.
+const orphansName = ".orphans"
 
-// buryBound is how long the end of a box that removes itself waits to be told.
-const buryBound = 100 * time.Millisecond
+// deletionBound is how long a box that removes itself waits until watchers are told.
+const deletionBound = 100 * time.Millisecond
+
+// How many deletions and orphans are kept while there is no notifier. Each may keep all
+// that is known of its box.
+const (
+	deletionsMax = 256
+	orphansMax   = 256
+)
 
 // removed tells watchers of a removal. d is the box's directory, nil if the kernel
-// does not have it. That of a box that removed itself should be told before its
-// name may be taken again, so that is waited for, but not long: a grave is told at
+// does not have it. The deletion of a box that removed itself should be told before its
+// name may be taken again. So that is waited for, but not long: a deletion can be told at
 // any later time as well, unless another box has the name by then.
 func (n *notifier) removed(b *runtime.Box, d *fs.Inode, asked bool) {
 	var files []*fs.Inode
@@ -48,21 +55,23 @@ func (n *notifier) removed(b *runtime.Box, d *fs.Inode, asked bool) {
 			}
 		}
 	}
-	g := n.dig(b, files, asked)
-	if g == nil || n.late.Load() {
+	pending := n.noteRemoved(b, files, asked)
+	if pending == nil || n.unavailable.Load() {
 		return
 	}
-	timer := time.NewTimer(buryBound)
+	timer := time.NewTimer(deletionBound)
 	defer timer.Stop()
 	select {
-	case <-g.told:
+	case <-pending.told:
 	case <-n.quit:
 	case <-timer.C:
-		n.late.Store(true)
+		n.unavailable.Store(true)
 	}
 }
 
-func (n *notifier) dig(b *runtime.Box, files []*fs.Inode, asked bool) *grave {
+// noteRemoved notes what is to be told of a removed box. It returns the deletion that is
+// pending now; nil after a removal that a client asked for, which the kernel has told.
+func (n *notifier) noteRemoved(b *runtime.Box, files []*fs.Inode, asked bool) *deletion {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
@@ -72,44 +81,41 @@ func (n *notifier) dig(b *runtime.Box, files []*fs.Inode, asked bool) *grave {
 		delete(n.dirty, b)
 		n.order = slices.DeleteFunc(n.order, func(o *marks) bool { return o == m })
 	}
-	n.ghosts = append(n.ghosts, files...)
-	var g *grave
+	n.orphans = append(n.orphans, files...)
+	var d *deletion
 	if !asked {
-		g = &grave{box: b, told: make(chan struct{})}
-		n.graves[b.Name()] = g
-		n.bury = append(n.bury, g)
+		d = &deletion{box: b, told: make(chan struct{})}
+		n.deletions[b.Name()] = d
+		n.queued = append(n.queued, d)
 	}
-	if n.late.Load() {
+	if n.unavailable.Load() {
 		n.dropOldest()
 	}
 	n.wake()
-	return g
+	return d
 }
 
-// How many removed boxes, and files of such, are kept to be told of while there is no
-// notifier to tell. Each may keep all that is known of its box.
-const (
-	gravesMax = 256
-	ghostsMax = 256
-)
+// finish ends a deletion: it is told, or is not going to be. mu is held.
+func (n *notifier) finish(d *deletion) {
+	close(d.told)
+	if n.deletions[d.box.Name()] == d {
+		delete(n.deletions, d.box.Name())
+	}
+}
 
-// dropOldest gives up telling of the oldest that are removed. mu is held.
+// dropOldest gives up the oldest deletions and orphans if there are too many. mu is held.
 func (n *notifier) dropOldest() {
-	for ; len(n.bury) > gravesMax; n.bury = n.bury[1:] {
-		g := n.bury[0]
-		close(g.told)
-		if n.graves[g.box.Name()] == g {
-			delete(n.graves, g.box.Name())
-		}
+	for ; len(n.queued) > deletionsMax; n.queued = n.queued[1:] {
+		n.finish(n.queued[0])
 	}
-	n.ghosts = slices.DeleteFunc(n.ghosts, gone)
-	if more := len(n.ghosts) - ghostsMax; more > 0 {
-		n.ghosts = slices.Delete(n.ghosts, 0, more)
+	n.orphans = slices.DeleteFunc(n.orphans, forgotten)
+	if more := len(n.orphans) - orphansMax; more > 0 {
+		n.orphans = slices.Delete(n.orphans, 0, more)
 	}
 }
 
-// gone reports whether nobody has a file any more that was in a removed box.
-func gone(i *fs.Inode) bool {
+// forgotten reports whether the kernel has an inode no more.
+func forgotten(i *fs.Inode) bool {
 	_, parent := i.Parent()
 	return parent == nil
 }
@@ -121,9 +127,9 @@ func (n *notifier) calls(ctx context.Context) bool {
 	return ok && p != nil && c.Pid != 0 && c.Pid == p.Thread()
 }
 
-// grave returns the box that was buried under a name that no box has now, if it is
-// the notifier that asks.
-func (n *notifier) grave(ctx context.Context, name string) *runtime.Box {
+// deleted returns the box whose deletion is pending under a name that no box has now, if
+// it is the notifier that asks.
+func (n *notifier) deleted(ctx context.Context, name string) *runtime.Box {
 	if !n.calls(ctx) {
 		return nil
 	}
@@ -132,15 +138,15 @@ func (n *notifier) grave(ctx context.Context, name string) *runtime.Box {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if g := n.graves[name]; g != nil {
-		return g.box
+	if d := n.deletions[name]; d != nil {
+		return d.box
 	}
 	return nil
 }
 
-// lookupGrave answers a lookup of a box that there is not.
-func (d *boxesDir) lookupGrave(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	b := d.fs.notifier.grave(ctx, name)
+// lookupDeleted answers a lookup of a name that no box has.
+func (d *boxesDir) lookupDeleted(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	b := d.fs.notifier.deleted(ctx, name)
 	if b == nil {
 		return nil, syscall.ENOENT
 	}
@@ -148,85 +154,84 @@ func (d *boxesDir) lookupGrave(ctx context.Context, name string, out *fuse.Entry
 	return d.NewInode(ctx, &boxDir{dir: dir{fs: d.fs}, box: b}, fs.StableAttr{Mode: fuse.S_IFDIR, Ino: boxIno(b, 0)}), 0
 }
 
-// rmdirGrave answers an rmdir by the notifier. Whatever it finds, it removes no box:
+// rmdirDeleted answers an rmdir by the notifier. Whatever it finds, it removes no box:
 // the name may have been taken again. That can't happen while this is answered,
 // since the kernel lets nobody else make or remove anything in boxes/ meanwhile.
-func (d *boxesDir) rmdirGrave(ctx context.Context, name string) syscall.Errno {
-	if d.fs.notifier.grave(ctx, name) == nil {
+func (d *boxesDir) rmdirDeleted(ctx context.Context, name string) syscall.Errno {
+	if d.fs.notifier.deleted(ctx, name) == nil {
 		return syscall.ENOENT
 	}
 	return 0
 }
 
-// ghostDir is the directory of ghosts.
-type ghostDir struct{ dir }
+// orphansDir is the directory of orphans.
+type orphansDir struct{ dir }
 
 var (
-	_ node             = (*ghostDir)(nil)
-	_ fs.NodeGetattrer = (*ghostDir)(nil)
-	_ fs.NodeLookuper  = (*ghostDir)(nil)
-	_ fs.NodeUnlinker  = (*ghostDir)(nil)
+	_ node             = (*orphansDir)(nil)
+	_ fs.NodeGetattrer = (*orphansDir)(nil)
+	_ fs.NodeLookuper  = (*orphansDir)(nil)
+	_ fs.NodeUnlinker  = (*orphansDir)(nil)
 )
 
-// lookupGhosts finds the directory of ghosts, for the notifier.
-func (d *rootDir) lookupGhosts(ctx context.Context, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+// lookupOrphans finds the directory of orphans, for the notifier.
+func (d *topDir) lookupOrphans(ctx context.Context, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	if !d.fs.notifier.calls(ctx) {
 		return nil, syscall.ENOENT
 	}
-	g := &ghostDir{dir: dir{fs: d.fs}}
-	a, _ := g.stat()
-	a.fill(&out.Attr, inoGhosts, fuse.S_IFDIR)
+	o := &orphansDir{dir: dir{fs: d.fs}}
+	a, _ := o.stat()
+	a.fill(&out.Attr, inoOrphans, fuse.S_IFDIR)
 	out.SetAttrTimeout(a.timeout) // else it is asked for again at the next step
-	return d.NewInode(ctx, g, fs.StableAttr{Mode: fuse.S_IFDIR, Ino: inoGhosts}), 0
+	return d.NewInode(ctx, o, fs.StableAttr{Mode: fuse.S_IFDIR, Ino: inoOrphans}), 0
 }
 
-func (d *ghostDir) stat() (attr, syscall.Errno) {
+func (d *orphansDir) stat() (attr, syscall.Errno) {
 	return attr{mode: 0o700, nlink: 2, mtime: d.fs.began, timeout: long}, 0
 }
 
 // Getattr shows the directory as it is.
-func (d *ghostDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+func (d *orphansDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	return getattr(d, out)
 }
 
-// Lookup finds an inode by its number.
-func (d *ghostDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+// Lookup finds an orphan by its number.
+func (d *orphansDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	c := d.find(ctx, name)
 	if c == nil {
 		return nil, syscall.ENOENT
 	}
-	ghost().fill(&out.Attr, c.StableAttr().Ino, c.Mode())
+	orphanAttr().fill(&out.Attr, c.StableAttr().Ino, c.Mode())
 	return c, 0
 }
 
-// Unlink tells watchers of an inode that it is gone, which it was already.
-func (d *ghostDir) Unlink(ctx context.Context, name string) syscall.Errno {
+// Unlink succeeds: the orphan was in no directory before.
+func (d *orphansDir) Unlink(ctx context.Context, name string) syscall.Errno {
 	if d.find(ctx, name) == nil {
 		return syscall.ENOENT
 	}
 	return 0
 }
 
-func (d *ghostDir) find(ctx context.Context, name string) *fs.Inode {
+func (d *orphansDir) find(ctx context.Context, name string) *fs.Inode {
 	n := d.fs.notifier
 	if !n.calls(ctx) {
 		return nil
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.farewells[name]
+	return n.unlinking[name]
 }
 
-// ghost is what a file of a removed box shows to who touches it, and to nobody else:
-// it is not cached.
-func ghost() attr { return attr{mode: 0o444, nlink: 1, mtime: time.Now()} }
+// orphanAttr is what an orphan shows to who touches it. It is not cached.
+func orphanAttr() attr { return attr{mode: 0o444, nlink: 1, mtime: time.Now()} }
 
-// touchGhost answers new times for a file of a removed box.
-func touchGhost(n node, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+// touchOrphan answers new times for an orphan, and ENODEV for any other change.
+func touchOrphan(n node, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_SIZE) != 0 {
 		return syscall.ENODEV
 	}
 	i := n.EmbeddedInode()
-	ghost().fill(&out.Attr, i.StableAttr().Ino, i.Mode())
+	orphanAttr().fill(&out.Attr, i.StableAttr().Ino, i.Mode())
 	return 0
 }

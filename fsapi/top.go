@@ -36,32 +36,32 @@ func find(ctx context.Context, parent *fs.Inode, entries []entry, name string, o
 	return nil, syscall.ENOENT
 }
 
-// rootDir is the root of the control filesystem.
-type rootDir struct{ dir }
+// topDir is the top of the control filesystem.
+type topDir struct{ dir }
 
 var (
-	_ node             = (*rootDir)(nil)
-	_ fs.NodeGetattrer = (*rootDir)(nil)
-	_ fs.NodeSetattrer = (*rootDir)(nil)
-	_ fs.NodeLookuper  = (*rootDir)(nil)
-	_ fs.NodeReaddirer = (*rootDir)(nil)
-	_ fs.NodeMkdirer   = (*rootDir)(nil)
-	_ fs.NodeRmdirer   = (*rootDir)(nil)
-	_ fs.NodeUnlinker  = (*rootDir)(nil)
-	_ fs.NodeRenamer   = (*rootDir)(nil)
-	_ fs.NodeCreater   = (*rootDir)(nil)
-	_ fs.NodeSymlinker = (*rootDir)(nil)
-	_ fs.NodeLinker    = (*rootDir)(nil)
-	_ fs.NodeMknoder   = (*rootDir)(nil)
-	_ fs.NodeTmpfiler  = (*rootDir)(nil)
-	_ fs.NodeStatfser  = (*rootDir)(nil)
+	_ node             = (*topDir)(nil)
+	_ fs.NodeGetattrer = (*topDir)(nil)
+	_ fs.NodeSetattrer = (*topDir)(nil)
+	_ fs.NodeLookuper  = (*topDir)(nil)
+	_ fs.NodeReaddirer = (*topDir)(nil)
+	_ fs.NodeMkdirer   = (*topDir)(nil)
+	_ fs.NodeRmdirer   = (*topDir)(nil)
+	_ fs.NodeUnlinker  = (*topDir)(nil)
+	_ fs.NodeRenamer   = (*topDir)(nil)
+	_ fs.NodeCreater   = (*topDir)(nil)
+	_ fs.NodeSymlinker = (*topDir)(nil)
+	_ fs.NodeLinker    = (*topDir)(nil)
+	_ fs.NodeMknoder   = (*topDir)(nil)
+	_ fs.NodeTmpfiler  = (*topDir)(nil)
+	_ fs.NodeStatfser  = (*topDir)(nil)
 	_ fs.NodeLookuper  = (*fixedDir)(nil)
 	_ fs.NodeReaddirer = (*fixedDir)(nil)
 	_ fs.NodeGetattrer = (*fixedDir)(nil)
 	_ runtime.Observer = (*FS)(nil)
 )
 
-func (d *rootDir) entries() []entry {
+func (d *topDir) entries() []entry {
 	f := d.fs
 	text := func(name string, ino uint64, t *textFile) entry {
 		t.fs, t.mode = f, f.mode(name, 0o444)
@@ -95,13 +95,13 @@ func (d *rootDir) entries() []entry {
 	}
 }
 
-func (d *rootDir) stat() (attr, syscall.Errno) {
+func (d *topDir) stat() (attr, syscall.Errno) {
 	return attr{mode: 0o755, nlink: 5, mtime: d.fs.began, timeout: long}, 0
 }
 
 // OnAdd makes boxes/ known before the first request: boxes change, and remove
 // themselves, also when nobody has looked there yet.
-func (d *rootDir) OnAdd(ctx context.Context) {
+func (d *topDir) OnAdd(ctx context.Context) {
 	d.AddChild("boxes", d.NewPersistentInode(ctx, d.fs.boxes, fs.StableAttr{Mode: fuse.S_IFDIR, Ino: inoBoxes}), true)
 	d.fs.earlyMu.Lock()
 	defer d.fs.earlyMu.Unlock()
@@ -109,30 +109,30 @@ func (d *rootDir) OnAdd(ctx context.Context) {
 }
 
 // Getattr shows the directory as it is.
-func (d *rootDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+func (d *topDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	return getattr(d, out)
 }
 
 // Setattr accepts new times only.
-func (d *rootDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+func (d *topDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	return touchOnly(d, in, out)
 }
 
 // Lookup finds a fixed name.
-func (d *rootDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if name == ghostsName {
-		return d.lookupGhosts(ctx, out)
+func (d *topDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if name == orphansName {
+		return d.lookupOrphans(ctx, out)
 	}
 	return find(ctx, d.EmbeddedInode(), d.entries(), name, out)
 }
 
 // Readdir lists the fixed names.
-func (d *rootDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
+func (d *topDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	return list(d.entries()), 0
 }
 
 // Statfs says that nothing is stored here, as procfs and cgroupfs do.
-func (d *rootDir) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
+func (d *topDir) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 	out.Bsize, out.Frsize, out.NameLen = 4096, 4096, 255
 	return 0
 }
