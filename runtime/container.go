@@ -356,7 +356,7 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 		return fmt.Errorf("seccomp profile: %w", err)
 	}
 	if name == "crun" {
-		if r.filter, err = b.rt.filters.give(spec, path); err != nil {
+		if r.filter, err = b.rt.filters.Apply(spec, path); err != nil {
 			return fmt.Errorf("seccomp profile: %w", err)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -44,7 +45,7 @@ type run struct {
 	firstID uint32
 	// layers are those of its image, by the inode numbers of their directories.
 	layers []uint64
-	filter *filterKey // of a seccomp filter that is to be learnt
+	filter *oci.FilterKey // of a seccomp filter that is to be learnt
 	// effective is what its container is made of; set before the fork.
 	effective *Effective
 	// overlay is what is held of the container's root; set before ended can be called.

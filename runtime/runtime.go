@@ -16,6 +16,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/image"
+	"github.com/boxlitefs/boxlite/runtime/oci"
 )
 
 // Observer is told what changed, so that a facade can drop what its clients
@@ -96,7 +97,7 @@ type Runtime struct {
 	// boxes with detach: false learn by it that the daemon is gone.
 	holdR, holdW *os.File
 
-	filters filters
+	filters oci.Filters
 
 	ids   sync.Mutex // one box at a time gets a range of ids
 	mu    sync.Mutex // guards boxes; no I/O under it

@@ -1,0 +1,2 @@
+// Package oci makes what an OCI runtime (crun, runc) takes of a container.
+package oci
