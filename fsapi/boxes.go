@@ -20,9 +20,7 @@ type boxesDir struct {
 }
 
 var (
-	_ node             = (*boxesDir)(nil)
-	_ fs.NodeGetattrer = (*boxesDir)(nil)
-	_ fs.NodeSetattrer = (*boxesDir)(nil)
+	_ stater           = (*boxesDir)(nil)
 	_ fs.NodeLookuper  = (*boxesDir)(nil)
 	_ fs.NodeReaddirer = (*boxesDir)(nil)
 	_ fs.NodeMkdirer   = (*boxesDir)(nil)
@@ -38,17 +36,7 @@ func (d *boxesDir) touch() {
 func (d *boxesDir) stat() (attr, syscall.Errno) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return attr{mode: 0o755, nlink: 2 + uint32(d.fs.rt.BoxCount()), mtime: d.changed, timeout: long}, 0
-}
-
-// Getattr shows the directory as it is.
-func (d *boxesDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return getattr(d, out)
-}
-
-// Setattr accepts new times only.
-func (d *boxesDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	return touchOnly(d, in, out)
+	return d.own(attr{nlink: 2 + uint32(d.fs.rt.BoxCount()), mtime: d.changed, timeout: long})
 }
 
 // Lookup finds a box.
@@ -61,7 +49,7 @@ func (d *boxesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 }
 
 func (d *boxesDir) enter(ctx context.Context, b *runtime.Box, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	return enter(ctx, d.EmbeddedInode(), &boxDir{dir: dir{fs: d.fs}, box: b}, boxIno(b, 0), fuse.S_IFDIR, out)
+	return enter(ctx, d.EmbeddedInode(), d.fs.boxDir(b), boxIno(b, 0), fuse.S_IFDIR, out)
 }
 
 // Readdir lists the boxes by name.

@@ -7,8 +7,19 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
+
 	"github.com/boxlitefs/boxlite/runtime"
 )
+
+// caller returns who made a request.
+func caller(ctx context.Context) runtime.By {
+	c, ok := fuse.FromContext(ctx)
+	if !ok {
+		return runtime.By{}
+	}
+	return runtime.By{UID: c.Uid, PID: int(c.Pid)}
+}
 
 // process returns who made a request, with the pid of the process: FUSE names the thread
 // that made it. Where that can't be known, the pid is what FUSE said.

@@ -17,54 +17,46 @@ import (
 // maxCommands is how much one write to ctl may hold, in bytes.
 const maxCommands = 4096
 
-// ctlFile is ctl: the write accepts a command, the close completes it.
+// ctlFile is a ctl, by which commands are given to its target: the write accepts a command,
+// the close completes it.
 type ctlFile struct {
-	fs.Inode
-	boxFile
+	node
+	to    target
+	mtime time.Time
 }
 
 var (
-	_ node             = (*ctlFile)(nil)
-	_ fs.NodeGetattrer = (*ctlFile)(nil)
+	_ stater           = (*ctlFile)(nil)
 	_ fs.NodeSetattrer = (*ctlFile)(nil)
 	_ fs.NodeOpener    = (*ctlFile)(nil)
 )
 
+// stat shows an empty file.
 func (c *ctlFile) stat() (attr, syscall.Errno) {
-	return c.owned(attr{mtime: c.box.Snapshot().Created, timeout: long})
+	return c.own(attr{mtime: c.mtime, timeout: long})
 }
 
-// Getattr shows an empty file.
-func (c *ctlFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return getattr(c, out)
-}
-
-// Setattr delegates the file; a new size is accepted and means nothing.
+// Setattr gives the file away if that can be; a new size is accepted and means nothing.
 func (c *ctlFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	in.Valid &^= fuse.FATTR_SIZE
-	return chown(c.box, c.name, c, in, out)
+	return c.of.setattr(c.name, c, in, out)
 }
 
 // Open gives a handle with commands of its own.
 func (c *ctlFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	return c.fs.openCtl(ctx, c, boxTarget{c.box}, flags)
-}
-
-// openCtl opens a ctl, by which commands are given to something.
-func (f *FS) openCtl(ctx context.Context, file node, to target, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if flags&syscall.O_ACCMODE != syscall.O_WRONLY {
 		return nil, 0, syscall.EACCES
 	}
-	if to.gone() {
+	if c.to.gone() {
 		return nil, 0, syscall.ENOENT
 	}
-	g, errno := newGrant(ctx, file, mayWrite)
+	g, errno := newGrant(ctx, c, mayWrite)
 	if errno != 0 {
 		return nil, 0, errno
 	}
-	return &ctlHandle{fs: f, right: g, orders: orders{to: granted{to, g}, budget: f.budget}}, fuse.FOPEN_DIRECT_IO, 0
+	return &ctlHandle{fs: c.fs, right: g, orders: orders{to: granted{c.to, g}, budget: c.fs.budget}}, fuse.FOPEN_DIRECT_IO, 0
 }
 
+// boxTarget is a box as what commands are given to.
 type boxTarget struct{ *runtime.Box }
 
 func (t boxTarget) gone() bool                                    { return t.Snapshot().Removed }

@@ -1,14 +1,11 @@
 package fsapi
 
 import (
-	"context"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
@@ -56,9 +53,10 @@ func New(version string, log *logrus.Entry, reg *prometheus.Registry) *FS {
 		log.WithField("op", "metrics").WithError(err).Warn("not all metrics could be gathered")
 	})
 	f.budget = newBudget(f.metrics.refused)
-	f.top = &topDir{dir: dir{fs: f}}
-	f.boxes = &boxesDir{dir: dir{fs: f}, changed: f.began}
-	f.images = &imagesDir{dir: dir{fs: f}, changed: f.began, serials: map[imageID]uint64{}}
+	own := place{fs: f, of: ofDaemon{}, mode: 0o755}
+	f.top = &topDir{dir{node{place: own}}}
+	f.boxes = &boxesDir{dir: dir{node{place: own}}, changed: f.began}
+	f.images = &imagesDir{dir: dir{node{place: own}}, changed: f.began, serials: map[imageID]uint64{}}
 	f.notifier = newNotifier(f)
 	return f
 }
@@ -101,115 +99,6 @@ func boxIno(b *runtime.Box, index int) uint64 {
 	return (b.Serial()+1)*inoPerBox + uint64(index)
 }
 
-// attr is what a file or directory shows.
-type attr struct {
-	mode    uint32 // permission bits
-	uid     uint32
-	gid     uint32
-	size    int64
-	nlink   uint32
-	mtime   time.Time
-	timeout time.Duration
-}
-
-func (a attr) fill(out *fuse.Attr, ino uint64, kind uint32) {
-	out.Ino = ino
-	out.Mode = kind | a.mode
-	out.Uid, out.Gid = a.uid, a.gid
-	out.Size = uint64(a.size)
-	out.Nlink = a.nlink
-	out.Blksize = 4096
-	out.SetTimes(&a.mtime, &a.mtime, &a.mtime)
-}
-
-// node is what all files and directories of the tree have in common.
-type node interface {
-	fs.InodeEmbedder
-	stat() (attr, syscall.Errno)
-}
-
-func getattr(n node, out *fuse.AttrOut) syscall.Errno {
-	a, errno := n.stat()
-	if errno != 0 {
-		return errno
-	}
-	ino := n.EmbeddedInode()
-	a.fill(&out.Attr, ino.StableAttr().Ino, ino.Mode())
-	out.SetTimeout(a.timeout)
-	return 0
-}
-
-// enter answers a lookup of child. Its attributes are not cached from that: they
-// may change before the kernel knows the inode, and a change could not be
-// announced. From the first Getattr on they are.
-func enter(ctx context.Context, parent *fs.Inode, child node, ino uint64, kind uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	a, errno := child.stat()
-	if errno != 0 {
-		return nil, errno
-	}
-	a.fill(&out.Attr, ino, kind)
-	out.SetEntryTimeout(long)
-	if _, ok := child.(*boxDir); ok {
-		// But a box's directory changes only by chown, which goes through the
-		// kernel, and `ls -l boxes` looks up a thousand of them.
-		out.SetAttrTimeout(a.timeout)
-	}
-	return parent.NewInode(ctx, child, fs.StableAttr{Mode: kind, Ino: ino}), 0
-}
-
-// dir is a directory of the tree. What is not offered is refused, never silently
-// accepted: go-fuse's own Unlink and Rmdir succeed.
-type dir struct {
-	fs.Inode
-	fs *FS
-}
-
-// Fsync succeeds on every directory: what was made or removed is on the disk as far as it
-// will be.
-func (*dir) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno { return 0 }
-
-func (*dir) Mkdir(context.Context, string, uint32, *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	return nil, syscall.EPERM
-}
-func (*dir) Rmdir(context.Context, string) syscall.Errno  { return syscall.EPERM }
-func (*dir) Unlink(context.Context, string) syscall.Errno { return syscall.EPERM }
-func (*dir) Rename(context.Context, string, fs.InodeEmbedder, string, uint32) syscall.Errno {
-	// EINVAL would make mv print nonsense about moving into itself.
-	return syscall.EPERM
-}
-func (*dir) Create(context.Context, string, uint32, uint32, *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
-	return nil, nil, 0, syscall.EPERM
-}
-func (*dir) Symlink(context.Context, string, string, *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	return nil, syscall.EPERM
-}
-func (*dir) Link(context.Context, fs.InodeEmbedder, string, *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	return nil, syscall.EPERM
-}
-func (*dir) Mknod(context.Context, string, uint32, uint32, *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	return nil, syscall.EPERM
-}
-func (*dir) Tmpfile(context.Context, uint32, uint32, *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
-	return nil, nil, 0, syscall.EOPNOTSUPP
-}
-
-// touchOnly answers a Setattr on what can't be changed: new times are accepted
-// and mean nothing, all else is refused.
-func touchOnly(n node, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_SIZE) != 0 {
-		return syscall.EPERM
-	}
-	return answerSetattr(n, out)
-}
-
-// answerSetattr shows a node after a Setattr. The attributes are not cached from
-// that: kernels before 6.15 or so do not see that a change has overtaken them.
-func answerSetattr(n node, out *fuse.AttrOut) syscall.Errno {
-	errno := getattr(n, out)
-	out.SetTimeout(0)
-	return errno
-}
-
 // invalidate makes the kernel forget the attributes of an inode it may know. It
 // takes no lock that a request could hold, so it may be called from anywhere.
 func invalidate(i *fs.Inode) {
@@ -220,13 +109,15 @@ func invalidate(i *fs.Inode) {
 	_ = i.NotifyContent(-1, 0)
 }
 
-// caller returns who made a request.
-func caller(ctx context.Context) runtime.By {
-	c, ok := fuse.FromContext(ctx)
-	if !ok {
-		return runtime.By{}
+// drop makes the kernel forget a file of a box that is removed: see node.drop. b is nil for
+// what is in no box.
+func (f *FS) drop(b *runtime.Box, i *fs.Inode) {
+	if b == nil || !b.Snapshot().Removed {
+		return
 	}
-	return runtime.By{UID: c.Uid, PID: int(c.Pid)}
+	for name, parent := i.Parent(); parent != nil && parent != f.boxes.EmbeddedInode(); name, parent = parent.Parent() {
+		_ = parent.NotifyEntry(name) // ENOENT: it has been forgotten
+	}
 }
 
 // early keeps a notification for later if the server cannot send it yet: until

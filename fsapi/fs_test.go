@@ -116,7 +116,7 @@ func TestNothingIsSentWithoutAServer(t *testing.T) {
 		f.BoxChanged(b, runtime.FieldOwner)
 		f.BoxRemoved(b, false)
 	}
-	change()                            // a sent one panics
+	change()                           // a sent one panics
 	fs.NewNodeFS(f.top, &fs.Options{}) // the tree has its root, and no connection
 	change()
 	if len(f.missed) != 3 {

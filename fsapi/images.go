@@ -32,9 +32,7 @@ type imageID struct {
 func idOf(i *image.Image) imageID { return imageID{i.Digest, i.Pulled.UnixNano()} }
 
 var (
-	_ node             = (*imagesDir)(nil)
-	_ fs.NodeGetattrer = (*imagesDir)(nil)
-	_ fs.NodeSetattrer = (*imagesDir)(nil)
+	_ stater           = (*imagesDir)(nil)
 	_ fs.NodeLookuper  = (*imagesDir)(nil)
 	_ fs.NodeReaddirer = (*imagesDir)(nil)
 	_ fs.NodeRmdirer   = (*imagesDir)(nil)
@@ -76,25 +74,22 @@ func (d *imagesDir) touch() {
 func (d *imagesDir) stat() (attr, syscall.Errno) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return attr{mode: 0o755, nlink: 2 + uint32(len(d.fs.rt.Images().List())), mtime: d.changed, timeout: long}, 0
+	return d.own(attr{nlink: 2 + uint32(len(d.fs.rt.Images().List())), mtime: d.changed, timeout: long})
 }
 
-// Getattr shows the directory as it is.
-func (d *imagesDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return getattr(d, out)
-}
-
-// Setattr accepts new times only.
-func (d *imagesDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	return touchOnly(d, in, out)
-}
-
-// entries are the files of images/. No image has such a name: each has an @ in it.
+// entries are the files of images/. No image has such a name: each has an @ in it. The ctl is
+// root's: what an image is asked for with are the daemon's credentials, and it takes the
+// daemon's disk.
 func (d *imagesDir) entries() []entry {
+	own := func(name string, mode uint32) place {
+		return place{fs: d.fs, of: d.of, name: name, mode: mode}
+	}
 	return []entry{
-		{"ctl", inoImagesCtl, fuse.S_IFREG, func() node { return &imagesCtlFile{fs: d.fs} }},
-		{"last_error", inoImagesError, fuse.S_IFREG, func() node {
-			return &textFile{fs: d.fs, mode: 0o444, render: func() (*runtime.Text, attr) {
+		{"ctl", inoImagesCtl, fuse.S_IFREG, func() stater {
+			return &ctlFile{node{place: own("ctl", 0o200)}, imagesTarget{d.fs.rt}, d.fs.began}
+		}},
+		{"last_error", inoImagesError, fuse.S_IFREG, func() stater {
+			return &snapshotFile{node{place: own("last_error", 0o444)}, func() (*runtime.Text, attr) {
 				s, at := d.fs.rt.ImagesError()
 				return line(s), attr{mtime: at, timeout: long}
 			}}
@@ -111,7 +106,8 @@ func (d *imagesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut)
 	if i == nil {
 		return nil, syscall.ENOENT
 	}
-	in, errno := enter(ctx, d.EmbeddedInode(), &imageDir{dir: dir{fs: d.fs}, id: idOf(i), ino: d.ino(i)}, d.ino(i), fuse.S_IFDIR, out)
+	shown := &imageDir{dir{node{place: place{fs: d.fs, of: ofImage{d.fs, idOf(i)}, mode: 0o755}}}, idOf(i), d.ino(i)}
+	in, errno := enter(ctx, d.EmbeddedInode(), shown, shown.ino, fuse.S_IFDIR, out)
 	// A prune takes it away without the kernel, which is not told: an rmdir, which does so
 	// too, holds the directory.
 	out.SetEntryTimeout(0)
@@ -152,41 +148,32 @@ type imageDir struct {
 }
 
 var (
-	_ node             = (*imageDir)(nil)
-	_ fs.NodeGetattrer = (*imageDir)(nil)
-	_ fs.NodeSetattrer = (*imageDir)(nil)
+	_ stater           = (*imageDir)(nil)
 	_ fs.NodeLookuper  = (*imageDir)(nil)
 	_ fs.NodeReaddirer = (*imageDir)(nil)
 )
-
-// image returns the image of an id, or nil if it was removed.
-func (f *FS) image(id imageID) *image.Image {
-	if i := f.rt.Images().ByDigest(id.digest); i != nil && idOf(i) == id {
-		return i
-	}
-	return nil
-}
 
 func (d *imageDir) stat() (attr, syscall.Errno) {
 	i := d.fs.image(d.id)
 	if i == nil {
 		return attr{}, syscall.ENODEV
 	}
-	return attr{mode: 0o755, nlink: 2, mtime: i.Pulled, timeout: 0}, 0
-}
-
-// Getattr shows the directory as it is.
-func (d *imageDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return getattr(d, out)
-}
-
-// Setattr accepts new times only.
-func (d *imageDir) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	return touchOnly(d, in, out)
+	return d.own(attr{nlink: 2, mtime: i.Pulled})
 }
 
 func (d *imageDir) entries() []entry {
-	return []entry{{"info.json", d.ino + 1, fuse.S_IFREG, func() node { return &imageFile{fs: d.fs, id: d.id} }}}
+	const name = "info.json"
+	return []entry{{name, d.ino + 1, fuse.S_IFREG, func() stater {
+		p := place{fs: d.fs, of: d.of, name: name, mode: d.fs.mode(name, 0o444)}
+		return &snapshotFile{node{place: p}, func() (*runtime.Text, attr) {
+			i := d.fs.image(d.id)
+			if i == nil {
+				return nil, attr{}
+			}
+			// Which boxes use it changes without a word.
+			return d.fs.rt.ImageText(i), attr{mtime: i.Pulled}
+		}}
+	}}}
 }
 
 // Lookup finds the image's file.
@@ -199,89 +186,32 @@ func (d *imageDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	return list(d.entries()), 0
 }
 
-// imageFile is info.json of an image.
-type imageFile struct {
-	fs.Inode
+// image returns the image of an id, or nil if it was removed.
+func (f *FS) image(id imageID) *image.Image {
+	if i := f.rt.Images().ByDigest(id.digest); i != nil && idOf(i) == id {
+		return i
+	}
+	return nil
+}
+
+// ofImage: the file is about an image, is root's and stays so.
+type ofImage struct {
 	fs *FS
 	id imageID
 }
 
-var (
-	_ node             = (*imageFile)(nil)
-	_ fs.NodeGetattrer = (*imageFile)(nil)
-	_ fs.NodeSetattrer = (*imageFile)(nil)
-	_ fs.NodeOpener    = (*imageFile)(nil)
-)
+func (o ofImage) removed() bool       { return o.fs.image(o.id) == nil }
+func (o ofImage) inBox() *runtime.Box { return nil }
 
-// text gives the contents, or nil if the image was removed.
-func (f *imageFile) text() (*runtime.Text, *image.Image) {
-	i := f.fs.image(f.id)
-	if i == nil {
-		return nil, nil
-	}
-	return f.fs.rt.ImageText(i), i
-}
-
-func (f *imageFile) stat() (attr, syscall.Errno) {
-	text, i := f.text()
-	if i == nil {
+func (o ofImage) own(_ string, a attr) (attr, syscall.Errno) {
+	if o.removed() {
 		return attr{}, syscall.ENODEV
 	}
-	// Which boxes use it changes without a word.
-	return attr{mode: f.fs.mode("info.json", 0o444), nlink: 1, size: int64(len(text.Bytes)), mtime: i.Pulled}, 0
+	return a, 0
 }
 
-// Getattr shows the size and time that an open would find.
-func (f *imageFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return getattr(f, out)
-}
-
-// Setattr accepts new times only.
-func (f *imageFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	return touchOnly(f, in, out)
-}
-
-// Open takes the snapshot that all reads through the handle give.
-func (f *imageFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	if errno := readOnly(flags); errno != 0 {
-		return nil, 0, errno
-	}
-	text, i := f.text()
-	if i == nil {
-		return nil, 0, syscall.ENOENT
-	}
-	lease, errno := f.fs.budget.lease(ctx, len(text.Bytes))
-	if errno != 0 {
-		return nil, 0, errno
-	}
-	return &imageHandle{file: f, text: text, lease: lease}, readFlags, 0
-}
-
-// imageHandle reads one snapshot.
-type imageHandle struct {
-	synced
-	file  *imageFile
-	text  *runtime.Text
-	lease lease
-}
-
-var (
-	_ fs.FileReader   = (*imageHandle)(nil)
-	_ fs.FileReleaser = (*imageHandle)(nil)
-)
-
-// Read gives the snapshot, or ENODEV once the image is gone.
-func (h *imageHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	if h.file.fs.image(h.file.id) == nil {
-		return nil, syscall.ENODEV
-	}
-	return readAt(h.text.Bytes, dest, off), 0
-}
-
-// Release ends the reading.
-func (h *imageHandle) Release(context.Context) syscall.Errno {
-	h.lease.end()
-	return 0
+func (o ofImage) setattr(_ string, s stater, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return keepOwner(s, in, out)
 }
 
 // ImagesChanged makes the kernel forget what it holds of images/, and has watchers

@@ -1,50 +1,11 @@
 package fsapi
 
 import (
-	"context"
 	"fmt"
-	"syscall"
-
-	"github.com/hanwen/go-fuse/v2/fs"
-	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/boxlitefs/boxlite/runtime"
 	"github.com/boxlitefs/boxlite/runtime/image"
 )
-
-// imagesCtlFile is images/ctl, which is root's: what an image is asked for with are the
-// daemon's credentials, and it takes the daemon's disk.
-type imagesCtlFile struct {
-	fs.Inode
-	fs *FS
-}
-
-var (
-	_ node             = (*imagesCtlFile)(nil)
-	_ fs.NodeGetattrer = (*imagesCtlFile)(nil)
-	_ fs.NodeSetattrer = (*imagesCtlFile)(nil)
-	_ fs.NodeOpener    = (*imagesCtlFile)(nil)
-)
-
-func (c *imagesCtlFile) stat() (attr, syscall.Errno) {
-	return attr{mode: 0o200, nlink: 1, mtime: c.fs.began, timeout: long}, 0
-}
-
-// Getattr shows an empty file.
-func (c *imagesCtlFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return getattr(c, out)
-}
-
-// Setattr accepts new times; a new size is accepted and means nothing.
-func (c *imagesCtlFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	in.Valid &^= fuse.FATTR_SIZE
-	return touchOnly(c, in, out)
-}
-
-// Open gives a handle with commands of its own.
-func (c *imagesCtlFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	return c.fs.openCtl(ctx, c, imagesTarget{c.fs.rt}, flags)
-}
 
 // imagesTarget is the store of images as what commands are given to.
 type imagesTarget struct{ rt *runtime.Runtime }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -151,31 +150,16 @@ func (s *shared[T]) get() T {
 
 // metricsFile is the file metrics. Its size is 0, as in procfs: how much there will be is
 // known only once it has been made, and a stat must not make it.
-type metricsFile struct {
-	fs.Inode
-	fs *FS
-}
+type metricsFile struct{ node }
 
 var (
-	_ node                = (*metricsFile)(nil)
-	_ fs.NodeGetattrer    = (*metricsFile)(nil)
-	_ fs.NodeSetattrer    = (*metricsFile)(nil)
+	_ stater              = (*metricsFile)(nil)
 	_ fs.NodeOpener       = (*metricsFile)(nil)
 	_ prometheus.Gatherer = (*FS)(nil)
 )
 
 func (m *metricsFile) stat() (attr, syscall.Errno) {
-	return attr{mode: m.fs.mode("metrics", 0o444), nlink: 1, mtime: m.fs.began, timeout: long}, 0
-}
-
-// Getattr shows an empty file.
-func (m *metricsFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return getattr(m, out)
-}
-
-// Setattr accepts new times only.
-func (m *metricsFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	return touchOnly(m, in, out)
+	return m.own(attr{mtime: m.fs.began, timeout: long})
 }
 
 // Open gathers the metrics that all reads through the handle give.
@@ -194,9 +178,5 @@ func (m *metricsFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, ui
 	if errno != 0 {
 		return nil, 0, errno
 	}
-	lease, errno := m.fs.budget.lease(ctx, len(text))
-	if errno != 0 {
-		return nil, 0, errno
-	}
-	return &textHandle{lease: lease, text: &runtime.Text{Bytes: text}}, readFlags, 0
+	return m.show(ctx, &runtime.Text{Bytes: text})
 }

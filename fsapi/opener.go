@@ -39,13 +39,13 @@ type opener struct {
 // grant is the right to use an open file.
 type grant struct {
 	opener
-	file node
+	file stater
 	want uint32
 }
 
 // newGrant returns the right to use a file of who opens it now. The kernel has let him by what
 // it knew of the file; that may have changed meanwhile.
-func newGrant(ctx context.Context, file node, want uint32) (*grant, syscall.Errno) {
+func newGrant(ctx context.Context, file stater, want uint32) (*grant, syscall.Errno) {
 	c, ok := fuse.FromContext(ctx)
 	if !ok {
 		return nil, syscall.EIO

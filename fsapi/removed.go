@@ -151,7 +151,7 @@ func (d *boxesDir) lookupDeleted(ctx context.Context, name string, out *fuse.Ent
 		return nil, syscall.ENOENT
 	}
 	attr{mode: 0o755, nlink: 2, mtime: b.Snapshot().Created}.fill(&out.Attr, boxIno(b, 0), fuse.S_IFDIR)
-	return d.NewInode(ctx, &boxDir{dir: dir{fs: d.fs}, box: b}, fs.StableAttr{Mode: fuse.S_IFDIR, Ino: boxIno(b, 0)}), 0
+	return d.NewInode(ctx, d.fs.boxDir(b), fs.StableAttr{Mode: fuse.S_IFDIR, Ino: boxIno(b, 0)}), 0
 }
 
 // rmdirDeleted answers an rmdir by the notifier. Whatever it finds, it removes no box:
@@ -168,10 +168,9 @@ func (d *boxesDir) rmdirDeleted(ctx context.Context, name string) syscall.Errno 
 type orphansDir struct{ dir }
 
 var (
-	_ node             = (*orphansDir)(nil)
-	_ fs.NodeGetattrer = (*orphansDir)(nil)
-	_ fs.NodeLookuper  = (*orphansDir)(nil)
-	_ fs.NodeUnlinker  = (*orphansDir)(nil)
+	_ stater          = (*orphansDir)(nil)
+	_ fs.NodeLookuper = (*orphansDir)(nil)
+	_ fs.NodeUnlinker = (*orphansDir)(nil)
 )
 
 // lookupOrphans finds the directory of orphans, for the notifier.
@@ -179,7 +178,7 @@ func (d *topDir) lookupOrphans(ctx context.Context, out *fuse.EntryOut) (*fs.Ino
 	if !d.fs.notifier.calls(ctx) {
 		return nil, syscall.ENOENT
 	}
-	o := &orphansDir{dir: dir{fs: d.fs}}
+	o := &orphansDir{dir{node{place: place{fs: d.fs, of: ofDaemon{}, mode: 0o700}}}}
 	a, _ := o.stat()
 	a.fill(&out.Attr, inoOrphans, fuse.S_IFDIR)
 	out.SetAttrTimeout(a.timeout) // else it is asked for again at the next step
@@ -187,12 +186,7 @@ func (d *topDir) lookupOrphans(ctx context.Context, out *fuse.EntryOut) (*fs.Ino
 }
 
 func (d *orphansDir) stat() (attr, syscall.Errno) {
-	return attr{mode: 0o700, nlink: 2, mtime: d.fs.began, timeout: long}, 0
-}
-
-// Getattr shows the directory as it is.
-func (d *orphansDir) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return getattr(d, out)
+	return d.own(attr{nlink: 2, mtime: d.fs.began, timeout: long})
 }
 
 // Lookup finds an orphan by its number.
@@ -227,11 +221,11 @@ func (d *orphansDir) find(ctx context.Context, name string) *fs.Inode {
 func orphanAttr() attr { return attr{mode: 0o444, nlink: 1, mtime: time.Now()} }
 
 // touchOrphan answers new times for an orphan, and ENODEV for any other change.
-func touchOrphan(n node, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+func touchOrphan(s stater, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_SIZE) != 0 {
 		return syscall.ENODEV
 	}
-	i := n.EmbeddedInode()
+	i := s.EmbeddedInode()
 	orphanAttr().fill(&out.Attr, i.StableAttr().Ino, i.Mode())
 	return 0
 }

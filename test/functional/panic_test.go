@@ -22,7 +22,7 @@ func TestAPanicEndsTheDaemon(t *testing.T) {
 	}{
 		{"remove.accepted", 7, "runtime.(*Box).remove(", discard, stays}, // the box's lock is held
 		{"exec.made", 7, "runtime.(*Box).createExec(", execute, goesOn},  // that of its execs is
-		{"config.part", 7, "fsapi.(*configHandle).Write(", rewrite, stays},
+		{"config.part", 7, "fsapi.(*draftHandle).Write(", rewrite, stays},
 		{"create.mapped", 7, "runtime.(*Runtime).CreateMode(", anew, []string{"gone"}},
 		{"stop.accepted", 7, "fsapi.(*ctlHandle).Write(", tell("kill"), goesOn},
 		// Where no request is, the end is Go's, also below a library that recovers.
