@@ -3,7 +3,6 @@ package fsapi
 import (
 	"context"
 	"errors"
-	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -20,76 +19,6 @@ import (
 
 // rootName is the directory of a box that leads to its files.
 const rootName = "root"
-
-// Symbolic links are what makes a box's files dangerous: it is the client's kernel that
-// follows them, from the client's root and through the client's "..", and their text
-// is the box's. So no text that could lead out is ever shown. In every directory below
-// root/ there are two names that are not listed, and that lead to directories of the box
-// as it sees them itself:
-//
-//	.@   its root
-//	..@  the parent of this directory, which for its root is its root
-//
-// What a link says is shown in these words: /etc/x as .@/etc/x, ../x as ..@/x. Shown
-// texts are relative and have no "..". Whoever follows one can therefore only go down from
-// a directory below root/, by names that are looked up here; what the box does at the
-// same time changes what he finds, but not that. And the words are one to one: a link made
-// through root/ gets the text that they stand for, so that copies within a box, and
-// from one to the next by way of an archive, are exact. A link that was copied to the
-// host leads nowhere there.
-const (
-	toRoot   = ".@"
-	toParent = "..@"
-)
-
-// showLink gives what is shown of a link's text.
-func showLink(text string) (string, syscall.Errno) {
-	names := strings.Split(text, "/")
-	for i, name := range names {
-		switch {
-		case name == "" && i == 0:
-			names[i] = toRoot
-		case name == "..":
-			names[i] = toParent
-		case name == toRoot || name == toParent:
-			return "", syscall.ELOOP // a file of that name can't be reached here
-		}
-	}
-	shown := strings.Join(names, "/")
-	if text == "" || len(shown) >= unix.PathMax {
-		return "", syscall.ENAMETOOLONG
-	}
-	return shown, 0
-}
-
-// readLink gives the text that was meant by one that was shown.
-func readLink(shown string) string {
-	names := strings.Split(shown, "/")
-	for i, name := range names {
-		switch {
-		case name == toRoot && i == 0 && len(names) == 1:
-			return "/"
-		case name == toRoot && i == 0:
-			names[i] = ""
-		case name == toParent:
-			names[i] = ".."
-		}
-	}
-	return strings.Join(names, "/")
-}
-
-// below gives the path of a name in the directory dir of the box.
-func below(dir, name string) string {
-	switch {
-	case name == toRoot:
-		return ""
-	case name == toParent:
-		return dir[:max(strings.LastIndexByte(dir, '/'), 0)]
-	case dir == "":
-		return name
-	}
-	return dir + "/" + name
-}
 
 // What the kernel may take for granted: attributes for the time of one call, and that a
 // directory is one for some more. It costs little to be wrong: all is done by path here,
@@ -173,17 +102,6 @@ func (d *boxDir) lookupRoot(ctx context.Context, out *fuse.EntryOut) (*fs.Inode,
 	i := d.NewInode(ctx, t.top, t.id(t.guarded()))
 	t.top.enter(out)
 	return i, 0
-}
-
-// RootClosed makes the kernel forget the files of a run that has ended, and with them goes
-// what is known of them here.
-func (f *FS) RootClosed(b *runtime.Box) {
-	if f.early(func() { f.RootClosed(b) }) {
-		return
-	}
-	if d := f.boxes.GetChild(b.Name()); d != nil && d.StableAttr().Ino == boxIno(b, 0) {
-		_ = d.NotifyEntry(rootName) // ENOENT: it has been forgotten
-	}
 }
 
 func (t *rootTree) id(info rootfs.Info) fs.StableAttr {
@@ -409,25 +327,6 @@ func (n *rootNode) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
 	return []byte(shown), errno
 }
 
-// Open opens a regular file. The kernel caches nothing of it: the box changes it too. Nor
-// does it get the file to read and write by itself (FOPEN_PASSTHROUGH): it would hold that,
-// and the mounts of a box that is gone, for as long as a client likes.
-func (n *rootNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	path, errno := n.path()
-	if errno != 0 {
-		return nil, 0, errno
-	}
-	f, err := n.tree.root.Open(ctx, path, int(flags))
-	if err != nil {
-		return nil, 0, stale(err)
-	}
-	if info, err := f.Lstat(ctx); err != nil || !n.is(info) {
-		f.Close()
-		return nil, 0, syscall.ESTALE
-	}
-	return &rootHandle{node: n, file: f}, readFlags, 0
-}
-
 // asker gives the ids of who made a request.
 func asker(ctx context.Context) (uid, gid uint32) {
 	if c, ok := fuse.FromContext(ctx); ok {
@@ -574,115 +473,4 @@ func (n *rootNode) Statfs(ctx context.Context, out *fuse.StatfsOut) syscall.Errn
 		Bsize: uint32(st.Bsize), NameLen: uint32(st.Namelen), Frsize: uint32(st.Frsize),
 	}
 	return 0
-}
-
-// rootHandle is an open file of a box.
-type rootHandle struct {
-	node *rootNode
-	file *rootfs.File
-}
-
-var (
-	_ fs.FileReader    = (*rootHandle)(nil)
-	_ fs.FileWriter    = (*rootHandle)(nil)
-	_ fs.FileFsyncer   = (*rootHandle)(nil)
-	_ fs.FileLseeker   = (*rootHandle)(nil)
-	_ fs.FileAllocater = (*rootHandle)(nil)
-	_ fs.FileReleaser  = (*rootHandle)(nil)
-)
-
-// Read reads, or gives ENODEV once the run of the box has ended.
-func (h *rootHandle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	n, err := h.file.ReadAt(ctx, dest, off)
-	if err != nil {
-		return nil, rootErrno(err)
-	}
-	return fuse.ReadResultData(dest[:n]), 0
-}
-
-// Write writes; at the end of a file that was opened with O_APPEND.
-func (h *rootHandle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
-	n, err := h.file.WriteAt(ctx, data, off)
-	return uint32(n), rootErrno(err)
-}
-
-// Fsync waits until what was written is on the disk.
-func (h *rootHandle) Fsync(ctx context.Context, _ uint32) syscall.Errno {
-	return rootErrno(h.file.Sync(ctx))
-}
-
-// Lseek finds holes and data.
-func (h *rootHandle) Lseek(ctx context.Context, off uint64, whence uint32) (uint64, syscall.Errno) {
-	at, err := h.file.Seek(ctx, int64(off), int(whence))
-	return uint64(at), rootErrno(err)
-}
-
-// Allocate gives a part of the file its room on the disk, or takes it.
-func (h *rootHandle) Allocate(ctx context.Context, off, size uint64, mode uint32) syscall.Errno {
-	return rootErrno(h.file.Allocate(ctx, int64(off), int64(size), mode))
-}
-
-// Release closes the file.
-func (h *rootHandle) Release(context.Context) syscall.Errno {
-	h.file.Close()
-	h.node.tree.fs.drop(h.node.tree.box, h.node.EmbeddedInode())
-	return 0
-}
-
-// OpendirHandle begins to read a directory.
-func (n *rootNode) OpendirHandle(ctx context.Context, _ uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	path, errno := n.path()
-	if errno != 0 {
-		return nil, 0, errno
-	}
-	d, err := n.tree.root.ReadDir(ctx, path)
-	if err != nil {
-		return nil, 0, stale(err)
-	}
-	return &rootDirHandle{node: n, dir: d}, 0, 0
-}
-
-// rootDirHandle is an open directory of a box.
-type rootDirHandle struct {
-	node *rootNode
-	dir  *rootfs.Dir
-}
-
-var (
-	_ fs.FileReaddirenter = (*rootDirHandle)(nil)
-	_ fs.FileSeekdirer    = (*rootDirHandle)(nil)
-	_ fs.FileReleasedirer = (*rootDirHandle)(nil)
-	_ fs.FileFsyncdirer   = (*rootDirHandle)(nil)
-)
-
-// Readdirent gives the next name.
-func (h *rootDirHandle) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno) {
-	for {
-		e, err := h.dir.Next(ctx)
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil, 0
-		case err != nil:
-			return nil, rootErrno(err)
-		case e.Name == toRoot || e.Name == toParent:
-			continue // it is not this that is found there
-		}
-		return &fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: e.Mode, Off: e.Off}, 0
-	}
-}
-
-// Seekdir goes to where a name was.
-func (h *rootDirHandle) Seekdir(ctx context.Context, off uint64) syscall.Errno {
-	return rootErrno(h.dir.Seek(ctx, off))
-}
-
-// Fsyncdir waits until the names are on the disk.
-func (h *rootDirHandle) Fsyncdir(ctx context.Context, _ uint32) syscall.Errno {
-	return rootErrno(h.dir.Sync(ctx))
-}
-
-// Releasedir closes the directory.
-func (h *rootDirHandle) Releasedir(context.Context, uint32) {
-	h.dir.Close()
-	h.node.tree.fs.drop(h.node.tree.box, h.node.EmbeddedInode())
 }

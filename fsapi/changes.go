@@ -1,234 +1,192 @@
 package fsapi
 
 import (
-	"slices"
-	"strconv"
-	"sync"
-	"sync/atomic"
-	"time"
-
 	"github.com/hanwen/go-fuse/v2/fs"
 
-	"github.com/boxlitefs/boxlite/fsapi/inotify"
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
-// The notifier touches the files that are dirty. Marks are merged until they are handed
-// over, one batch at a time. What is marked meanwhile goes with the next batch. So a mark
-// costs its maker nothing but a lock that nobody holds for long, and there is nothing to do
-// while nothing changes. A mark is taken away before the file is touched, so that whoever
-// reads a file at its last event reads its last state.
+// What changes is forgotten by the kernel, and told to watchers. The core says what it is.
+var _ runtime.Observer = (*FS)(nil)
 
-// pathsMax is how many files of a box's execs are kept to be told of while there is no
-// notifier to tell.
-const pathsMax = 1024
-
-// watched are the fields whose files watchers of a box's directory are told of.
-// Other files are touched only if the kernel has them, since somebody may watch
-// them then; these are the contract's.
-const watched = runtime.FieldStatus | runtime.FieldHealth | runtime.FieldExitCode | runtime.FieldPID |
-	runtime.FieldLastError | runtime.FieldEvents | runtime.FieldLog
-
-// urgent are those that come before all others, of whatever box.
-const urgent = runtime.FieldStatus | runtime.FieldHealth
-
-// The daemon's own files, as fields of no box.
-const (
-	topEvents runtime.Field = 1 << iota
-	topLastError
-	topImages
-	topImagesError
-)
-
-// marks are what is to be touched of one box, or of the daemon's own files.
-type marks struct {
-	box    *runtime.Box // nil for the daemon's own
-	fields runtime.Field
-	paths  []string // files of the box's execs
-	since  time.Time
+// early keeps a notification for later if the server cannot send it yet: until
+// fs.Mount has returned it is not even safe to try.
+func (f *FS) early(notify func()) bool {
+	if f.serving.Load() {
+		return false
+	}
+	f.earlyMu.Lock()
+	defer f.earlyMu.Unlock()
+	if f.serving.Load() {
+		return false
+	}
+	if f.rooted { // before, there is nothing that the kernel could know
+		f.missed = append(f.missed, notify)
+	}
+	return true
 }
 
-// path returns the file of a field.
-func (m *marks) path(f runtime.Field) string {
-	if m.box == nil {
-		switch f {
-		case topEvents:
-			return "events"
-		case topImages:
-			return "images"
-		case topImagesError:
-			return "images/last_error"
-		}
-		return "last_error"
+// serve makes good for what early has kept.
+func (f *FS) serve() {
+	f.earlyMu.Lock()
+	f.serving.Store(true)
+	missed := f.missed
+	f.missed = nil
+	f.earlyMu.Unlock()
+	for _, notify := range missed {
+		notify()
 	}
+}
+
+// invalidate makes the kernel forget the attributes of an inode it may know. It
+// takes no lock that a request could hold, so it may be called from anywhere.
+func invalidate(i *fs.Inode) {
+	if i == nil {
+		return
+	}
+	// ENOENT: the kernel has forgotten it already, which serves as well.
+	_ = i.NotifyContent(-1, 0)
+}
+
+// drop makes the kernel forget a file of a box that is removed: see node.drop. b is nil for
+// what is in no box.
+func (f *FS) drop(b *runtime.Box, i *fs.Inode) {
+	if b == nil || !b.Snapshot().Removed {
+		return
+	}
+	for name, parent := i.Parent(); parent != nil && parent != f.boxes.EmbeddedInode(); name, parent = parent.Parent() {
+		_ = parent.NotifyEntry(name) // ENOENT: it has been forgotten
+	}
+}
+
+// BoxChanged makes the kernel forget what it holds of the files that changed, and
+// has watchers told of them.
+func (f *FS) BoxChanged(b *runtime.Box, fields runtime.Field) {
+	if f.early(func() { f.BoxChanged(b, fields) }) {
+		return
+	}
+	d := f.boxes.GetChild(b.Name())
+	if d == nil || d.StableAttr().Ino != boxIno(b, 0) {
+		return
+	}
+	if fields&runtime.FieldOwner != 0 {
+		invalidate(d)
+		for _, c := range d.Children() {
+			invalidate(c)
+			for _, w := range c.Children() {
+				invalidate(w)
+			}
+		}
+		return
+	}
+	var dirty runtime.Field
 	for _, file := range boxFiles {
-		if file.fields&f != 0 {
-			return "boxes/" + m.box.Name() + "/" + file.name
+		if file.fields&fields == 0 {
+			continue
+		}
+		c := d.GetChild(file.name)
+		if file.fields != runtime.FieldLog { // whose attributes are never cached
+			invalidate(c)
+		}
+		if c != nil || file.fields&watched != 0 {
+			dirty |= file.fields
 		}
 	}
-	panic("no file has the field " + strconv.Itoa(int(f)))
+	f.notifier.mark(b, dirty)
 }
 
-// notifier hands what is dirty to a notifier process.
-type notifier struct {
-	fs    *FS
-	spawn inotify.Spawn // nil: nobody is told of anything
-	mount string
-	// device is the mount's, as mountinfo shows it.
-	device string
-
-	process atomic.Pointer[inotify.Process]
-	// unavailable says that it is no use to wait for the notifier.
-	unavailable atomic.Bool
-
-	mu    sync.Mutex // guards what follows, down to quit; held for no request
-	dirty map[*runtime.Box]*marks
-	order []*marks // of dirty, oldest first
-	// deletions are the pending ones, by the name of the box.
-	deletions map[string]*deletion
-	queued    []*deletion // of deletions, those that the notifier was not asked for yet
-	orphans   []*fs.Inode // files of removed boxes, of which watchers are to be told
-	// unlinking are the orphans that the notifier was asked for, by inode number.
-	unlinking map[string]*fs.Inode
-	// borrowed are files that the kernel has because the notifier looked them up,
-	// oldest first.
-	borrowed  []borrowed
-	refusedAt time.Time // of the last_error at the root that was told last
-	busy      bool      // deliver runs
-	closed    bool
-
-	quit chan struct{} // closed by close
-	work sync.WaitGroup
-
-	// These are deliver's own: no notifier is started before notBefore, and that
-	// none can be started is said once.
-	notBefore  time.Time
-	backoff    time.Duration
-	complained bool
-
-	merged, replaced atomic.Uint64
-}
-
-func newNotifier(f *FS) *notifier {
-	return &notifier{
-		fs: f, dirty: map[*runtime.Box]*marks{}, deletions: map[string]*deletion{}, unlinking: map[string]*fs.Inode{},
-		closed: true, quit: make(chan struct{}),
-	}
-}
-
-// NotifyBy says how the notifier is started. Without it watchers see only what
-// clients do. It comes before Serve.
-func (f *FS) NotifyBy(spawn inotify.Spawn) { f.notifier.spawn = spawn }
-
-// prepare starts the first notifier of a mount, before there is one. If it can't,
-// deliver tries again.
-func (n *notifier) prepare(mount string) {
-	if n.spawn == nil {
+// BoxRemoved makes the kernel forget a box that is gone, and has watchers told. A
+// removal that a client asked for needs no more than the latter: the kernel saw it.
+func (f *FS) BoxRemoved(b *runtime.Box, asked bool) {
+	f.boxes.touch()
+	if f.early(func() { f.BoxRemoved(b, asked) }) {
 		return
 	}
-	n.mount = mount
-	if err := n.start(); err != nil {
-		n.complain(err)
+	d := f.boxes.GetChild(b.Name())
+	if d != nil && d.StableAttr().Ino != boxIno(b, 0) {
+		d = nil
 	}
+	if !asked {
+		invalidate(f.boxes.EmbeddedInode())
+		_ = f.boxes.NotifyEntry(b.Name()) // ENOENT: it was not known
+	}
+	f.notifier.removed(b, d, asked)
 }
 
-// begin begins to tell of changes in what was mounted on that device.
-func (n *notifier) begin(device string) {
-	if n.spawn == nil {
+// Changed makes the kernel forget the sizes of the daemon's own files.
+func (f *FS) Changed() {
+	if f.early(f.Changed) {
 		return
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.device = device
-	n.closed = false
-	n.wake()
+	events, lastError := f.top.GetChild("events"), f.top.GetChild("last_error")
+	invalidate(events)
+	invalidate(lastError)
+	f.notifier.markTop(events, lastError)
 }
 
-// close ends the notifier. It must come before the unmount.
-func (n *notifier) close() {
-	n.mu.Lock()
-	n.closed = true
-	n.mu.Unlock()
-	close(n.quit)
-	n.work.Wait()
-	if p := n.process.Load(); p != nil {
-		p.Stop()
-	}
-}
-
-// mark makes files of a box dirty, or the daemon's own if b is nil.
-func (n *notifier) mark(b *runtime.Box, fields runtime.Field) {
-	if fields == 0 {
+// ExecChanged has watchers told of an exec that has begun or ended, in those of its
+// files that the kernel has.
+func (f *FS) ExecChanged(e *runtime.Exec) {
+	if f.early(func() { f.ExecChanged(e) }) {
 		return
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
+	d := f.boxes.GetChild(e.Box().Name())
+	if d == nil || d.StableAttr().Ino != boxIno(e.Box(), 0) {
 		return
 	}
-	m := n.marksOf(b)
-	if m.fields&fields != 0 {
-		n.merged.Add(1)
-	}
-	m.fields |= fields
-	n.wake()
-}
-
-// markPaths makes files of a box's execs dirty.
-func (n *notifier) markPaths(b *runtime.Box, paths []string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed || len(paths) == 0 {
+	execs := d.GetChild("exec")
+	if execs == nil {
 		return
 	}
-	m := n.marksOf(b)
-	for _, p := range paths {
-		if slices.Contains(m.paths, p) {
-			n.merged.Add(1)
-		} else {
-			m.paths = append(m.paths, p)
+	c := execs.GetChild(e.Name())
+	if c == nil || c.StableAttr().Ino != execIno(e, 0) {
+		return
+	}
+	var paths []string
+	for _, name := range [...]string{"status", "pid", "exit_code"} {
+		if c.GetChild(name) != nil {
+			paths = append(paths, "boxes/"+e.Box().Name()+"/exec/"+e.Name()+"/"+name)
 		}
 	}
-	if more := len(m.paths) - pathsMax; more > 0 && n.unavailable.Load() {
-		m.paths = slices.Delete(m.paths, 0, more) // of execs that ended long ago
-	}
-	n.wake()
+	f.notifier.markPaths(e.Box(), paths)
 }
 
-// marksOf returns the marks of a box. mu is held.
-func (n *notifier) marksOf(b *runtime.Box) *marks {
-	m := n.dirty[b]
-	if m == nil {
-		m = &marks{box: b, since: time.Now()}
-		n.dirty[b] = m
-		n.order = append(n.order, m)
-	}
-	return m
-}
-
-// markTop makes the daemon's own files dirty that the kernel has.
-func (n *notifier) markTop(events, lastError *fs.Inode) {
-	var fields runtime.Field
-	if events != nil {
-		fields |= topEvents
-	}
-	if lastError != nil {
-		_, at := n.fs.rt.LastError()
-		n.mu.Lock()
-		if !at.Equal(n.refusedAt) {
-			n.refusedAt = at
-			fields |= topLastError
-		}
-		n.mu.Unlock()
-	}
-	n.mark(nil, fields)
-}
-
-// wake sees to it that something delivers. mu is held.
-func (n *notifier) wake() {
-	if n.busy || n.closed {
+// RootClosed makes the kernel forget the files of a run that has ended, and with them goes
+// what is known of them here.
+func (f *FS) RootClosed(b *runtime.Box) {
+	if f.early(func() { f.RootClosed(b) }) {
 		return
 	}
-	n.busy = true
-	n.work.Go(n.deliver)
+	if d := f.boxes.GetChild(b.Name()); d != nil && d.StableAttr().Ino == boxIno(b, 0) {
+		_ = d.NotifyEntry(rootName) // ENOENT: it has been forgotten
+	}
+}
+
+// ImagesChanged makes the kernel forget what it holds of images/, and has watchers
+// told: MODIFY, since CREATE takes a mkdir through the mount that would find nothing.
+func (f *FS) ImagesChanged() {
+	if f.early(f.ImagesChanged) {
+		return
+	}
+	f.images.touch()
+	if d := f.top.GetChild("images"); d != nil {
+		invalidate(d)
+		f.notifier.mark(nil, topImages)
+	}
+}
+
+// ImagesErrorChanged is the same for images/last_error. That is no change of the directory,
+// as none of a file in it is.
+func (f *FS) ImagesErrorChanged() {
+	if f.early(f.ImagesErrorChanged) {
+		return
+	}
+	d := f.top.GetChild("images")
+	if d == nil {
+		return
+	}
+	if e := d.GetChild("last_error"); e != nil {
+		invalidate(e)
+		f.notifier.mark(nil, topImagesError)
+	}
 }

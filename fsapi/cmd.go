@@ -59,7 +59,7 @@ func (c *cmdFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 		return nil, 0, errno
 	}
 	by := process(ctx)
-	return &draftHandle{fs: c.fs, doc: cmdDraft{c.exec, by, g}, append: flags&syscall.O_APPEND != 0, owner: by.PID, lease: lease}, fuse.FOPEN_DIRECT_IO, 0
+	return &draftHandle{node: &c.node, doc: cmdDraft{c.exec, by, g}, append: flags&syscall.O_APPEND != 0, owner: by.PID, lease: lease}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // cmdDraft is a cmd being written, by who has opened it: what he may is not more when
@@ -70,7 +70,6 @@ type cmdDraft struct {
 	right *grant
 }
 
-func (d cmdDraft) gone() bool                 { return d.Snapshot().Removed }
 func (d cmdDraft) checkPrefix(b []byte) error { return runtime.CheckExecPrefix(d.Box().Name(), b) }
 func (d cmdDraft) check(b []byte) error       { return d.Check(b) }
 func (d cmdDraft) refuse(err error) error     { return d.Refuse(err) }

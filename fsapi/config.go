@@ -64,7 +64,7 @@ func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY {
 		return &snapshotHandle{node: &c.node, text: &runtime.Text{Bytes: s.Text}}, readFlags, 0
 	}
-	h := &draftHandle{fs: c.fs, doc: configDraft{c.box}, append: flags&syscall.O_APPEND != 0, owner: tgid(caller(ctx).PID)}
+	h := &draftHandle{node: &c.node, doc: configDraft{c.box}, append: flags&syscall.O_APPEND != 0, owner: tgid(caller(ctx).PID)}
 	if flags&syscall.O_TRUNC == 0 {
 		h.buf = append(h.buf, s.Text...)
 		h.paid = len(h.buf)
@@ -77,7 +77,6 @@ func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 // configDraft is the configuration of a box.
 type configDraft struct{ *runtime.Box }
 
-func (d configDraft) gone() bool                    { return d.Snapshot().Removed }
 func (d configDraft) mayWrite() error               { return nil }
 func (d configDraft) checkPrefix(text []byte) error { return runtime.CheckConfigPrefix(d.Name(), text) }
 func (d configDraft) check(text []byte) error       { return d.CheckConfig(text) }

@@ -46,20 +46,19 @@ func (c *ctlFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 	if flags&syscall.O_ACCMODE != syscall.O_WRONLY {
 		return nil, 0, syscall.EACCES
 	}
-	if c.to.gone() {
+	if c.of.removed() {
 		return nil, 0, syscall.ENOENT
 	}
 	g, errno := newGrant(ctx, c, mayWrite)
 	if errno != 0 {
 		return nil, 0, errno
 	}
-	return &ctlHandle{fs: c.fs, right: g, orders: orders{to: granted{c.to, g}, budget: c.fs.budget}}, fuse.FOPEN_DIRECT_IO, 0
+	return &ctlHandle{node: &c.node, right: g, orders: orders{to: granted{c.to, g}, budget: c.fs.budget}}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // boxTarget is a box as what commands are given to.
 type boxTarget struct{ *runtime.Box }
 
-func (t boxTarget) gone() bool                                    { return t.Snapshot().Removed }
 func (t boxTarget) verbs() string                                 { return verbList }
 func (t boxTarget) parse(words []string) (runtime.Command, error) { return parseCommand(words) }
 
@@ -80,7 +79,7 @@ func (t granted) Do(by runtime.By, c runtime.Command) (*runtime.Completion, erro
 // ctlHandle takes the commands that are written through one open.
 type ctlHandle struct {
 	synced
-	fs     *FS
+	node   *node
 	right  *grant
 	orders orders
 }
@@ -94,7 +93,7 @@ var (
 // line does nothing at all.
 func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
 	to := h.orders.to
-	if to.gone() {
+	if h.node.of.removed() {
 		return 0, syscall.ENODEV
 	}
 	if err := h.right.check(); err != nil {
@@ -132,7 +131,7 @@ func (h *ctlHandle) Flush(ctx context.Context) syscall.Errno {
 	if w == nil {
 		return 0
 	}
-	if errno := h.fs.await(ctx, w.idle); errno != 0 {
+	if errno := h.node.fs.await(ctx, w.idle); errno != 0 {
 		return errno
 	}
 	return toErrno(h.orders.tell(w))

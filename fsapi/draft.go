@@ -15,7 +15,6 @@ import (
 
 // draft is what a file is written for that is committed when its writer closes it.
 type draft interface {
-	gone() bool
 	// mayWrite says why nothing can be committed at all, if that is so.
 	mayWrite() error
 	// checkPrefix says what of a beginning can't be mended by what follows.
@@ -31,7 +30,7 @@ type draft interface {
 // draftHandle is a configuration, or a command, being written. What is written stays
 // in the handle, so that writers do not see each other, until it is committed whole.
 type draftHandle struct {
-	fs     *FS
+	node   *node
 	doc    draft
 	append bool
 	owner  int // process that opened it, 0 if unknown
@@ -66,7 +65,7 @@ var (
 func (h *draftHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.doc.gone() {
+	if h.node.of.removed() {
 		return nil, syscall.ENODEV
 	}
 	n := 0
@@ -82,7 +81,7 @@ func (h *draftHandle) Write(ctx context.Context, data []byte, off int64) (uint32
 	who := tgid(caller(ctx).PID)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.doc.gone() {
+	if h.node.of.removed() {
 		return 0, syscall.ENODEV
 	}
 	if h.refused != 0 {
@@ -174,7 +173,7 @@ func (h *draftHandle) Flush(ctx context.Context) syscall.Errno {
 		return errno
 	}
 	// No lock is held any more.
-	if errno := h.fs.await(ctx, work.Done()); errno != 0 {
+	if errno := h.node.fs.await(ctx, work.Done()); errno != 0 {
 		return errno
 	}
 	return toErrno(work.Wait(ctx))

@@ -165,7 +165,6 @@ func (d *execDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 // execTarget is an exec as what commands are given to.
 type execTarget struct{ *runtime.Exec }
 
-func (t execTarget) gone() bool                    { return t.Snapshot().Removed }
 func (t execTarget) verbs() string                 { return execVerbs }
 func (t execTarget) RefuseCommand(err error) error { return t.Refuse(err) }
 
@@ -182,31 +181,4 @@ func (t execTarget) parse(words []string) (runtime.Command, error) {
 		return runtime.Command{Verb: verb}, nil
 	}
 	return runtime.Command{}, fmt.Errorf("%w: unknown command %q (%s)", runtime.ErrInvalid, words[0], execVerbs)
-}
-
-// ExecChanged has watchers told of an exec that has begun or ended, in those of its
-// files that the kernel has.
-func (f *FS) ExecChanged(e *runtime.Exec) {
-	if f.early(func() { f.ExecChanged(e) }) {
-		return
-	}
-	d := f.boxes.GetChild(e.Box().Name())
-	if d == nil || d.StableAttr().Ino != boxIno(e.Box(), 0) {
-		return
-	}
-	execs := d.GetChild("exec")
-	if execs == nil {
-		return
-	}
-	c := execs.GetChild(e.Name())
-	if c == nil || c.StableAttr().Ino != execIno(e, 0) {
-		return
-	}
-	var paths []string
-	for _, name := range [...]string{"status", "pid", "exit_code"} {
-		if c.GetChild(name) != nil {
-			paths = append(paths, "boxes/"+e.Box().Name()+"/exec/"+e.Name()+"/"+name)
-		}
-	}
-	f.notifier.markPaths(e.Box(), paths)
 }

@@ -213,32 +213,3 @@ func (o ofImage) own(_ string, a attr) (attr, syscall.Errno) {
 func (o ofImage) setattr(_ string, s stater, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	return keepOwner(s, in, out)
 }
-
-// ImagesChanged makes the kernel forget what it holds of images/, and has watchers
-// told: MODIFY, since CREATE takes a mkdir through the mount that would find nothing.
-func (f *FS) ImagesChanged() {
-	if f.early(f.ImagesChanged) {
-		return
-	}
-	f.images.touch()
-	if d := f.top.GetChild("images"); d != nil {
-		invalidate(d)
-		f.notifier.mark(nil, topImages)
-	}
-}
-
-// ImagesErrorChanged is the same for images/last_error. That is no change of the directory,
-// as none of a file in it is.
-func (f *FS) ImagesErrorChanged() {
-	if f.early(f.ImagesErrorChanged) {
-		return
-	}
-	d := f.top.GetChild("images")
-	if d == nil {
-		return
-	}
-	if e := d.GetChild("last_error"); e != nil {
-		invalidate(e)
-		f.notifier.mark(nil, topImagesError)
-	}
-}

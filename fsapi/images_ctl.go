@@ -12,7 +12,6 @@ type imagesTarget struct{ rt *runtime.Runtime }
 
 const imagesVerbs = "pull REFERENCE, prune [all]"
 
-func (t imagesTarget) gone() bool                    { return false }
 func (t imagesTarget) Kills() uint64                 { return 0 } // it knows no kill
 func (t imagesTarget) verbs() string                 { return imagesVerbs }
 func (t imagesTarget) RefuseCommand(err error) error { return t.rt.RefuseImages(err) }

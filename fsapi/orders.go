@@ -27,7 +27,6 @@ var (
 
 // target is what commands are given to.
 type target interface {
-	gone() bool
 	// verbs are the commands it knows, for a message.
 	verbs() string
 	parse(words []string) (runtime.Command, error)

@@ -29,7 +29,6 @@ func newFakeTarget() *fakeTarget {
 	return &fakeTarget{work: map[string]func(error){}, begun: make(chan string, 1<<16)}
 }
 
-func (f *fakeTarget) gone() bool                              { return false }
 func (f *fakeTarget) verbs() string                           { return "" }
 func (f *fakeTarget) parse([]string) (runtime.Command, error) { return runtime.Command{}, nil }
 

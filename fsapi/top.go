@@ -28,7 +28,6 @@ var (
 	_ fs.NodeMknoder   = (*topDir)(nil)
 	_ fs.NodeTmpfiler  = (*topDir)(nil)
 	_ fs.NodeStatfser  = (*topDir)(nil)
-	_ runtime.Observer = (*FS)(nil)
 )
 
 func (d *topDir) entries() []entry {
