@@ -98,10 +98,10 @@ func (d *boxDir) entries() []entry {
 }
 
 func (d *boxDir) stat() (attr, syscall.Errno) {
-	return d.own(attr{nlink: 4, mtime: d.box.Snapshot().Created, timeout: long})
+	return d.own(attr{nlink: 4, mtime: d.box.Snapshot().Created, timeout: cacheTime})
 }
 
-// Setattr gives the box away; new times mean that somebody wants it.
+// Setattr gives the box away. New times mean that the box is in use.
 func (d *boxDir) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 {
 		if err := d.box.Touch(); err != nil {
@@ -114,7 +114,7 @@ func (d *boxDir) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrI
 // Lookup finds a file of the box.
 func (d *boxDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	if d.fs.notifier.calls(ctx) {
-		d.fs.notifier.borrow(d.EmbeddedInode(), name)
+		d.fs.notifier.noteDentry(d.EmbeddedInode(), name)
 	}
 	if name == rootName {
 		return d.lookupRoot(ctx, out)
@@ -140,7 +140,7 @@ func boxText(render func(*runtime.Box) (*runtime.Text, attr)) func(place, *runti
 func word(value func(*runtime.Snapshot) string, field runtime.Field) func(place, *runtime.Box) stater {
 	return boxText(func(b *runtime.Box) (*runtime.Text, attr) {
 		s := b.Snapshot()
-		return line(value(s)), attr{mtime: s.Changed(field), timeout: long}
+		return line(value(s)), attr{mtime: s.Changed(field), timeout: cacheTime}
 	})
 }
 
@@ -180,5 +180,5 @@ func history(text *runtime.Text, last, since time.Time) (*runtime.Text, attr) {
 	if last.IsZero() {
 		last = since
 	}
-	return text, attr{mtime: last, timeout: long}
+	return text, attr{mtime: last, timeout: cacheTime}
 }

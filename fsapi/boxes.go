@@ -15,8 +15,8 @@ import (
 // boxesDir is boxes/, where mkdir makes a box and rmdir removes one.
 type boxesDir struct {
 	dir
-	mu      sync.Mutex
-	changed time.Time // when a box last came or went
+	mu      sync.Mutex // guards changed; the runtime's list of boxes is read under it
+	changed time.Time  // when a box was last made or removed
 }
 
 var (
@@ -36,7 +36,7 @@ func (d *boxesDir) touch() {
 func (d *boxesDir) stat() (attr, syscall.Errno) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.own(attr{nlink: 2 + uint32(d.fs.rt.BoxCount()), mtime: d.changed, timeout: long})
+	return d.own(attr{nlink: 2 + uint32(d.fs.rt.BoxCount()), mtime: d.changed, timeout: cacheTime})
 }
 
 // Lookup finds a box.
@@ -65,8 +65,8 @@ func (d *boxesDir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 	return d.fs.list(ctx, out)
 }
 
-// Mkdir makes a box. It is root's, whoever makes it: its configuration decides what runs
-// as root.
+// Mkdir makes a box. The box belongs to root, not to its maker: its configuration decides
+// what runs as root.
 func (d *boxesDir) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	b, err := d.fs.rt.CreateMode(name, mode&0o777)
 	if err != nil {

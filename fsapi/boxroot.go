@@ -20,15 +20,17 @@ import (
 // rootName is the directory of a box that leads to its files.
 const rootName = "root"
 
-// What the kernel may take for granted: attributes for the time of one call, and that a
-// directory is one for some more. It costs little to be wrong: all is done by path here,
-// anew each time, and where something else is found the answer is ESTALE, upon which the
-// kernel asks for the names of the path and tries again. It does not ask before it says
-// ENOTDIR of a file, so that is held not at all, nor is what is not there; nor before it says
-// EISDIR to who writes to a directory, which is why that is not held for long.
+// The kernel caches attributes for the time of one call, and the name of a directory for some
+// more. It costs little if these are outdated: each operation walks the path anew, and where
+// it finds something else the answer is ESTALE. The kernel then looks the names of the path
+// up and tries again.
+//
+// The name of a file is not cached at all, nor is that there is none: the kernel answers
+// ENOTDIR for a path through a file without a lookup. It also answers EISDIR for a write to a
+// directory without one, so that the name of a directory is not cached for long.
 const (
-	rootHold    = 2 * time.Millisecond
-	rootDirHold = 10 * time.Millisecond
+	rootAttrTime = 2 * time.Millisecond
+	rootNameTime = 10 * time.Millisecond
 )
 
 // rootTree is what is shown of the files of one run of a box.
@@ -37,12 +39,12 @@ type rootTree struct {
 	box  *runtime.Box
 	root *rootfs.Root
 	top  *rootNode
-	mu   sync.Mutex // orders lookups of the same name
+	mu   sync.Mutex // orders lookups of the same name; only go-fuse's locks of inodes are taken under it
 }
 
-// rootNode is a file of a box, as it was found at a path. Each path has one of its own,
-// since a directory may have one only: with number and type it is known again as long as
-// they stay the same, and by a generation it is told apart from all others.
+// rootNode is a file of a box, as it was found at a path. Each path has a node of its own,
+// since the kernel allows a directory one path only. As long as number and type at the path
+// stay the same it is the same node. A generation distinguishes it from all others.
 type rootNode struct {
 	fs.Inode
 	tree *rootTree
@@ -67,8 +69,8 @@ var (
 	_ fs.NodeTmpfiler       = (*rootNode)(nil)
 )
 
-// stale gives the errno of what was tried with a file that had been found at a path. Of
-// a run that has ended it makes the kernel look for the files of the next one.
+// stale gives the errno of an operation on a file that had been found at a path. After the
+// run has ended that is ESTALE, so that the kernel looks for the files of the next run.
 func stale(err error) syscall.Errno {
 	if errors.Is(err, rootfs.ErrEnded) {
 		return syscall.ESTALE
@@ -76,7 +78,8 @@ func stale(err error) syscall.Errno {
 	return rootErrno(err)
 }
 
-// rootErrno gives the errno that the box's file system had, and those of the core.
+// rootErrno gives the errno of the box's file system if the error has one, else that of the
+// core's error.
 func rootErrno(err error) syscall.Errno {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
@@ -99,7 +102,7 @@ func (d *boxDir) lookupRoot(ctx context.Context, out *fuse.EntryOut) (*fs.Inode,
 	}
 	t := &rootTree{fs: d.fs, box: d.box, root: root}
 	t.top = &rootNode{tree: t}
-	i := d.NewInode(ctx, t.top, t.id(t.guarded()))
+	i := d.NewInode(ctx, t.top, t.id(t.topInfo()))
 	t.top.enter(out)
 	return i, 0
 }
@@ -109,9 +112,9 @@ func (t *rootTree) id(info rootfs.Info) fs.StableAttr {
 }
 
 // maxDepth is how many names lead to a file at most, those of links (toRoot, toParent)
-// included. A path that can be given to the kernel in one piece has so many if they are
-// of three letters. Each call walks them all anew, and a box makes a hundred thousand
-// levels in a second.
+// included. The longest path that the kernel takes in one piece has so many if each name has
+// three letters. There is a bound because each call walks all of them anew, and a box makes a
+// hundred thousand levels in a second.
 const maxDepth = unix.PathMax / 4
 
 // path gives the node's path in the box.
@@ -160,8 +163,8 @@ func (n *rootNode) new(name string) (string, syscall.Errno) {
 	return n.child(name)
 }
 
-// meet returns the node of what was found at a name.
-func (n *rootNode) meet(ctx context.Context, name string, info rootfs.Info, out *fuse.EntryOut) *fs.Inode {
+// nodeOf returns the node of what was found at a name.
+func (n *rootNode) nodeOf(ctx context.Context, name string, info rootfs.Info, out *fuse.EntryOut) *fs.Inode {
 	t := n.tree
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -178,15 +181,15 @@ func (n *rootNode) meet(ctx context.Context, name string, info rootfs.Info, out 
 	fillRoot(info, &out.Attr)
 	out.SetEntryTimeout(0)
 	if c.IsDir() {
-		out.SetEntryTimeout(rootDirHold)
+		out.SetEntryTimeout(rootNameTime)
 	}
-	out.SetAttrTimeout(rootHold)
+	out.SetAttrTimeout(rootAttrTime)
 	return c
 }
 
-// guarded is what root/ itself shows. Its mode is what keeps all others but root out. The
-// box is not looked at for it: whoever lists a thousand boxes looks these up too.
-func (t *rootTree) guarded() rootfs.Info {
+// topInfo is what root/ itself shows. Its mode keeps all users but root out. It does not
+// ask the box's file system: a client that lists a thousand boxes looks these up too.
+func (t *rootTree) topInfo() rootfs.Info {
 	at := unix.StatxTimestamp{Sec: t.box.Snapshot().Started.Unix()}
 	return rootfs.Info{
 		Mode: syscall.S_IFDIR | 0o700, Nlink: 2, Blksize: 4096, Ino: boxIno(t.box, boxInoRoot),
@@ -195,23 +198,23 @@ func (t *rootTree) guarded() rootfs.Info {
 }
 
 func (n *rootNode) enter(out *fuse.EntryOut) {
-	fillRoot(n.tree.guarded(), &out.Attr)
-	out.SetEntryTimeout(rootDirHold)
-	out.SetAttrTimeout(rootHold)
+	fillRoot(n.tree.topInfo(), &out.Attr)
+	out.SetEntryTimeout(rootNameTime)
+	out.SetAttrTimeout(rootAttrTime)
 }
 
 func fillRoot(info rootfs.Info, out *fuse.Attr) {
 	*out = fuse.Attr{
 		Ino: info.Ino, Size: info.Size, Blocks: info.Blocks, Mode: info.Mode, Nlink: info.Nlink,
 		Owner: fuse.Owner{Uid: info.UID, Gid: info.GID}, Blksize: info.Blksize,
-		// No number of a device: what is copied to the host is none of its devices.
+		// No device number: a copy on the host is no device of the host.
 		Atime: uint64(info.Atime.Sec), Atimensec: info.Atime.Nsec,
 		Mtime: uint64(info.Mtime.Sec), Mtimensec: info.Mtime.Nsec,
 		Ctime: uint64(info.Ctime.Sec), Ctimensec: info.Ctime.Nsec,
 	}
 }
 
-// Lookup finds a name. What a name leads to is asked for each time that it is used.
+// Lookup finds a name.
 func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	path, errno := n.child(name)
 	if errno != 0 {
@@ -221,23 +224,23 @@ func (n *rootNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) 
 	if err != nil {
 		return nil, stale(err)
 	}
-	return n.meet(ctx, name, info, out), 0
+	return n.nodeOf(ctx, name, info, out), 0
 }
 
-// is reports whether what was found is still what the node stands for.
+// is reports whether the node stands for what was found.
 func (n *rootNode) is(info rootfs.Info) bool {
 	id := n.StableAttr()
 	return id.Ino == info.Ino && id.Mode == info.Mode&syscall.S_IFMT
 }
 
-// stat tells what is there now.
+// stat returns what is at the node's path now, or ESTALE if that is another file.
 func (n *rootNode) stat(ctx context.Context, f fs.FileHandle) (info rootfs.Info, errno syscall.Errno) {
 	if h, ok := f.(*rootHandle); ok {
 		info, err := h.file.Lstat(ctx)
 		return info, rootErrno(err)
 	}
 	if n == n.tree.top {
-		return n.tree.guarded(), 0
+		return n.tree.topInfo(), 0
 	}
 	path, errno := n.path()
 	if errno != 0 {
@@ -260,7 +263,7 @@ func (n *rootNode) Getattr(ctx context.Context, f fs.FileHandle, out *fuse.AttrO
 		return errno
 	}
 	fillRoot(info, &out.Attr)
-	out.SetTimeout(rootHold)
+	out.SetTimeout(rootAttrTime)
 	return 0
 }
 
@@ -313,7 +316,7 @@ func setTime(in *fuse.SetAttrIn, set, now uint32, sec uint64, nsec uint32) *unix
 	return &unix.Timespec{Sec: int64(sec), Nsec: int64(nsec)}
 }
 
-// Readlink gives a text that can't lead out, see showLink.
+// Readlink gives a text that can't lead out: see showLink.
 func (n *rootNode) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
 	path, errno := n.path()
 	if errno != 0 {
@@ -327,8 +330,8 @@ func (n *rootNode) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
 	return []byte(shown), errno
 }
 
-// asker gives the ids of who made a request.
-func asker(ctx context.Context) (uid, gid uint32) {
+// callerIDs returns the ids of the client that made a request.
+func callerIDs(ctx context.Context) (uid, gid uint32) {
 	if c, ok := fuse.FromContext(ctx); ok {
 		return c.Uid, c.Gid
 	}
@@ -341,12 +344,12 @@ func (n *rootNode) Create(ctx context.Context, name string, flags, mode uint32, 
 	if errno != 0 {
 		return nil, nil, 0, errno
 	}
-	uid, gid := asker(ctx)
+	uid, gid := callerIDs(ctx)
 	f, info, err := n.tree.root.Create(ctx, path, int(flags), mode, uid, gid)
 	if err != nil {
 		return nil, nil, 0, rootErrno(err)
 	}
-	i := n.meet(ctx, name, info, out)
+	i := n.nodeOf(ctx, name, info, out)
 	c, ok := i.Operations().(*rootNode)
 	if !ok {
 		f.Close()
@@ -361,7 +364,7 @@ func (n *rootNode) Mkdir(ctx context.Context, name string, mode uint32, out *fus
 	if errno != 0 {
 		return nil, errno
 	}
-	uid, gid := asker(ctx)
+	uid, gid := callerIDs(ctx)
 	info, err := n.tree.root.Mkdir(ctx, path, mode, uid, gid)
 	if err == nil && info.Mode&syscall.S_IFMT != syscall.S_IFDIR {
 		err = syscall.ESTALE
@@ -369,7 +372,7 @@ func (n *rootNode) Mkdir(ctx context.Context, name string, mode uint32, out *fus
 	if err != nil {
 		return nil, rootErrno(err)
 	}
-	return n.meet(ctx, name, info, out), 0
+	return n.nodeOf(ctx, name, info, out), 0
 }
 
 // Mknod is refused: what could be made is not shown as it is, see rootfs.Info.
@@ -377,7 +380,7 @@ func (n *rootNode) Mknod(context.Context, string, uint32, uint32, *fuse.EntryOut
 	return nil, syscall.EPERM
 }
 
-// Tmpfile is refused, and programs do without.
+// Tmpfile is refused; programs do without it.
 func (n *rootNode) Tmpfile(context.Context, uint32, uint32, *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
 	return nil, nil, 0, syscall.EOPNOTSUPP
 }
@@ -388,7 +391,7 @@ func (n *rootNode) Symlink(ctx context.Context, target, name string, out *fuse.E
 	if errno != 0 {
 		return nil, errno
 	}
-	uid, gid := asker(ctx)
+	uid, gid := callerIDs(ctx)
 	info, err := n.tree.root.Symlink(ctx, readLink(target), path, uid, gid)
 	if err == nil && info.Mode&syscall.S_IFMT != syscall.S_IFLNK {
 		err = syscall.ESTALE
@@ -396,7 +399,7 @@ func (n *rootNode) Symlink(ctx context.Context, target, name string, out *fuse.E
 	if err != nil {
 		return nil, rootErrno(err)
 	}
-	return n.meet(ctx, name, info, out), 0
+	return n.nodeOf(ctx, name, info, out), 0
 }
 
 // Link gives a file one more name.
@@ -420,7 +423,7 @@ func (n *rootNode) Link(ctx context.Context, target fs.InodeEmbedder, name strin
 	if err != nil {
 		return nil, rootErrno(err)
 	}
-	return n.meet(ctx, name, info, out), 0
+	return n.nodeOf(ctx, name, info, out), 0
 }
 
 // Unlink removes a name.

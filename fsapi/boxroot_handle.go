@@ -12,9 +12,9 @@ import (
 	"github.com/boxlitefs/boxlite/runtime/rootfs"
 )
 
-// Open opens a regular file. The kernel caches nothing of it: the box changes it too. Nor
-// does it get the file to read and write by itself (FOPEN_PASSTHROUGH): it would hold that,
-// and the mounts of a box that is gone, for as long as a client likes.
+// Open opens a regular file. The kernel caches nothing of it, since the box changes it too.
+// Nor does the kernel get the file to read and write by itself (FOPEN_PASSTHROUGH): a client
+// could keep it open, and with it the mounts of a box that has ended, for as long as it likes.
 func (n *rootNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	path, errno := n.path()
 	if errno != 0 {
@@ -120,7 +120,7 @@ func (h *rootDirHandle) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall
 		case err != nil:
 			return nil, rootErrno(err)
 		case e.Name == toRoot || e.Name == toParent:
-			continue // it is not this that is found there
+			continue // that name leads elsewhere here
 		}
 		return &fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: e.Mode, Off: e.Off}, 0
 	}

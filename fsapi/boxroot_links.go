@@ -7,28 +7,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Symbolic links are what makes a box's files dangerous: it is the client's kernel that
-// follows them, from the client's root and through the client's "..", and their text
-// is the box's. So no text that could lead out is ever shown. In every directory below
-// root/ there are two names that are not listed, and that lead to directories of the box
-// as it sees them itself:
+// Symbolic links make a box's files dangerous. Their text is the box's, and it is the client
+// that follows them, from its own root and through its own "..". So no text that could lead
+// out is ever shown. In every directory below root/ there are two names that are not listed,
+// and that lead to directories of the box as it sees them itself:
 //
 //	.@   its root
 //	..@  the parent of this directory, which for its root is its root
 //
-// What a link says is shown in these words: /etc/x as .@/etc/x, ../x as ..@/x. Shown
-// texts are relative and have no "..". Whoever follows one can therefore only go down from
-// a directory below root/, by names that are looked up here; what the box does at the
-// same time changes what he finds, but not that. And the words are one to one: a link made
-// through root/ gets the text that they stand for, so that copies within a box, and
-// from one to the next by way of an archive, are exact. A link that was copied to the
-// host leads nowhere there.
+// The text of a link is shown with these names: /etc/x as .@/etc/x, ../x as ..@/x. Such a text
+// is relative and has no "..". So a client that follows it can only go down from a directory
+// below root/, by names that are looked up here. The box can change what the client finds
+// meanwhile, but not that. Each shown text stands for one text, and a link that is made through
+// root/ gets that. So copies within a box are exact, and so are copies from one box to the next
+// by way of an archive. A link that was copied to the host leads nowhere there.
 const (
 	toRoot   = ".@"
 	toParent = "..@"
 )
 
-// showLink gives what is shown of a link's text.
+// showLink gives the text that is shown for a link's text.
 func showLink(text string) (string, syscall.Errno) {
 	names := strings.Split(text, "/")
 	for i, name := range names {
@@ -48,7 +46,7 @@ func showLink(text string) (string, syscall.Errno) {
 	return shown, 0
 }
 
-// readLink gives the text that was meant by one that was shown.
+// readLink gives the text that a shown one stands for.
 func readLink(shown string) string {
 	names := strings.Split(shown, "/")
 	for i, name := range names {

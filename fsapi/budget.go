@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// What users other than root may hold of the daemon. Root's has no bound: what root does
-// to itself is no attack. A user is a uid, of which one who makes user namespaces may have
-// 65,536, so that there is a bound for all of them together, too.
+// What users other than root may hold of the daemon. There is no bound for root: what root
+// does to itself is no attack. A user is a uid. Somebody who makes user namespaces may have
+// 65,536 of them, so there is a bound for all users together, too.
 const (
 	userFiles = 16 << 10 // open files and directories
 	allFiles  = 64 << 10
@@ -23,7 +23,7 @@ const (
 	requestBytes = 16 << 10
 )
 
-// amount is what somebody holds.
+// amount is what a user holds.
 type amount struct {
 	files int
 	bytes int64
@@ -33,9 +33,9 @@ type amount struct {
 type budget struct {
 	noFiles, noBytes prometheus.Counter // requests that were refused
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards what follows; nothing is waited for under it
 	all   amount
-	users map[uint32]amount // who holds anything
+	users map[uint32]amount // those who hold anything
 	open  map[uint64]uint32 // whose an open file is, by its handle; root's are not in it
 }
 
@@ -88,7 +88,7 @@ func (b *budget) giveLocked(uid uint32, a amount) {
 	}
 }
 
-// opened notes whose an open file is that was taken; the kernel does not say so when it is
+// opened notes who has opened a file. The kernel does not name the user when the file is
 // released.
 func (b *budget) opened(uid uint32, handle uint64) {
 	if uid == 0 {
@@ -116,7 +116,7 @@ type lease struct {
 	bytes  int64
 }
 
-// lease takes memory for who makes the request.
+// lease takes memory for the user who makes the request.
 func (b *budget) lease(ctx context.Context, bytes int) (lease, syscall.Errno) {
 	l := lease{b, caller(ctx).UID, int64(bytes)}
 	return l, b.take(l.uid, amount{bytes: l.bytes})

@@ -6,40 +6,41 @@ import (
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
-// What changes is forgotten by the kernel, and told to watchers. The core says what it is.
+// The core reports each change. The kernel is made to forget what it has cached of that, and
+// the notifier has to tell watchers.
 var _ runtime.Observer = (*FS)(nil)
 
-// early keeps a notification for later if the server cannot send it yet: until
-// fs.Mount has returned it is not even safe to try.
-func (f *FS) early(notify func()) bool {
+// postpone keeps a notification for later if the server cannot send it yet: until the mount
+// is complete it is not even safe to try.
+func (f *FS) postpone(notify func()) bool {
 	if f.serving.Load() {
 		return false
 	}
-	f.earlyMu.Lock()
-	defer f.earlyMu.Unlock()
+	f.postponeMu.Lock()
+	defer f.postponeMu.Unlock()
 	if f.serving.Load() {
 		return false
 	}
 	if f.rooted { // before, there is nothing that the kernel could know
-		f.missed = append(f.missed, notify)
+		f.postponed = append(f.postponed, notify)
 	}
 	return true
 }
 
-// serve makes good for what early has kept.
-func (f *FS) serve() {
-	f.earlyMu.Lock()
+// startServing sends what was postponed.
+func (f *FS) startServing() {
+	f.postponeMu.Lock()
 	f.serving.Store(true)
-	missed := f.missed
-	f.missed = nil
-	f.earlyMu.Unlock()
-	for _, notify := range missed {
+	postponed := f.postponed
+	f.postponed = nil
+	f.postponeMu.Unlock()
+	for _, notify := range postponed {
 		notify()
 	}
 }
 
-// invalidate makes the kernel forget the attributes of an inode it may know. It
-// takes no lock that a request could hold, so it may be called from anywhere.
+// invalidate makes the kernel forget the attributes of an inode that it may know. It takes no
+// lock that a request could hold, so it may be called from anywhere.
 func invalidate(i *fs.Inode) {
 	if i == nil {
 		return
@@ -48,8 +49,8 @@ func invalidate(i *fs.Inode) {
 	_ = i.NotifyContent(-1, 0)
 }
 
-// drop makes the kernel forget a file of a box that is removed: see node.drop. b is nil for
-// what is in no box.
+// drop makes the kernel forget a file of a removed box: see node.drop. b is nil for a file
+// that is in no box.
 func (f *FS) drop(b *runtime.Box, i *fs.Inode) {
 	if b == nil || !b.Snapshot().Removed {
 		return
@@ -62,7 +63,7 @@ func (f *FS) drop(b *runtime.Box, i *fs.Inode) {
 // BoxChanged makes the kernel forget what it holds of the files that changed, and
 // has watchers told of them.
 func (f *FS) BoxChanged(b *runtime.Box, fields runtime.Field) {
-	if f.early(func() { f.BoxChanged(b, fields) }) {
+	if f.postpone(func() { f.BoxChanged(b, fields) }) {
 		return
 	}
 	d := f.boxes.GetChild(b.Name())
@@ -95,11 +96,11 @@ func (f *FS) BoxChanged(b *runtime.Box, fields runtime.Field) {
 	f.notifier.mark(b, dirty)
 }
 
-// BoxRemoved makes the kernel forget a box that is gone, and has watchers told. A
-// removal that a client asked for needs no more than the latter: the kernel saw it.
+// BoxRemoved makes the kernel forget a removed box, and has watchers told. If a client asked
+// for the removal, the kernel has forgotten the box already.
 func (f *FS) BoxRemoved(b *runtime.Box, asked bool) {
 	f.boxes.touch()
-	if f.early(func() { f.BoxRemoved(b, asked) }) {
+	if f.postpone(func() { f.BoxRemoved(b, asked) }) {
 		return
 	}
 	d := f.boxes.GetChild(b.Name())
@@ -115,7 +116,7 @@ func (f *FS) BoxRemoved(b *runtime.Box, asked bool) {
 
 // Changed makes the kernel forget the sizes of the daemon's own files.
 func (f *FS) Changed() {
-	if f.early(f.Changed) {
+	if f.postpone(f.Changed) {
 		return
 	}
 	events, lastError := f.top.GetChild("events"), f.top.GetChild("last_error")
@@ -127,7 +128,7 @@ func (f *FS) Changed() {
 // ExecChanged has watchers told of an exec that has begun or ended, in those of its
 // files that the kernel has.
 func (f *FS) ExecChanged(e *runtime.Exec) {
-	if f.early(func() { f.ExecChanged(e) }) {
+	if f.postpone(func() { f.ExecChanged(e) }) {
 		return
 	}
 	d := f.boxes.GetChild(e.Box().Name())
@@ -151,10 +152,10 @@ func (f *FS) ExecChanged(e *runtime.Exec) {
 	f.notifier.markPaths(e.Box(), paths)
 }
 
-// RootClosed makes the kernel forget the files of a run that has ended, and with them goes
-// what is known of them here.
+// RootClosed makes the kernel forget the files of a run that has ended. What is known of them
+// here goes with them.
 func (f *FS) RootClosed(b *runtime.Box) {
-	if f.early(func() { f.RootClosed(b) }) {
+	if f.postpone(func() { f.RootClosed(b) }) {
 		return
 	}
 	if d := f.boxes.GetChild(b.Name()); d != nil && d.StableAttr().Ino == boxIno(b, 0) {
@@ -162,10 +163,10 @@ func (f *FS) RootClosed(b *runtime.Box) {
 	}
 }
 
-// ImagesChanged makes the kernel forget what it holds of images/, and has watchers
-// told: MODIFY, since CREATE takes a mkdir through the mount that would find nothing.
+// ImagesChanged makes the kernel forget what it holds of images/, and has watchers told by a
+// MODIFY. A CREATE would take a mkdir through the mount, and that would find nothing.
 func (f *FS) ImagesChanged() {
-	if f.early(f.ImagesChanged) {
+	if f.postpone(f.ImagesChanged) {
 		return
 	}
 	f.images.touch()
@@ -175,10 +176,10 @@ func (f *FS) ImagesChanged() {
 	}
 }
 
-// ImagesErrorChanged is the same for images/last_error. That is no change of the directory,
-// as none of a file in it is.
+// ImagesErrorChanged is the same for images/last_error. The directory does not change with a
+// file in it.
 func (f *FS) ImagesErrorChanged() {
-	if f.early(f.ImagesErrorChanged) {
+	if f.postpone(f.ImagesErrorChanged) {
 		return
 	}
 	d := f.top.GetChild("images")

@@ -21,8 +21,8 @@ func caller(ctx context.Context) runtime.By {
 	return runtime.By{UID: c.Uid, PID: int(c.Pid)}
 }
 
-// process returns who made a request, with the pid of the process: FUSE names the thread
-// that made it. Where that can't be known, the pid is what FUSE said.
+// process returns who made a request, with the pid of the process. FUSE names the thread.
+// Where the process can't be known, the pid is that of the thread.
 func process(ctx context.Context) runtime.By {
 	by := caller(ctx)
 	if p := tgid(by.PID); p != 0 {
@@ -31,9 +31,8 @@ func process(ctx context.Context) runtime.By {
 	return by
 }
 
-// tgid returns the process that a thread belongs to. FUSE names the thread that
-// made a request. 0 means it can't be known: the client is gone, or lives in a
-// pid namespace that this one does not see.
+// tgid returns the process that a thread belongs to. It returns 0 if that can't be known: the
+// thread has ended, or is in a pid namespace that this process does not see.
 func tgid(tid int) int {
 	if tid <= 0 {
 		return 0
@@ -54,20 +53,20 @@ func tgid(tid int) int {
 	return 0
 }
 
-// proc is a process, and none that has its pid after it.
+// proc is a process. A later one with the same pid is another proc.
 type proc struct {
 	pid   int
 	began uint64 // in ticks since the boot; 0 if that can't be known
 }
 
-func procOf(pid int) proc { return proc{pid, began(pid)} }
+func procOf(pid int) proc { return proc{pid, startTime(pid)} }
 
-// gone reports whether the process is known to be there no more.
-func (p proc) gone() bool { return p.began != 0 && began(p.pid) != p.began }
+// ended reports whether the process is known to have ended.
+func (p proc) ended() bool { return p.began != 0 && startTime(p.pid) != p.began }
 
-// began returns when a process began.
-func began(pid int) uint64 {
-	f := stat(pid)
+// startTime returns when a process began, in ticks since the boot; 0 if that can't be known.
+func startTime(pid int) uint64 {
+	f := procStat(pid)
 	if len(f) < 20 {
 		return 0
 	}
@@ -78,9 +77,9 @@ func began(pid int) uint64 {
 	return ticks
 }
 
-// stat returns what /proc says of a process or thread, from its state on, which is the
-// third field of that file.
-func stat(pid int) []string {
+// procStat returns the fields of /proc/PID/stat of a process or thread, from the third on,
+// which is its state.
+func procStat(pid int) []string {
 	if pid <= 0 {
 		return nil
 	}
@@ -94,13 +93,13 @@ func stat(pid int) []string {
 // pfExiting is PF_EXITING of linux/sched.h.
 const pfExiting = 0x4
 
-// dying reports whether a thread is on its way out because of a signal. The
-// kernel closes a killed process's files as it closes anybody's, so the flush of
-// a half-written file looks like that of a whole one; only this tells them apart.
+// dying reports whether a thread is about to end because of a signal. The kernel closes the
+// files of a killed process as it closes those of any other, so the flush of a half-written
+// file looks like that of a whole one. Only this tells them apart.
 func dying(tid int) bool {
 	// Flags are the ninth field, the exit code is the fifty-second and holds a wait
 	// status.
-	f := stat(tid)
+	f := procStat(tid)
 	if len(f) < 50 {
 		return false
 	}

@@ -41,7 +41,7 @@ func (c *cmdFile) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAttrIn
 	return c.of.setattr(c.name, c, in, out)
 }
 
-// Open gives the text to a reader; a writer begins with nothing.
+// Open gives the text to a reader. A writer begins with nothing.
 func (c *cmdFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	s := c.exec.Snapshot()
 	if s.Removed {
@@ -62,8 +62,8 @@ func (c *cmdFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 	return &draftHandle{node: &c.node, doc: cmdDraft{c.exec, by, g}, append: flags&syscall.O_APPEND != 0, owner: by.PID, lease: lease}, fuse.FOPEN_DIRECT_IO, 0
 }
 
-// cmdDraft is a cmd being written, by who has opened it: what he may is not more when
-// he passes it on to somebody else.
+// cmdDraft is a cmd being written. It runs with the rights of its opener, also when another
+// process was given the descriptor.
 type cmdDraft struct {
 	*runtime.Exec
 	by    runtime.By

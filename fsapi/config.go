@@ -29,11 +29,11 @@ func (c *configFile) stat() (attr, syscall.Errno) {
 	if s.Removed {
 		return attr{}, syscall.ENODEV
 	}
-	return attr{mode: c.mode, nlink: 1, size: int64(len(s.Text)), mtime: s.Changed(runtime.FieldConfig), timeout: long}, 0
+	return attr{mode: c.mode, nlink: 1, size: int64(len(s.Text)), mtime: s.Changed(runtime.FieldConfig), timeout: cacheTime}, 0
 }
 
-// Setattr truncates what an open handle is writing. The owner and mode can't be
-// changed: whoever can write the file decides what runs as root.
+// Setattr truncates what an open handle is writing. It does not change the owner and mode:
+// whoever can write the file decides what runs as root.
 func (c *configFile) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		return syscall.EPERM
@@ -54,8 +54,8 @@ func (c *configFile) Setattr(_ context.Context, f fs.FileHandle, in *fuse.SetAtt
 	return answerSetattr(c, out)
 }
 
-// Open gives the committed text to a reader; a writer begins with it, or with
-// nothing when it truncates.
+// Open gives the committed text to a reader. A writer begins with it, or with nothing when
+// it truncates.
 func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	s := c.box.Snapshot()
 	if s.Removed {
@@ -67,7 +67,7 @@ func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 	h := &draftHandle{node: &c.node, doc: configDraft{c.box}, append: flags&syscall.O_APPEND != 0, owner: tgid(caller(ctx).PID)}
 	if flags&syscall.O_TRUNC == 0 {
 		h.buf = append(h.buf, s.Text...)
-		h.paid = len(h.buf)
+		h.credit = len(h.buf)
 	} else {
 		h.emptied = len(s.Text) > 0
 	}

@@ -17,8 +17,8 @@ import (
 // maxCommands is how much one write to ctl may hold, in bytes.
 const maxCommands = 4096
 
-// ctlFile is a ctl, by which commands are given to its target: the write accepts a command,
-// the close completes it.
+// ctlFile is a ctl, by which commands are given to a target. The write accepts a command, and
+// the close waits for its end.
 type ctlFile struct {
 	node
 	to    target
@@ -33,10 +33,11 @@ var (
 
 // stat shows an empty file.
 func (c *ctlFile) stat() (attr, syscall.Errno) {
-	return c.own(attr{mtime: c.mtime, timeout: long})
+	return c.own(attr{mtime: c.mtime, timeout: cacheTime})
 }
 
-// Setattr gives the file away if that can be; a new size is accepted and means nothing.
+// Setattr gives the file away if its subject allows it. A new size is accepted and means
+// nothing.
 func (c *ctlFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	return c.of.setattr(c.name, c, in, out)
 }
@@ -56,14 +57,14 @@ func (c *ctlFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 	return &ctlHandle{node: &c.node, right: g, orders: orders{to: granted{c.to, g}, budget: c.fs.budget}}, fuse.FOPEN_DIRECT_IO, 0
 }
 
-// boxTarget is a box as what commands are given to.
+// boxTarget is a box as a target of commands.
 type boxTarget struct{ *runtime.Box }
 
 func (t boxTarget) verbs() string                                 { return verbList }
 func (t boxTarget) parse(words []string) (runtime.Command, error) { return parseCommand(words) }
 
-// granted is a target as who has opened its ctl may use it: what waits in a queue when
-// that ends is not begun.
+// granted is a target with the right of its ctl's opener to use it. A command that is queued
+// when the right ends is not begun.
 type granted struct {
 	target
 	right *grant
@@ -89,8 +90,8 @@ var (
 	_ fs.FileFlusher = (*ctlHandle)(nil)
 )
 
-// Write accepts commands or refuses them, at once. A write with a fault in any
-// line does nothing at all.
+// Write accepts commands or refuses them, at once. A write with a fault in any line does
+// nothing.
 func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
 	to := h.orders.to
 	if h.node.of.removed() {
@@ -120,9 +121,9 @@ func (h *ctlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, sy
 }
 
 // Flush waits for the commands that the closing process has written so far and returns how
-// they ended. When the waiter is interrupted, the work goes on. Who has written nothing
-// does not wait: each process that had the file open closes it at its end, and most only
-// passed it on.
+// they ended. When the waiter is interrupted, the work goes on. A process that has written
+// nothing does not wait: every process that has the file open closes it when it ends, and
+// most of these only passed it on.
 func (h *ctlHandle) Flush(ctx context.Context) syscall.Errno {
 	if h.orders.all() {
 		return 0
@@ -134,7 +135,7 @@ func (h *ctlHandle) Flush(ctx context.Context) syscall.Errno {
 	if errno := h.node.fs.await(ctx, w.idle); errno != 0 {
 		return errno
 	}
-	return toErrno(h.orders.tell(w))
+	return toErrno(h.orders.report(w))
 }
 
 // parseCommands reads one command a line. Blank lines are skipped, but there has

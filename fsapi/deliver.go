@@ -17,20 +17,20 @@ const (
 	// settleTime is how long marks are merged before a batch. A start is over by
 	// then, and a short run: they take one batch, and the processor only afterwards.
 	settleTime = 4 * time.Millisecond
-	// borrowMax is how many files the kernel has for the notifier alone: those of the
-	// boxes that change most, which are touched at the cost of one request then.
-	borrowMax = 64
-	// A notifier that can't be started is tried again at doubling distances.
+	// dentriesMax is how many names the kernel keeps for the notifier alone. They are those
+	// of the boxes that change most; to touch such a file takes one request only.
+	dentriesMax = 64
+	// A notifier that can't be started is tried again after a time that doubles.
 	backoffFirst = 50 * time.Millisecond
 	backoffLast  = time.Minute
 )
 
-// batch is what the notifier is asked for at once.
+// batch is what the notifier is given at once.
 type batch struct {
 	requests  []inotify.Request
 	marks     []marks // with the fields that were taken
 	deletions []*deletion
-	orphans   []string // of unlinking
+	orphans   []string // their names among the unlinking
 }
 
 // batchMax is how many requests fill a batch. A pair of them may exceed it by one.
@@ -69,8 +69,9 @@ func (n *notifier) deliver() {
 	}
 }
 
-// take makes the next batch. Without settled that is only what somebody waits for.
-// It reports false, and deliver has to end, if there is nothing at all.
+// take makes the next batch. Until the marks have settled it has the deletions alone, since
+// somebody waits for those. It reports false, and deliver has to end, if there is nothing at
+// all.
 func (n *notifier) take(settled bool) (*batch, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -122,8 +123,8 @@ func (n *notifier) take(settled bool) (*batch, bool) {
 	return b, true
 }
 
-// takeMarks puts those of the fields that are dirty into a batch that is not fuller
-// than limit. mu is held.
+// takeMarks puts those of the fields that are dirty into a batch, up to limit requests. mu is
+// held.
 func (n *notifier) takeMarks(b *batch, fields runtime.Field, limit int) {
 	for _, m := range n.order {
 		taken := marks{box: m.box, since: m.since}
@@ -163,7 +164,7 @@ func (n *notifier) handOver(b *batch) bool {
 	}
 	n.unavailable.Store(false)
 	n.backoff, n.complained = 0, false
-	n.giveBack()
+	n.evict()
 	now := time.Now()
 	for _, m := range b.marks {
 		for left := m.fields; left != 0; left &= left - 1 {
@@ -181,38 +182,38 @@ func (n *notifier) handOver(b *batch) bool {
 	return true
 }
 
-// borrowed is a name in a box's directory.
-type borrowed struct {
+// dentry is a name in a box's directory that the kernel has looked up.
+type dentry struct {
 	dir  *fs.Inode
 	name string
 }
 
-// borrow notes that the kernel gets to know a file only because the notifier touches
-// it. That would be 5 KiB a box if it kept them all.
-func (n *notifier) borrow(dir *fs.Inode, name string) {
+// noteDentry notes that the kernel looks a name up only because the notifier touches the
+// file. It would take 5 KiB a box if it kept them all.
+func (n *notifier) noteDentry(dir *fs.Inode, name string) {
 	if dir.GetChild(name) != nil {
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.borrowed = append(n.borrowed, borrowed{dir, name})
+	n.dentries = append(n.dentries, dentry{dir, name})
 }
 
-// giveBack makes the kernel forget what was borrowed, but for the newest. What
-// somebody uses or watches meanwhile stays, and is looked up again.
-func (n *notifier) giveBack() {
+// evict makes the kernel forget all but the newest of these names. A file that somebody uses
+// or watches meanwhile stays, and its name is looked up again.
+func (n *notifier) evict() {
 	n.mu.Lock()
-	more := max(len(n.borrowed)-borrowMax, 0)
-	back := slices.Clone(n.borrowed[:more])
-	n.borrowed = slices.Delete(n.borrowed, 0, more)
+	more := max(len(n.dentries)-dentriesMax, 0)
+	back := slices.Clone(n.dentries[:more])
+	n.dentries = slices.Delete(n.dentries, 0, more)
 	n.mu.Unlock()
 	for _, f := range back {
 		_ = f.dir.NotifyEntry(f.name) // ENOENT: it has forgotten it already
 	}
 }
 
-// ready returns a notifier that works, and starts one if need be, as often as it
-// takes while there is something for it to do. It returns nil if deliver has to end.
+// ready returns a notifier that works. It starts one if need be, as often as it takes while
+// there is something to do. It returns nil if deliver has to end.
 func (n *notifier) ready(b *batch) *inotify.Process {
 	for {
 		p := n.process.Load()
@@ -244,7 +245,7 @@ func (n *notifier) ready(b *batch) *inotify.Process {
 	}
 }
 
-// start starts a notifier, and sets the time before which there is to be no next.
+// start starts a notifier, and sets the time before which the next may not be started.
 func (n *notifier) start() error {
 	n.backoff = min(max(2*n.backoff, backoffFirst), backoffLast)
 	n.notBefore = time.Now().Add(n.backoff)

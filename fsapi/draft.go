@@ -13,17 +13,17 @@ import (
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
-// draft is what a file is written for that is committed when its writer closes it.
+// draft is what becomes of a file that is committed when its writer closes it.
 type draft interface {
-	// mayWrite says why nothing can be committed at all, if that is so.
+	// mayWrite fails if nothing can be committed at all.
 	mayWrite() error
-	// checkPrefix says what of a beginning can't be mended by what follows.
+	// checkPrefix fails if the text can't be valid whatever follows it.
 	checkPrefix(text []byte) error
-	// check says what commit would say.
+	// check fails as commit would.
 	check(text []byte) error
-	// refuse notes why a text is refused that is not committed, and returns that.
+	// refuse notes why a text is not committed, and returns that.
 	refuse(err error) error
-	// commit returns the work that the close has to wait for, or nil.
+	// commit takes the text, and returns the work that the close has to wait for, or nil.
 	commit(text []byte) (*runtime.Completion, error)
 }
 
@@ -33,23 +33,22 @@ type draftHandle struct {
 	node   *node
 	doc    draft
 	append bool
-	owner  int // process that opened it, 0 if unknown
+	owner  int // pid of the process that opened it, 0 if unknown
 	lease  lease
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows; the box is configured, or the exec begun, under it
 	buf     []byte
-	paid    int          // bytes that were written, or there at the open
-	looked  int          // bytes that were looked at for a verdict; see worthALook
+	credit  int          // bytes that were written, or there at the open
+	checked int          // bytes that were checked before a commit; see worthChecking
 	emptied bool         // opened to replace a text, and nothing written since
-	writers map[int]bool // processes that wrote
+	writers map[int]bool // pids of the processes that wrote
 	dirty   bool         // there is something to commit
-	// work is what an fsync has begun, whose end the next close of who opened the file tells.
+	// work is what an fsync has begun. The next close by the owner tells how it ended.
 	work *runtime.Completion
 	// committed: what buf held was committed through this handle.
 	committed bool
 	refused   syscall.Errno
-	// abandoned: a writer was killed half-way, so that what is there is not
-	// what anybody meant.
+	// abandoned: a writer was killed half-way, so that nobody meant what is there.
 	abandoned bool
 }
 
@@ -75,8 +74,8 @@ func (h *draftHandle) Read(_ context.Context, dest []byte, off int64) (fuse.Read
 	return fuse.ReadResultData(dest[:n]), 0
 }
 
-// Write takes a piece of the text. What no further text could mend is refused
-// here already, since the builtin echo and printf of shells do not look at close.
+// Write takes a piece of the text. It refuses here already what no further text could mend,
+// since the builtin echo and printf of shells ignore the result of close.
 func (h *draftHandle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
 	who := tgid(caller(ctx).PID)
 	h.mu.Lock()
@@ -107,9 +106,9 @@ func (h *draftHandle) Write(ctx context.Context, data []byte, off int64) (uint32
 	}
 	h.writers[who] = true
 	h.dirty, h.emptied = true, false
-	h.paid += len(data)
+	h.credit += len(data)
 	runtime.Fault("config.part")
-	if next && bytes.IndexByte(data, '\n') >= 0 && h.worthALook(lookWork) {
+	if next && bytes.IndexByte(data, '\n') >= 0 && h.worthChecking(checkWork) {
 		if err := h.doc.checkPrefix(h.buf); err != nil {
 			return 0, h.refuse(err)
 		}
@@ -117,27 +116,28 @@ func (h *draftHandle) Write(ctx context.Context, data []byte, off int64) (uint32
 	return uint32(len(data)), 0
 }
 
-// lookWork is how much of a draft is looked at for each byte of it that is written, before
-// it is committed, and lastLookWork is the same with the verdict at a close. A look is at
-// all of the draft, and a write may be of one byte.
+// checkWork is how many bytes of a draft are checked, before it is committed, for each byte
+// that is written. lastCheckWork is the same with the check at a close. A check is of the
+// whole draft, and a write may be of one byte.
 const (
-	lookWork     = 32
-	lastLookWork = lookWork + 8
+	checkWork     = 32
+	lastCheckWork = checkWork + 8
 )
 
-// worthALook reports whether the draft may be looked at once more. All lines of a draft of
-// up to 2*lookWork lines are, if they have about the same length and come one by one, as
-// the builtins of bash write them; of a longer one more and more come together. mu is held.
-func (h *draftHandle) worthALook(work int) bool {
-	if h.looked+len(h.buf) > work*h.paid {
+// worthChecking reports whether the draft may be checked once more. Suppose that the lines
+// have about the same length and come one by one, as the builtins of bash write them. Then
+// a draft of up to 2*checkWork lines is checked after each line, and a longer one after more
+// and more lines at a time. mu is held.
+func (h *draftHandle) worthChecking(work int) bool {
+	if h.checked+len(h.buf) > work*h.credit {
 		return false
 	}
-	h.looked += len(h.buf)
+	h.checked += len(h.buf)
 	return true
 }
 
-// refuse poisons the handle: without it the flush would commit what was written
-// up to the fault.
+// refuse makes the handle fail from now on. Else the flush would commit what was written up
+// to the fault.
 func (h *draftHandle) refuse(err error) syscall.Errno {
 	h.refused, h.emptied = toErrno(h.doc.refuse(err)), false
 	return h.refused
@@ -149,8 +149,8 @@ func (h *draftHandle) truncate(size uint64) syscall.Errno {
 	if size > runtime.MaxConfigSize {
 		return h.refuse(runtime.ErrConfigTooBig)
 	}
-	// A flush follows every truncation that a program makes before it writes. To
-	// a text that was committed through this very handle it is a change.
+	// A truncation alone is nothing to commit: a program makes it before it writes. But it
+	// changes a text that was committed through this very handle.
 	h.dirty = h.dirty || h.committed && size != uint64(len(h.buf))
 	if size <= uint64(len(h.buf)) {
 		h.buf = h.buf[:size]
@@ -160,13 +160,13 @@ func (h *draftHandle) truncate(size uint64) syscall.Errno {
 	return 0
 }
 
-// Flush commits when the writer closes the file, and gives it the verdict.
+// Flush commits when the writer closes the file, and tells it the result.
 //
-// Every process that has the file open flushes it when it exits, also a forked
-// child in the middle of somebody else's writing. The flush that commits is that
-// of the process that opened the file. One that has written all there is gets a
-// verdict, too, but more may follow, so nothing is committed yet: dash opens the
-// file itself for `cat a > config.yaml`, cat writes it, and dash closes it next.
+// Every process that has the file open flushes it when it exits, also a forked child while
+// another process writes. The flush that commits is that of the process that opened the
+// file. A process that has written all there is is told whether that is valid, too. But
+// more may follow, so nothing is committed yet: for `cat a > config.yaml` dash opens the
+// file itself, cat writes it, and dash closes it next.
 func (h *draftHandle) Flush(ctx context.Context) syscall.Errno {
 	work, errno := h.flush(ctx)
 	if work == nil {
@@ -196,21 +196,21 @@ func (h *draftHandle) flush(ctx context.Context) (*runtime.Completion, syscall.E
 		}
 		h.work = nil
 		if !wrote {
-			// It has passed the file on, to one that has closed it: what waits is no
-			// business of its own. See ctlHandle.Flush.
+			// It has passed the file on to the process that wrote, and does not wait
+			// for that one's work. See ctlHandle.Flush.
 			work = nil
 		}
 		return work, errno
 	}
-	if wrote && len(h.writers) == 1 && h.dirty && h.refused == 0 && h.worthALook(lastLookWork) {
+	if wrote && len(h.writers) == 1 && h.dirty && h.refused == 0 && h.worthChecking(lastCheckWork) {
 		return nil, toErrno(h.doc.check(h.buf))
 	}
 	return nil, 0
 }
 
-// Fsync commits for whoever asks: an editor that wants to know before it closes. For the work
-// of a commit it does not wait, as the close does: the kernel holds the lock of the inode, and
-// who wants to chmod the file meanwhile could not even be killed.
+// Fsync commits for any process: an editor wants to know the result before it closes. It does
+// not wait for the work of the commit, as the close does. The kernel holds the inode's lock
+// meanwhile, and a process that waited for that lock, in a chmod, could not even be killed.
 func (h *draftHandle) Fsync(context.Context, uint32) syscall.Errno {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -221,15 +221,15 @@ func (h *draftHandle) Fsync(context.Context, uint32) syscall.Errno {
 	return errno
 }
 
-// Release commits what no flush has: a file that was passed on to another process
-// and closed last there. Nobody sees this verdict but the reader of last_error.
+// Release commits what no flush has: a file that was passed on to another process and closed
+// last there. Only last_error has this result.
 func (h *draftHandle) Release(context.Context) syscall.Errno {
 	defer h.lease.end()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.emptied {
-		// An empty configuration is none. It can't be told earlier from the
-		// close of a shell's spare descriptor, before the text is written.
+		// An empty configuration is none. Before, a flush with nothing written may also
+		// be that of a shell which closes a spare descriptor.
 		return toErrno(h.doc.refuse(fmt.Errorf("%w: nothing was written; the configuration stays as it was", runtime.ErrInvalid)))
 	}
 	_, errno := h.commit()

@@ -10,9 +10,8 @@ import (
 	"github.com/boxlitefs/boxlite/runtime/rootfs"
 )
 
-// errnos maps what the core says to what a client gets. The order counts where
-// one error wraps another: what a start failed of is the core's business, that it
-// failed is EIO.
+// errnos maps errors of the core to what a client gets. The order counts where one error
+// wraps another: a start that fails is EIO, whatever it failed of.
 var errnos = []struct {
 	err   error
 	errno syscall.Errno
@@ -40,7 +39,7 @@ var errnos = []struct {
 	{image.ErrInUse, syscall.EBUSY},
 	{image.ErrNotFound, syscall.ENOENT},
 	{context.Canceled, syscall.EINTR},
-	// What the disk says is worth passing on as it is.
+	// Errors of the disk are passed on as they are.
 	{syscall.ENOSPC, syscall.ENOSPC},
 	{syscall.EDQUOT, syscall.EDQUOT},
 	{syscall.EROFS, syscall.EROFS},
@@ -49,8 +48,8 @@ var errnos = []struct {
 	{syscall.ENOMEM, syscall.ENOMEM},
 }
 
-// toErrno is the only place that knows an errno for an error of the core. EIO
-// stands for the unknown.
+// toErrno gives the errno for an error of the core, and is the only place that does. EIO
+// stands for an error that is not in errnos.
 func toErrno(err error) syscall.Errno {
 	if err == nil {
 		return 0

@@ -49,8 +49,8 @@ func execStream(p place, open func(*runtime.Exec, runtime.By) (runtime.Stream, e
 
 func execIno(e *runtime.Exec, index int) uint64 { return (e.Serial()+1)*inoPerBox + uint64(index) }
 
-// execsDir is exec/ of a box, where mkdir makes an exec and rmdir removes one. Who has it
-// may run commands in the box.
+// execsDir is exec/ of a box, where mkdir makes an exec and rmdir removes one. A user to whom
+// it is given may run commands in the box.
 type execsDir struct {
 	dir
 	box *runtime.Box
@@ -96,7 +96,7 @@ func (d *execsDir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 	return d.fs.list(ctx, out)
 }
 
-// Mkdir makes an exec, which belongs to who asks.
+// Mkdir makes an exec, which belongs to the client.
 func (d *execsDir) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	c, ok := fuse.FromContext(ctx)
 	if !ok {
@@ -113,7 +113,7 @@ func (d *execsDir) Mkdir(ctx context.Context, name string, mode uint32, out *fus
 	return d.enter(ctx, e, out)
 }
 
-// Rmdir removes an exec that has no process, for root or whom it belongs to.
+// Rmdir removes an exec that has no process, for root or the exec's owner.
 func (d *execsDir) Rmdir(ctx context.Context, name string) syscall.Errno {
 	c, ok := fuse.FromContext(ctx)
 	if !ok {
@@ -162,7 +162,7 @@ func (d *execDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	return list(d.entries()), 0
 }
 
-// execTarget is an exec as what commands are given to.
+// execTarget is an exec as a target of commands.
 type execTarget struct{ *runtime.Exec }
 
 func (t execTarget) verbs() string                 { return execVerbs }

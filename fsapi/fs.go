@@ -11,9 +11,9 @@ import (
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
-// long is how long the kernel may keep names and attributes. They are dropped
-// explicitly when they change.
-const long = time.Hour
+// cacheTime is how long the kernel may keep names and attributes. It is made to forget them
+// when they change.
+const cacheTime = time.Hour
 
 // FS is the control filesystem of one Runtime.
 type FS struct {
@@ -30,22 +30,21 @@ type FS struct {
 	budget  *budget
 	// closing wakes every waiting reader when the daemon shuts down.
 	closing chan struct{}
-	// serving says that the kernel can be told of changes; see early.
-	serving atomic.Bool
-	earlyMu sync.Mutex
-	rooted  bool     // under earlyMu: the tree has its root
-	missed  []func() // under earlyMu: what is to be told once serving
+	// serving says that the kernel can be told of changes; see postpone.
+	serving    atomic.Bool
+	postponeMu sync.Mutex // guards what follows, down to postponed; nothing is waited for under it
+	rooted     bool       // the tree has its root
+	postponed  []func()
 
 	notifier *notifier
 	end      func(value any, stack []byte) // see OnPanic
-	// rootGen tells apart what is shown of the files of boxes, see rootNode.
+	// rootGen is the last generation of a rootNode.
 	rootGen atomic.Uint64
 }
 
-// New returns the filesystem, which is not yet mounted. version is what the file
-// of that name gives, and reg what the file metrics does, with what the filesystem
-// adds of its own. The runtime it shows is given to Serve: that needs the
-// filesystem first, as its observer.
+// New returns the filesystem, which is not yet mounted. version is the contents of the file
+// of that name. The file metrics shows reg, to which the filesystem adds metrics of its own.
+// The runtime is given to Serve: it needs the filesystem first, as its observer.
 func New(version string, log *logrus.Entry, reg *prometheus.Registry) *FS {
 	f := &FS{log: log, version: version, began: time.Now(), closing: make(chan struct{}), lane: newLane()}
 	f.metrics = newMetrics(reg, func(err error) {
@@ -60,16 +59,16 @@ func New(version string, log *logrus.Entry, reg *prometheus.Registry) *FS {
 	return f
 }
 
-// Close wakes every waiting reader: its read fails with ESHUTDOWN. It ends the
-// notifier, so that the mount can be taken away.
+// Close wakes every reader that waits: its read fails with ESHUTDOWN. It also ends the
+// notifier, so that the filesystem can be unmounted.
 func (f *FS) Close() {
 	close(f.closing)
 	f.notifier.close()
 }
 
-// Inode numbers: the fixed files have small ones, a box has a range of its own,
-// made from its serial, which is never used again. So a handle on a removed box
-// never becomes one on its successor of the same name.
+// Inode numbers. The fixed files have small ones. A box or an exec has a range of its own,
+// made from its serial, which is never used again. So a handle on a removed box never becomes
+// one on a later box of the same name.
 const (
 	inoRoot = 1 + iota
 	inoBoxes

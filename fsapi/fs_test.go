@@ -99,7 +99,7 @@ func TestWhatChangesWhileTheMountIsMadeIsToldThen(t *testing.T) {
 		}
 	}
 
-	f.serve()
+	f.startServing()
 	for path, old := range paths {
 		if now := size(t, filepath.Join(mnt, path)); now == old {
 			t.Errorf("%s: the kernel still says %s", path, now)
@@ -119,7 +119,7 @@ func TestNothingIsSentWithoutAServer(t *testing.T) {
 	change()                           // a sent one panics
 	fs.NewNodeFS(f.top, &fs.Options{}) // the tree has its root, and no connection
 	change()
-	if len(f.missed) != 3 {
-		t.Errorf("%d are kept, not 3", len(f.missed))
+	if len(f.postponed) != 3 {
+		t.Errorf("%d are kept, not 3", len(f.postponed))
 	}
 }

@@ -13,12 +13,12 @@ import (
 	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
-// imagesDir is images/, where rmdir removes an image. They come by themselves, since a box
-// that needs one has it pulled, or by images/ctl.
+// imagesDir is images/, where rmdir removes an image. An image is pulled when a box needs it,
+// or by images/ctl.
 type imagesDir struct {
 	dir
-	mu      sync.Mutex
-	changed time.Time // when an image last came or went
+	mu      sync.Mutex // guards what follows; the image store is read under it
+	changed time.Time  // when an image last came or went
 	serials map[imageID]uint64
 	next    uint64
 }
@@ -41,8 +41,8 @@ var (
 // inoImages is where the inode numbers of images begin, far from those of boxes.
 const inoImages = 1 << 62
 
-// ino returns the inode number of an image's directory; the next is that of its file.
-// None is used twice.
+// ino returns the inode number of an image's directory. The next number is that of its file.
+// No number is used twice.
 func (d *imagesDir) ino(i *image.Image) uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -74,12 +74,11 @@ func (d *imagesDir) touch() {
 func (d *imagesDir) stat() (attr, syscall.Errno) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.own(attr{nlink: 2 + uint32(len(d.fs.rt.Images().List())), mtime: d.changed, timeout: long})
+	return d.own(attr{nlink: 2 + uint32(len(d.fs.rt.Images().List())), mtime: d.changed, timeout: cacheTime})
 }
 
-// entries are the files of images/. No image has such a name: each has an @ in it. The ctl is
-// root's: what an image is asked for with are the daemon's credentials, and it takes the
-// daemon's disk.
+// entries are the files of images/. No image has such a name, since that of an image has an
+// @. The ctl belongs to root: a pull uses the daemon's credentials, and takes its disk.
 func (d *imagesDir) entries() []entry {
 	own := func(name string, mode uint32) place {
 		return place{fs: d.fs, of: d.of, name: name, mode: mode}
@@ -91,7 +90,7 @@ func (d *imagesDir) entries() []entry {
 		{"last_error", inoImagesError, fuse.S_IFREG, func() stater {
 			return &snapshotFile{node{place: own("last_error", 0o444)}, func() (*runtime.Text, attr) {
 				s, at := d.fs.rt.ImagesError()
-				return line(s), attr{mtime: at, timeout: long}
+				return line(s), attr{mtime: at, timeout: cacheTime}
 			}}
 		}},
 	}
@@ -108,8 +107,8 @@ func (d *imagesDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut)
 	}
 	shown := &imageDir{dir{node{place: place{fs: d.fs, of: ofImage{d.fs, idOf(i)}, mode: 0o755}}}, idOf(i), d.ino(i)}
 	in, errno := enter(ctx, d.EmbeddedInode(), shown, shown.ino, fuse.S_IFDIR, out)
-	// A prune takes it away without the kernel, which is not told: an rmdir, which does so
-	// too, holds the directory.
+	// The name is not cached. A prune removes an image, and can't make the kernel forget it:
+	// an rmdir of an image holds the lock of the directory that this would take.
 	out.SetEntryTimeout(0)
 	return in, errno
 }
@@ -170,7 +169,8 @@ func (d *imageDir) entries() []entry {
 			if i == nil {
 				return nil, attr{}
 			}
-			// Which boxes use it changes without a word.
+			// It is not announced when the boxes that use the image change, so the size
+			// is not cached.
 			return d.fs.rt.ImageText(i), attr{mtime: i.Pulled}
 		}}
 	}}}
@@ -194,7 +194,7 @@ func (f *FS) image(id imageID) *image.Image {
 	return nil
 }
 
-// ofImage: the file is about an image, is root's and stays so.
+// ofImage: the file is about an image. It belongs to root for good.
 type ofImage struct {
 	fs *FS
 	id imageID

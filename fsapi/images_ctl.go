@@ -7,7 +7,7 @@ import (
 	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
-// imagesTarget is the store of images as what commands are given to.
+// imagesTarget is the image store as a target of commands.
 type imagesTarget struct{ rt *runtime.Runtime }
 
 const imagesVerbs = "pull REFERENCE, prune [all]"

@@ -7,22 +7,21 @@ import (
 	"syscall"
 )
 
-// lane lets those through who only look, a few at a time: root's first, else in the order in
-// which they came.
+// lane admits requests that only read, a few at a time: root's first, then the others in the
+// order in which they came.
 //
-// Every request has a goroutine, and a goroutine that can run keeps others from running:
-// with all processors busy the Go scheduler looks for what descriptors and timers have to
-// tell every 10 ms at best, and a command has several such steps. So those who only look
-// get half the processors, and the rest is there for commands: what is written to ctl or
-// config.yaml and its close, mkdir and rmdir, and whatever root does, wait for nobody who
-// reads.
+// Every request has a goroutine, and a goroutine that can run keeps others from running. With
+// all processors busy the Go scheduler polls descriptors and timers every 10 ms at best, and
+// a command has several steps that wait for these. So requests that only read get half the
+// processors, and the rest is there for commands. A write to ctl or config.yaml and its
+// close, a mkdir or rmdir, and whatever root does, wait for no reader.
 //
-// The answers of those who wait in wait/ go through the lane as well, also root's: an event
-// may wake ten thousand of them at once.
+// The answers to reads that block go through the lane as well, also root's: an event may wake
+// ten thousand of them at once.
 type lane struct {
-	mu          sync.Mutex
+	mu          sync.Mutex // guards what follows; nothing is waited for under it
 	free        int
-	root, users []chan struct{} // who waits to be let in
+	root, users []chan struct{} // closed to admit one
 }
 
 func newLane() *lane { return &lane{free: max(1, goruntime.GOMAXPROCS(0)/2)} }
@@ -33,7 +32,7 @@ func (l *lane) enter(root bool) {
 	}
 }
 
-// queue returns nil if there is room, else what tells when there is.
+// queue returns nil if there is room, else a channel that is closed when there is.
 func (l *lane) queue(root bool) <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -63,8 +62,8 @@ func (l *lane) leave() {
 	l.free++
 }
 
-// read lets a request through that only looks; the caller leaves when it is answered.
-// Root's waits for nobody.
+// read admits a request that only reads. The caller leaves when it is answered. Root's
+// requests do not wait.
 func (l *lane) read(uid uint32) (leave func()) {
 	if uid == 0 {
 		return func() {}
@@ -80,13 +79,13 @@ type turn struct {
 	root   bool
 }
 
-// turn is asked for by a read that lane.read has let through, and that may have to wait.
+// turn is asked for by a read that lane.read has admitted, and that may block.
 func (l *lane) turn(ctx context.Context) turn {
 	root := caller(ctx).UID == 0
 	return turn{lane: l, inside: !root, root: root}
 }
 
-// await waits outside of the lane, and comes back in for the answer.
+// await waits outside of the lane, and enters it again for the answer.
 func (t *turn) await(wait func() syscall.Errno) syscall.Errno {
 	if t.inside {
 		t.lane.leave()
@@ -97,7 +96,8 @@ func (t *turn) await(wait func() syscall.Errno) syscall.Errno {
 	return errno
 }
 
-// end gives up what lane.read does not know of.
+// end leaves the lane for a request of root's: it was entered by await, of which lane.read does
+// not know.
 func (t *turn) end() {
 	if t.root && t.inside {
 		t.lane.leave()

@@ -81,7 +81,7 @@ func shownTree(t *testing.T, private bool) map[string]string {
 		modes[path] = "0" + word[1]
 	}
 	// It is not listed, and there only while a container runs.
-	modes["boxes/X/root/"] = fmt.Sprintf("%04o", (&rootTree{fs: f, box: b}).guarded().Mode&0o7777)
+	modes["boxes/X/root/"] = fmt.Sprintf("%04o", (&rootTree{fs: f, box: b}).topInfo().Mode&0o7777)
 	return modes
 }
 
@@ -258,8 +258,8 @@ func TestTheManualHasTheBounds(t *testing.T) {
 		{execPage, "A box has at most %s execs", boxes.MaxExecs},
 		{execPage, "if that takes more than %s s", int(boxes.KillBound.Seconds())},
 		{rootPage, "deeper than %s levels", maxDepth},
-		{rootPage, "is kept, for %s ms", int(rootHold.Milliseconds())},
-		{rootPage, "and that a directory is one, for %s ms", int(rootDirHold.Milliseconds())},
+		{rootPage, "is kept, for %s ms", int(rootAttrTime.Milliseconds())},
+		{rootPage, "and that a directory is one, for %s ms", int(rootNameTime.Milliseconds())},
 	} {
 		number := strconv.Itoa(c.is)
 		if len(number) > 3 {

@@ -25,8 +25,7 @@ type metrics struct {
 	waiting   *prometheus.GaugeVec
 	lag       prometheus.Histogram
 
-	// Nobody can make the daemon gather twice at a time, nor gather again for each
-	// of many that ask at once.
+	// The metrics are gathered once at a time, and once for all requests that come meanwhile.
 	families *shared[gathered]
 	text     *shared[[]byte]
 }
@@ -72,17 +71,17 @@ func newMetrics(reg *prometheus.Registry, complain func(error)) *metrics {
 		g := m.families.get()
 		text, err := render(g.families)
 		if err = errors.Join(g.err, err); err != nil {
-			complain(err) // what could be had is given all the same
+			complain(err) // the others are given all the same
 		}
 		return text
 	})
 	return m
 }
 
-// notified tells how long after a change its watchers were told.
+// notified counts how long after a change its watchers were told.
 func (m *metrics) notified(lag time.Duration) { m.lag.Observe(lag.Seconds()) }
 
-// waiter returns the gauge of those who wait in a file.
+// waiter returns the gauge of the reads that wait in a file.
 func (m *metrics) waiter(file string) prometheus.Gauge {
 	return m.waiting.WithLabelValues(path.Base(file))
 }
@@ -99,22 +98,22 @@ func render(families []*dto.MetricFamily) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Gather returns the metrics of this moment. All that ask while others are being
-// served share one answer, which was begun after each of them had asked.
+// Gather returns the metrics of this moment. Calls that come while others are being answered
+// share one answer, which is begun after each of them came.
 func (f *FS) Gather() ([]*dto.MetricFamily, error) {
 	g := f.metrics.families.get()
 	return g.families, g.err
 }
 
-// shared makes a value for all who ask at the same time. One is made at a time, and
-// who comes while one is being made gets the next: never what was begun before he
-// asked.
+// shared makes one value for all calls that come at the same time. One is made at a time. A
+// call that comes while one is being made gets the next, and never a value that was begun
+// before the call.
 type shared[T any] struct {
 	of   func() T
 	turn chan struct{} // is full while one is made
 
-	mu   sync.Mutex
-	next *sharing[T] // not begun yet; under mu
+	mu   sync.Mutex  // guards next; nothing is waited for under it
+	next *sharing[T] // not begun yet
 }
 
 type sharing[T any] struct {
@@ -148,8 +147,8 @@ func (s *shared[T]) get() T {
 	return v.value
 }
 
-// metricsFile is the file metrics. Its size is 0, as in procfs: how much there will be is
-// known only once it has been made, and a stat must not make it.
+// metricsFile is the file metrics. Its size is 0, as in procfs: the size is known only once
+// the text has been made, and a stat must not make it.
 type metricsFile struct{ node }
 
 var (
@@ -159,7 +158,7 @@ var (
 )
 
 func (m *metricsFile) stat() (attr, syscall.Errno) {
-	return m.own(attr{mtime: m.fs.began, timeout: long})
+	return m.own(attr{mtime: m.fs.began, timeout: cacheTime})
 }
 
 // Open gathers the metrics that all reads through the handle give.
@@ -167,7 +166,7 @@ func (m *metricsFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, ui
 	if errno := readOnly(flags); errno != 0 {
 		return nil, 0, errno
 	}
-	// Outside of the lane: who waits for its turn there could not share what is made.
+	// Outside of the lane: a request that waited for its turn there could not share the text.
 	turn := m.fs.lane.turn(ctx)
 	defer turn.end()
 	var text []byte

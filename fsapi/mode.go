@@ -2,8 +2,8 @@ package fsapi
 
 import "github.com/hanwen/go-fuse/v2/fuse"
 
-// noMode marks the mode of a mkdir whose client asks for none: mkdir(1) and the like say
-// 0777, from which the kernel takes the umask. It is none of the bits of a mode.
+// noMode marks the mode of a mkdir whose client asks for no particular one: mkdir(1) and the
+// like ask for 0777, and the kernel masks it by the umask. It is no bit of a mode.
 const noMode = 1 << 31
 
 // private are the files that tell what boxes say and do, below the root and in each box.
@@ -11,8 +11,8 @@ var private = map[string]bool{
 	"log": true, "info.json": true, "events": true, "stats": true, "metrics": true, "wait/log": true, "wait/event": true,
 }
 
-// KeepPrivate keeps what boxes say and do from all but their owner and group. It is for
-// before Serve.
+// KeepPrivate hides what boxes say and do from all but their owner and group. It comes before
+// Serve.
 func (f *FS) KeepPrivate() { f.private = true }
 
 // mode returns the mode of a file of that name which has the given one by default.

@@ -22,18 +22,19 @@ import (
 // fsType is the type of the mount as mountinfo shows it.
 const fsType = "fuse.boxlite"
 
-// maxWrite and maxRead are the greatest write and read that the kernel sends, in bytes;
-// it cuts greater ones up. A read has a buffer of its size for as long as it waits, and
-// cat asks for 128 KiB: a thousand of them in wait/ would take that a thousand times.
+// maxWrite and maxRead are the greatest write and read that the kernel sends, in bytes. It
+// splits greater ones. A read has a buffer of its size for as long as it blocks. cat asks for
+// 128 KiB, and a thousand of them in wait/ would take that a thousand times.
 const (
 	maxWrite = 128 << 10
 	maxRead  = 16 << 10
 )
 
-// probeBound is how long a mount that is in the way has to answer.
+// probeBound is how long a mount at the mount point has to answer.
 const probeBound = 2 * time.Second
 
-// ErrMountBusy says that something that lives is mounted at the mount point.
+// ErrMountBusy says that the mount point is in use: something is mounted there that is not
+// dead, or it is not empty.
 var ErrMountBusy = errors.New("the mount point is in use")
 
 // Mount is a mounted control filesystem.
@@ -41,12 +42,12 @@ type Mount struct {
 	path   string
 	device string // major:minor, as mountinfo shows it
 	server *fuse.Server
-	below  int // the directory that is mounted on, locked; open for good
+	below  int // descriptor of the directory under the mount, locked; never closed
 }
 
-// ClearMountPoint makes path ready for a mount: it creates the directory if need
-// be, and takes away what a dead boxlited left there. Whatever is mounted there
-// and alive is refused with ErrMountBusy, and so is a directory that is not empty.
+// ClearMountPoint makes path ready for a mount. It creates the directory if need be, and
+// unmounts what a dead boxlited left there. It fails with ErrMountBusy if anything else is
+// mounted there, or the directory is not empty.
 func ClearMountPoint(path string) error {
 	for {
 		found, err := mountedAt(path)
@@ -83,8 +84,8 @@ func ClearMountPoint(path string) error {
 	return nil
 }
 
-// probe asks a mount that is not ours whether it lives. It asks for what is never
-// cached, in a goroutine of its own, since a hung one never answers.
+// probe asks a mount of another process whether it lives: it asks for what is never cached.
+// It does so in a goroutine of its own, since a mount that hangs never answers.
 func probe(path string) error {
 	answer := make(chan error, 1)
 	go func() {
@@ -102,9 +103,9 @@ func probe(path string) error {
 // Serve mounts the control filesystem of rt at path and answers requests from
 // then on. The mount point has to be clear.
 //
-// The mount is made here and not by go-fuse, whose descriptor of /dev/fuse would
-// be inherited by every child: while one lives, clients of a killed daemon would
-// hang instead of getting ENOTCONN.
+// The mount is made here and not by go-fuse. Every child would inherit the descriptor of
+// /dev/fuse that go-fuse opens. While one of them lived, clients of a killed daemon would hang
+// instead of getting ENOTCONN.
 func (f *FS) Serve(rt *runtime.Runtime, path string) (_ *Mount, err error) {
 	f.rt = rt
 	// Two daemons may both have found the mount point clear.
@@ -126,7 +127,7 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (_ *Mount, err error) {
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(below))
 	}
-	// Between fork and exec it has all descriptors.
+	// Before /dev/fuse is open: between fork and exec the child has all descriptors.
 	f.notifier.prepare(path)
 	defer func() {
 		if err != nil {
@@ -149,8 +150,8 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (_ *Mount, err error) {
 	}
 	if err == nil {
 		m.device = found.device
-		// A nil Options would cache for a second; these cache nothing but what
-		// says so itself.
+		// Without Options the kernel would cache everything for a second. With these it
+		// caches what has a timeout of its own.
 		var none time.Duration
 		options := &fs.Options{
 			EntryTimeout: &none, AttrTimeout: &none, NegativeTimeout: &none,
@@ -179,16 +180,16 @@ func (f *FS) Serve(rt *runtime.Runtime, path string) (_ *Mount, err error) {
 		return nil, errors.Join(fmt.Errorf("serve %s: %w", path, err), unix.Unmount(path, unix.MNT_DETACH))
 	}
 	f.notifier.begin(m.device)
-	f.serve()
+	f.startServing()
 	return m, nil
 }
 
 // Wait returns when the filesystem is no longer mounted.
 func (m *Mount) Wait() { m.server.Wait() }
 
-// Unmount takes the mount away, at once if nothing is open on it. Else it
-// vanishes from the tree of files, and whoever still has a file open gets
-// ECONNABORTED when the process exits.
+// Unmount unmounts the filesystem, at once if nothing is open on it. Else it is detached: no
+// path leads there any more, and a client that still has a file open gets ECONNABORTED when
+// the daemon exits.
 func (m *Mount) Unmount() error {
 	found, err := mountedAt(m.path)
 	if err != nil {
@@ -218,9 +219,8 @@ func (m *mountPoint) minor() string {
 	return minor
 }
 
-// mountedAt returns what is mounted at exactly this path, the uppermost if there
-// are several, or nil. It looks into mountinfo: to look at the path itself could
-// hang.
+// mountedAt returns what is mounted at exactly this path, the uppermost if there are several,
+// or nil. It reads mountinfo: to stat the path itself could hang.
 func mountedAt(path string) (*mountPoint, error) {
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

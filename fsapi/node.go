@@ -46,7 +46,7 @@ type place struct {
 	mode uint32 // permission bits by default
 }
 
-// own completes what a file in this place shows by whom it belongs to.
+// own adds the mode and the owner to what a file in this place shows.
 func (p place) own(a attr) (attr, syscall.Errno) {
 	a.mode, a.nlink = p.mode, max(a.nlink, 1)
 	return p.of.own(p.name, a)
@@ -104,9 +104,9 @@ func answerSetattr(s stater, out *fuse.AttrOut) syscall.Errno {
 	return errno
 }
 
-// drop makes the kernel forget the file if the box that it is in is removed. Whoever closes
-// a file calls it. By itself the kernel keeps what was open at the removal until it is short
-// of memory, and with it all that is known here of the box.
+// drop makes the kernel forget the file if the box that it is in is removed. It is called when
+// an open file is released. By itself the kernel keeps a file that was open at the removal
+// until it is short of memory, and with the file all that is known here of the box.
 func (n *node) drop() { n.fs.drop(n.of.inBox(), n.EmbeddedInode()) }
 
 // enter answers a lookup of child. Its attributes are not cached from that: they
@@ -118,7 +118,7 @@ func enter(ctx context.Context, parent *fs.Inode, child stater, ino uint64, kind
 		return nil, errno
 	}
 	a.fill(&out.Attr, ino, kind)
-	out.SetEntryTimeout(long)
+	out.SetEntryTimeout(cacheTime)
 	if _, ok := child.(*boxDir); ok {
 		// But a box's directory changes only by chown, which goes through the
 		// kernel, and `ls -l boxes` looks up a thousand of them.
@@ -199,7 +199,7 @@ var (
 )
 
 func (d *fixedDir) stat() (attr, syscall.Errno) {
-	return d.own(attr{nlink: 2, mtime: d.mtime, timeout: long})
+	return d.own(attr{nlink: 2, mtime: d.mtime, timeout: cacheTime})
 }
 
 // Lookup finds a fixed name.

@@ -19,17 +19,16 @@ import (
 // while nothing changes. A mark is taken away before the file is touched, so that whoever
 // reads a file at its last event reads its last state.
 
-// pathsMax is how many files of a box's execs are kept to be told of while there is no
-// notifier to tell.
+// pathsMax is how many files of a box's execs may be dirty while there is no notifier.
 const pathsMax = 1024
 
-// watched are the fields whose files watchers of a box's directory are told of.
-// Other files are touched only if the kernel has them, since somebody may watch
-// them then; these are the contract's.
+// watched are the fields whose files are always touched, for watchers of the box's directory:
+// the manual promises it. Another file is touched only if the kernel has it, since only then
+// may somebody watch it.
 const watched = runtime.FieldStatus | runtime.FieldHealth | runtime.FieldExitCode | runtime.FieldPID |
 	runtime.FieldLastError | runtime.FieldEvents | runtime.FieldLog
 
-// urgent are those that come before all others, of whatever box.
+// urgent are the fields that come before all others, of whatever box.
 const urgent = runtime.FieldStatus | runtime.FieldHealth
 
 // The daemon's own files, as fields of no box.
@@ -40,7 +39,7 @@ const (
 	topImagesError
 )
 
-// marks are what is to be touched of one box, or of the daemon's own files.
+// marks are what is dirty of one box, or of the daemon's own files.
 type marks struct {
 	box    *runtime.Box // nil for the daemon's own
 	fields runtime.Field
@@ -81,7 +80,7 @@ type notifier struct {
 	// unavailable says that it is no use to wait for the notifier.
 	unavailable atomic.Bool
 
-	mu    sync.Mutex // guards what follows, down to quit; held for no request
+	mu    sync.Mutex // guards what follows, down to quit; only go-fuse's locks of inodes are taken under it
 	dirty map[*runtime.Box]*marks
 	order []*marks // of dirty, oldest first
 	// deletions are the pending ones, by the name of the box.
@@ -90,10 +89,9 @@ type notifier struct {
 	orphans   []*fs.Inode // files of removed boxes, of which watchers are to be told
 	// unlinking are the orphans that the notifier was asked for, by inode number.
 	unlinking map[string]*fs.Inode
-	// borrowed are files that the kernel has because the notifier looked them up,
-	// oldest first.
-	borrowed  []borrowed
-	refusedAt time.Time // of the last_error at the root that was told last
+	// dentries are the names that the kernel has looked up for the notifier, oldest first.
+	dentries  []dentry
+	refusedAt time.Time // time of the last_error at the top that was marked last
 	busy      bool      // deliver runs
 	closed    bool
 
@@ -116,12 +114,12 @@ func newNotifier(f *FS) *notifier {
 	}
 }
 
-// NotifyBy says how the notifier is started. Without it watchers see only what
-// clients do. It comes before Serve.
+// NotifyBy sets how the notifier is started. Without it watchers see only what clients do. It
+// comes before Serve.
 func (f *FS) NotifyBy(spawn inotify.Spawn) { f.notifier.spawn = spawn }
 
-// prepare starts the first notifier of a mount, before there is one. If it can't,
-// deliver tries again.
+// prepare starts the first notifier, before there is a mount. If it can't, deliver tries
+// again.
 func (n *notifier) prepare(mount string) {
 	if n.spawn == nil {
 		return
@@ -132,7 +130,7 @@ func (n *notifier) prepare(mount string) {
 	}
 }
 
-// begin begins to tell of changes in what was mounted on that device.
+// begin makes the notifier tell of changes. device is that of the mount.
 func (n *notifier) begin(device string) {
 	if n.spawn == nil {
 		return
@@ -206,7 +204,7 @@ func (n *notifier) marksOf(b *runtime.Box) *marks {
 	return m
 }
 
-// markTop makes the daemon's own files dirty that the kernel has.
+// markTop makes those of the daemon's own files dirty that the kernel has.
 func (n *notifier) markTop(events, lastError *fs.Inode) {
 	var fields runtime.Field
 	if events != nil {
@@ -224,7 +222,7 @@ func (n *notifier) markTop(events, lastError *fs.Inode) {
 	n.mark(nil, fields)
 }
 
-// wake sees to it that something delivers. mu is held.
+// wake starts deliver unless it runs. mu is held.
 func (n *notifier) wake() {
 	if n.busy || n.closed {
 		return

@@ -392,7 +392,7 @@ func TestFilesThatOnlyTheNotifierLooksUpAreNotKept(t *testing.T) {
 		f.BoxChanged(b, watched)
 	}
 	await(t, "all to be told", func() bool { return told()-before >= 60*7 })
-	await(t, "the kernel to forget", func() bool { return kept() <= borrowMax })
+	await(t, "the kernel to forget", func() bool { return kept() <= dentriesMax })
 	if kept() == 0 {
 		t.Error("it keeps none at all")
 	}

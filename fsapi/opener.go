@@ -15,10 +15,10 @@ import (
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
-// The kernel asks who may use a file when it is opened, and never again. That is right for
-// what is read; but who was given a box, an exec or its streams, and has had them taken
-// away, would go on to drive them through what he has kept open. So these files ask again
-// at each use, whether whoever has opened them might open them now.
+// The kernel checks the right to use a file when it is opened, and never again. That is right
+// for a file that is only read. But suppose that a user was given a box, an exec or its
+// streams, and has had them taken away. He would go on to use them through the files that he
+// has kept open. So these files check at each use whether their opener could open them now.
 
 // The rights to a file, as in the last three bits of a mode.
 const (
@@ -26,14 +26,14 @@ const (
 	mayWrite = 2
 )
 
-// errRevoked says that a file was open before it was taken away.
+// errRevoked says that a file was taken away from its opener.
 var errRevoked = errors.New("the file was given to somebody else since it was opened")
 
 // opener is who has opened a file.
 type opener struct {
 	uid, gid uint32
 	groups   []uint32
-	override bool // modes don't hold him
+	override bool // has CAP_DAC_OVERRIDE
 }
 
 // grant is the right to use an open file.
@@ -43,8 +43,8 @@ type grant struct {
 	want uint32
 }
 
-// newGrant returns the right to use a file of who opens it now. The kernel has let him by what
-// it knew of the file; that may have changed meanwhile.
+// newGrant returns the right of the client that opens a file now. The kernel has checked the
+// mode that it knew of. That may have changed meanwhile, so it is checked again.
 func newGrant(ctx context.Context, file stater, want uint32) (*grant, syscall.Errno) {
 	c, ok := fuse.FromContext(ctx)
 	if !ok {
@@ -52,9 +52,9 @@ func newGrant(ctx context.Context, file stater, want uint32) (*grant, syscall.Er
 	}
 	g := &grant{opener: opener{uid: c.Uid, gid: c.Gid, override: c.Uid == 0}, file: file, want: want}
 	if !g.override {
-		// Also for whom the mode lets in without: of a group he may be held by what is for
-		// all others. They are those of now, as they are of any open file; the thread waits
-		// for the answer meanwhile, so that its number stands for no other.
+		// They are read also if the mode lets the client in without its groups: a group may
+		// have fewer rights than all others. They are read at the open, as for any file. The
+		// thread waits for the answer, so its id stands for no other thread.
 		var caps uint64
 		g.groups, caps = credentials(int(c.Pid))
 		g.override = caps&(1<<unix.CAP_DAC_OVERRIDE) != 0
@@ -62,7 +62,7 @@ func newGrant(ctx context.Context, file stater, want uint32) (*grant, syscall.Er
 	return g, toErrno(g.check())
 }
 
-// check says why the file may not be used any more, if that is so.
+// check fails if the file may not be used any more.
 func (g *grant) check() error {
 	a, errno := g.file.stat()
 	switch {
@@ -86,9 +86,9 @@ func (g *grant) may(a attr) bool {
 	return mode&g.want == g.want
 }
 
-// mayGive reports whether somebody may change the owner or mode of a file. The kernel has
-// asked what it knew of the owner, and does not ask for news before that, as it does at an
-// open: a file that follows its directory may have another by now.
+// mayGive reports whether a client may change the owner or mode of a file. The kernel has
+// checked that with the owner that it knew of. Unlike at an open, it does not ask for the
+// present one before: a file that follows its directory may have another by now.
 func mayGive(c *fuse.Caller, a attr) bool {
 	if c.Uid == 0 || c.Uid == a.uid {
 		return true
@@ -128,7 +128,8 @@ func credentials(tid int) (groups []uint32, caps uint64) {
 	return groups, caps
 }
 
-// sameUserNamespace reports whether capabilities there count here.
+// sameUserNamespace reports whether the capabilities of a thread count in the daemon's user
+// namespace.
 func sameUserNamespace(task string) bool {
 	theirs, err := os.Readlink(task + "/ns/user")
 	if err != nil {

@@ -12,12 +12,12 @@ import (
 // maxQueue is how many commands may wait behind one.
 const maxQueue = 1024
 
-// orderBytes is what a command costs its user until it is over. What is under way through
-// an open costs requestBytes more.
+// orderBytes is what a command costs its user until it has ended. An open through which any
+// is under way costs requestBytes more.
 const orderBytes = 512
 
-// maxFailed is how many processes that share an open may have failed, and been told so,
-// before that is forgotten.
+// maxFailed is how many failed processes that share an open are remembered once they were
+// told.
 const maxFailed = 64
 
 var (
@@ -25,7 +25,7 @@ var (
 	errOvertaken = fmt.Errorf("%w: a kill that was given later wins", runtime.ErrCanceled)
 )
 
-// target is what commands are given to.
+// target is what takes commands: a box, an exec or the image store.
 type target interface {
 	// verbs are the commands it knows, for a message.
 	verbs() string
@@ -36,26 +36,27 @@ type target interface {
 	RefuseCommand(err error) error
 }
 
-// orders are the commands that are written through one open. They are carried out in
-// order, and what stands behind one that failed is not begun: it was written in the belief
-// that the first had worked.
+// orders are the commands that are written through one open. They are carried out in order.
+// A command behind one that failed is not begun: it was written in the belief that the first
+// would work.
 //
-// A kill is different. What was written before it and has not begun is not carried out any
-// more; what is written after it is, however that before has ended. A kill that is written
-// by itself begins at once, and one that stands behind a stop does so with the stop: it
-// waits for no grace.
+// A kill is different. A command that was written before the kill and has not begun is not
+// carried out any more. One that is written after the kill is, however the earlier ones have
+// ended. A kill that is written by itself begins at once. One that is written behind a stop
+// begins with the stop, and does not wait for its grace.
 //
-// What was accepted is carried out, also when the open is closed, or its writer dead. So it
-// counts against its user's budget until it is over, by itself and not with the open: else
-// who opens, writes and goes, again and again, would have any number of them wait.
+// A command that was accepted is carried out, also when the open is closed or its writer has
+// ended. So each counts against its user's budget until it has ended, and not until the open
+// is closed. Else a user who opens, writes and closes again and again could have any number
+// of them wait.
 type orders struct {
 	to     target
 	budget *budget
 
-	mu      sync.Mutex
-	carrier uint32   // uid that pays for what carries them out, while something is under way
-	now     *order   // under way; nil if nothing is
-	queue   []*order // behind it
+	mu      sync.Mutex // guards what follows; commands are given to the target, and the budget is charged, under it
+	payer   uint32     // uid of who pays for the goroutine that carries them out, while there is one
+	now     *order     // under way; nil if nothing is
+	queue   []*order   // behind it
 	writers map[proc]*writer
 }
 
@@ -64,23 +65,23 @@ type order struct {
 	by      runtime.By
 	from    proc
 	command runtime.Command
-	// epoch is how many kills the target had taken when the order was written, or was
-	// given itself. Once it has taken more, the order is not begun.
+	// epoch is how many kills the target had taken when the order was written; of a kill,
+	// with itself. Once the target has taken more, the order is not begun.
 	epoch uint64
 	begun bool
 	work  *runtime.Completion // of what has begun
 	err   error               // why it could not begin
-	// cut: a kill of the same process has overtaken it, and how it ends is no failure.
+	// cut: a kill by the same process has overtaken it, so that its end is no failure.
 	cut bool
 }
 
 // writer is a process that has written through the open. Its close waits for what it has
 // written itself.
 type writer struct {
-	pending int           // orders that are not over
-	idle    chan struct{} // closed when none is
-	err     error         // of the first that failed; valid then
-	told    bool
+	pending  int           // orders that have not ended
+	idle     chan struct{} // closed when none is
+	err      error         // of the first that failed; valid then
+	reported bool
 }
 
 // add accepts the commands of one write, or refuses them all.
@@ -104,7 +105,7 @@ func (q *orders) add(by runtime.By, from proc, commands []runtime.Command) error
 	if errno := q.budget.take(by.UID, cost); errno != 0 {
 		return errno
 	}
-	// As long as something is under way the state that a command will meet is not known.
+	// While a command is under way, the state in which the next will begin is not known.
 	if q.now == nil || ahead {
 		if first.begin(q.to); first.err != nil {
 			q.budget.give(by.UID, cost)
@@ -118,7 +119,7 @@ func (q *orders) add(by runtime.By, from proc, commands []runtime.Command) error
 	q.enter(from, len(batch))
 	q.queue = append(q.queue, batch...)
 	if q.now == nil {
-		q.carrier = by.UID
+		q.payer = by.UID
 		q.shift()
 		go q.carryOut(q.now)
 	}
@@ -126,7 +127,7 @@ func (q *orders) add(by runtime.By, from proc, commands []runtime.Command) error
 	return nil
 }
 
-// enter notes that a process has written so many orders. mu is held.
+// enter notes that a process has written n orders. mu is held.
 func (q *orders) enter(from proc, n int) {
 	w := q.writers[from]
 	if w == nil || w.pending == 0 {
@@ -137,8 +138,8 @@ func (q *orders) enter(from proc, n int) {
 			q.forget()
 		}
 		fresh := &writer{idle: make(chan struct{})}
-		if w != nil && !w.told {
-			fresh.err = w.err // no close has told it yet
+		if w != nil && !w.reported {
+			fresh.err = w.err // no close has returned it yet
 		}
 		w = fresh
 		q.writers[from] = w
@@ -146,11 +147,11 @@ func (q *orders) enter(from proc, n int) {
 	w.pending += n
 }
 
-// forget forgets the failures that were told, and those of whom there is nobody left to tell.
-// mu is held.
+// forget forgets the failures that a close has returned, and those of processes that have
+// ended. mu is held.
 func (q *orders) forget() {
 	for from, w := range q.writers {
-		if w.told || w.pending == 0 && from.gone() {
+		if w.reported || w.pending == 0 && from.ended() {
 			delete(q.writers, from)
 		}
 	}
@@ -165,7 +166,7 @@ func (o *order) begin(to target) {
 	}
 }
 
-// renew gives those that stand behind a kill its epoch.
+// renew gives the orders behind a kill its epoch.
 func renew(behind []*order, old, epoch uint64) {
 	for _, o := range behind {
 		if o.epoch == old {
@@ -174,7 +175,7 @@ func renew(behind []*order, old, epoch uint64) {
 	}
 }
 
-// overtake cancels what stands before a kill that has begun ahead of it. mu is held.
+// overtake cancels the orders before a kill that has begun ahead of them. mu is held.
 func (q *orders) overtake(kill *order) {
 	q.now.cut = q.now.cut || q.now.from == kill.from
 	left := q.queue[:0]
@@ -190,7 +191,7 @@ func (q *orders) overtake(kill *order) {
 	q.queue = left
 }
 
-// hurry begins a kill that stands behind a stop which is under way. mu is held.
+// hurry begins a kill that is next behind a stop which is under way. mu is held.
 func (q *orders) hurry() {
 	if q.now == nil || len(q.queue) == 0 {
 		return
@@ -210,7 +211,7 @@ func (q *orders) hurry() {
 	renew(q.queue[1:], old, kill.epoch)
 }
 
-// leave says that an order is over. mu is held.
+// leave notes that an order has ended. mu is held.
 func (q *orders) leave(o *order, err error) {
 	q.budget.give(o.by.UID, amount{bytes: orderBytes})
 	w := q.writers[o.from]
@@ -226,7 +227,7 @@ func (q *orders) leave(o *order, err error) {
 	}
 }
 
-// carryOut carries out one order after the other, until there is none.
+// carryOut carries out one order after the other, until none is left.
 func (q *orders) carryOut(o *order) {
 	for o != nil {
 		q.turn(o)
@@ -246,7 +247,7 @@ func (q *orders) turn(o *order) {
 	switch {
 	case o.begun:
 	case old != q.to.Kills():
-		// Overtaken after the one before it had ended, as those are that still queue.
+		// A kill has overtaken it after the order before it had ended.
 		o.begun, o.err = true, errOvertaken
 		if !o.cut {
 			o.err = q.to.RefuseCommand(errOvertaken)
@@ -258,7 +259,7 @@ func (q *orders) turn(o *order) {
 	q.hurry()
 }
 
-// next says how the present order has ended and returns the one behind it.
+// next notes how the present order has ended and returns the one behind it.
 func (q *orders) next(o *order, err error) *order {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -276,7 +277,7 @@ func (q *orders) next(o *order, err error) *order {
 		q.queue = left
 	}
 	if q.shift(); q.now == nil {
-		q.budget.give(q.carrier, amount{bytes: requestBytes})
+		q.budget.give(q.payer, amount{bytes: requestBytes})
 	}
 	return q.now
 }
@@ -295,17 +296,18 @@ func (q *orders) all() bool {
 	return len(q.writers) == 0
 }
 
-// wrote returns what a process has written and was not told to have ended well, or nil.
+// wrote returns the writer for a process; nil if it has written nothing, or all has ended
+// well.
 func (q *orders) wrote(from proc) *writer {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.writers[from]
 }
 
-// tell returns how the orders of a writer have ended, once it is idle.
-func (q *orders) tell(w *writer) error {
+// report returns how the orders of a writer have ended, once it is idle.
+func (q *orders) report(w *writer) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	w.told = true
+	w.reported = true
 	return w.err
 }

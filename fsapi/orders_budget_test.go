@@ -140,7 +140,7 @@ func TestAProcessIsNotToldOfOneThatHadItsPid(t *testing.T) {
 		must(t, q.add(runtime.By{PID: from.pid}, from, []runtime.Command{command("start 1")}))
 		w := q.wrote(from)
 		<-w.idle
-		if err := q.tell(w); !errors.Is(err, bad) {
+		if err := q.report(w); !errors.Is(err, bad) {
 			t.Errorf("%v is told %v", from, err)
 		}
 	}
@@ -174,17 +174,17 @@ func TestAProcessIsGone(t *testing.T) {
 	child := exec.Command("sleep", "60")
 	must(t, child.Start())
 	p := procOf(child.Process.Pid)
-	if p.began == 0 || p.gone() {
+	if p.began == 0 || p.ended() {
 		t.Errorf("%v is gone while it is there", p)
 	}
 	must(t, child.Process.Kill())
 	if err := child.Wait(); err == nil {
 		t.Error("it ended by itself")
 	}
-	if !p.gone() {
+	if !p.ended() {
 		t.Errorf("%v is there when it is gone", p)
 	}
-	if (proc{pid: p.pid}).gone() {
+	if (proc{pid: p.pid}).ended() {
 		t.Error("one of which nothing is known is gone")
 	}
 }

@@ -105,7 +105,7 @@ func verdict(t *testing.T, q *orders, pid int) error {
 	case <-time.After(10 * time.Second):
 		t.Fatalf("process %d is not answered", pid)
 	}
-	return q.tell(w)
+	return q.report(w)
 }
 
 // next waits until something begins.

@@ -186,7 +186,7 @@ func (d *topDir) lookupOrphans(ctx context.Context, out *fuse.EntryOut) (*fs.Ino
 }
 
 func (d *orphansDir) stat() (attr, syscall.Errno) {
-	return d.own(attr{nlink: 2, mtime: d.fs.began, timeout: long})
+	return d.own(attr{nlink: 2, mtime: d.fs.began, timeout: cacheTime})
 }
 
 // Lookup finds an orphan by its number.

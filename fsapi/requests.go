@@ -8,9 +8,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// counted is a filesystem whose requests are counted and timed, and let through a lane.
-// What is not listed here comes never, or once: the kernel does not ask again for what is
-// not there at all.
+// counted is a filesystem whose requests are counted and timed, charged to their user, and
+// admitted by the lane. A request that is not listed here never comes, or comes once: the
+// kernel does not make it again once it was answered with ENOSYS.
 type counted struct {
 	fuse.RawFileSystem
 	lane      *lane
@@ -24,7 +24,7 @@ type counted struct {
 }
 
 func count(fs fuse.RawFileSystem, m *metrics, l *lane, b *budget) fuse.RawFileSystem {
-	// Looked up once, since each request would have to.
+	// Looked up once, and not for each request.
 	t := func(operation string) timer { return timer{m.requests.WithLabelValues(operation)} }
 	return &counted{
 		RawFileSystem: fs, lane: l, budget: b, openFiles: m.openFiles, rare: m.requests,
@@ -39,11 +39,11 @@ type timer struct{ prometheus.Observer }
 
 func (t timer) since(began time.Time) { t.Observe(time.Since(began).Seconds()) }
 
-// waited is what a read in wait/ gives: it is counted apart from those that don't wait.
+// waited is the result of a read that may block. It is counted apart from the others.
 type waited struct{ fuse.ReadResult }
 
-// hold counts a request among what the user has under way, until done.
-func (c *counted) hold(uid uint32, bytes int) (done func(), errno syscall.Errno) {
+// charge counts a request against its user's budget, until done.
+func (c *counted) charge(uid uint32, bytes int) (done func(), errno syscall.Errno) {
 	if uid == 0 {
 		return func() {}, 0
 	}
@@ -54,12 +54,12 @@ func (c *counted) hold(uid uint32, bytes int) (done func(), errno syscall.Errno)
 	return func() { c.budget.give(uid, amount{bytes: cost}) }, 0
 }
 
-// look is hold for a request that only looks, and lets that through: see lane.
-func (c *counted) look(uid uint32, bytes int) (done func(), errno syscall.Errno) {
+// admit charges a request that only reads, and has it wait for the lane.
+func (c *counted) admit(uid uint32, bytes int) (done func(), errno syscall.Errno) {
 	if uid == 0 {
 		return func() {}, 0
 	}
-	end, errno := c.hold(uid, bytes)
+	end, errno := c.charge(uid, bytes)
 	if errno != 0 {
 		return nil, errno
 	}
@@ -67,13 +67,13 @@ func (c *counted) look(uid uint32, bytes int) (done func(), errno syscall.Errno)
 	return func() { leave(); end() }, 0
 }
 
-// opening lets a request through that opens a file or directory; handle is what the kernel
-// will call that by.
+// opening admits a request that opens a file or directory. handle is the kernel's number for
+// that, once it is open.
 func (c *counted) opening(uid uint32, handle *uint64, open func() fuse.Status) fuse.Status {
 	if uid == 0 {
 		return open()
 	}
-	done, errno := c.look(uid, 0)
+	done, errno := c.admit(uid, 0)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -96,7 +96,7 @@ func (c *counted) seldom(operation string, began time.Time) {
 
 func (c *counted) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	defer c.lookup.since(time.Now())
-	done, errno := c.look(header.Uid, 0)
+	done, errno := c.admit(header.Uid, 0)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -106,7 +106,7 @@ func (c *counted) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name str
 
 func (c *counted) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	defer c.getattr.since(time.Now())
-	done, errno := c.look(in.Uid, 0)
+	done, errno := c.admit(in.Uid, 0)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -132,7 +132,7 @@ func (c *counted) Rmdir(cancel <-chan struct{}, header *fuse.InHeader, name stri
 
 func (c *counted) StatFs(cancel <-chan struct{}, header *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	defer c.statfs.since(time.Now())
-	done, errno := c.look(header.Uid, 0)
+	done, errno := c.admit(header.Uid, 0)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -151,7 +151,7 @@ func (c *counted) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOu
 
 func (c *counted) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	began := time.Now()
-	done, errno := c.look(in.Uid, len(buf))
+	done, errno := c.admit(in.Uid, len(buf))
 	if errno != 0 {
 		return nil, fuse.Status(errno)
 	}
@@ -165,10 +165,10 @@ func (c *counted) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fus
 	return result, status
 }
 
-// Write comes only after a Writev that was not offered: see there.
+// Write comes only after a Writev that was answered with ENOSYS.
 func (c *counted) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	defer c.write.since(time.Now())
-	done, errno := c.hold(in.Uid, len(data))
+	done, errno := c.charge(in.Uid, len(data))
 	if errno != 0 {
 		return 0, fuse.Status(errno)
 	}
@@ -176,14 +176,14 @@ func (c *counted) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (
 	return c.RawFileSystem.Write(cancel, in, data)
 }
 
-// Writev is what go-fuse asks first for every write, and what answers it, unless with ENOSYS.
+// Writev comes first for every write. If it is answered with ENOSYS, go-fuse calls Write.
 func (c *counted) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	began := time.Now()
 	bytes := 0
 	for _, part := range data {
 		bytes += len(part)
 	}
-	done, errno := c.hold(in.Uid, bytes)
+	done, errno := c.charge(in.Uid, bytes)
 	if errno != 0 {
 		c.write.since(began)
 		return 0, fuse.Status(errno)
@@ -220,7 +220,7 @@ func (c *counted) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 
 func (c *counted) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	defer c.readdir.since(time.Now())
-	done, errno := c.look(in.Uid, 0)
+	done, errno := c.admit(in.Uid, 0)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -230,7 +230,7 @@ func (c *counted) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.Dir
 
 func (c *counted) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	defer c.readdirplus.since(time.Now())
-	done, errno := c.look(in.Uid, 0)
+	done, errno := c.admit(in.Uid, 0)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -244,12 +244,12 @@ func (c *counted) ReleaseDir(in *fuse.ReleaseIn) {
 	c.RawFileSystem.ReleaseDir(in)
 }
 
-// What follows is refused, or comes from few programs; there are series of it only where
-// somebody has tried.
+// The requests that follow are refused, or come from few programs. There are series of them
+// only once one has come.
 
 func (c *counted) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	defer c.seldom("lseek", time.Now())
-	done, errno := c.look(in.Uid, 0)
+	done, errno := c.admit(in.Uid, 0)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -259,7 +259,7 @@ func (c *counted) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.Lsee
 
 func (c *counted) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
 	defer c.seldom("ioctl", time.Now())
-	done, errno := c.look(in.Uid, 0)
+	done, errno := c.admit(in.Uid, 0)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -303,7 +303,7 @@ func (c *counted) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, o
 
 func (c *counted) Readlink(cancel <-chan struct{}, header *fuse.InHeader) ([]byte, fuse.Status) {
 	defer c.seldom("readlink", time.Now())
-	done, errno := c.look(header.Uid, 0)
+	done, errno := c.admit(header.Uid, 0)
 	if errno != 0 {
 		return nil, fuse.Status(errno)
 	}

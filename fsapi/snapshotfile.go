@@ -15,8 +15,8 @@ import (
 // wait for.
 const readFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
 
-// readOnly refuses to open a file for writing that nobody can write. Root is not
-// held by the mode, so it is said here, as kernfs does.
+// readOnly refuses to open a file for writing that nobody can write. The mode does not keep
+// root from that, so it is refused here, as kernfs does.
 func readOnly(flags uint32) syscall.Errno {
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		return syscall.EACCES
@@ -63,7 +63,7 @@ func (f *snapshotFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, u
 	return f.show(ctx, text)
 }
 
-// show opens a text, as if it were the handle's alone: whoever opens it pays for it.
+// show opens a text. Its size is charged to the opener, as if no other handle had it.
 func (n *node) show(ctx context.Context, text *runtime.Text) (fs.FileHandle, uint32, syscall.Errno) {
 	lease, errno := n.fs.budget.lease(ctx, len(text.Bytes))
 	if errno != 0 {
@@ -103,9 +103,9 @@ func (h *snapshotHandle) Release(context.Context) syscall.Errno {
 	return 0
 }
 
-// synced is a handle on which there is nothing to sync: it only reads, or what it takes is
-// no contents of a file. Without a method go-fuse would answer ENOTSUP, which nobody who
-// syncs what he has written expects.
+// synced is a handle on which there is nothing to sync: it only reads, or what is written to
+// it is no contents of a file. Without the method go-fuse would answer ENOTSUP, which a client
+// that syncs what it has written does not expect.
 type synced struct{}
 
 // Fsync has nothing to do.

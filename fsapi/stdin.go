@@ -23,15 +23,15 @@ var (
 	_ fs.NodeOpener    = (*stdinFile)(nil)
 )
 
-// stdinSize is the size that stdin shows. It means nothing, but that the kernel lets
-// several write at once only where none of them makes the file longer: else who waits
-// for the command to read would hold a lock, on which not even SIGKILL ends a wait.
+// stdinSize is the size that stdin shows. The kernel lets several clients write at once only
+// if none of them makes the file longer. Else a client that waits for the command to read
+// would hold the inode's lock, and not even SIGKILL would end another's wait for that.
 const stdinSize = 1 << 30
 
 // stat shows a size that is not its own.
 func (i *stdinFile) stat() (attr, syscall.Errno) { return i.own(attr{size: stdinSize}) }
 
-// Setattr gives the file away; a new size is accepted and means nothing.
+// Setattr gives the file away. A new size is accepted and means nothing.
 func (i *stdinFile) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	return i.of.setattr(i.name, i, in, out)
 }
@@ -55,9 +55,9 @@ func (i *stdinFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint
 	return &stdinHandle{file: i, right: g, writer: w, nonblock: flags&syscall.O_NONBLOCK != 0}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_STREAM | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
 }
 
-// regrow makes the kernel take the file for as long as before: an open that truncates
-// has set the size to 0. That is done when the client has got the answer, which nothing
-// tells, and before it writes; so it is tried again and again for a moment.
+// regrow makes the kernel take the file for as long as before, since an open that truncates
+// sets the size to 0. It must come after the client has got the answer to the open, and before
+// it writes. Nothing tells when that is, so it is tried several times.
 func (i *stdinFile) regrow() {
 	for _, pause := range [...]time.Duration{20 * time.Microsecond, 50 * time.Microsecond, 200 * time.Microsecond, time.Millisecond, 5 * time.Millisecond} {
 		time.Sleep(pause)                        //nolint:forbidigo // there is no condition to wait for
@@ -112,8 +112,7 @@ func (h *stdinHandle) Write(ctx context.Context, data []byte, _ int64) (uint32, 
 	}
 }
 
-// Release is what an end of the input is made of: it comes when the last descriptor of
-// an open is closed.
+// Release ends the input. It comes when the last descriptor of an open is closed.
 func (h *stdinHandle) Release(context.Context) syscall.Errno {
 	h.writer.Close()
 	h.file.drop()

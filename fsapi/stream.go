@@ -20,7 +20,7 @@ type streamFile struct {
 	mtime time.Time
 	// open binds what is waited for to this moment.
 	open func(runtime.By) (runtime.Stream, error)
-	// guarded: each read asks again whether who has opened the file may read it.
+	// guarded: each read checks again whether the opener may read the file.
 	guarded bool
 }
 
@@ -31,7 +31,7 @@ var (
 
 // stat shows an empty file: how much there will be is not known.
 func (f *streamFile) stat() (attr, syscall.Errno) {
-	return f.own(attr{mtime: f.mtime, timeout: long})
+	return f.own(attr{mtime: f.mtime, timeout: cacheTime})
 }
 
 // Open begins a stream.
@@ -70,7 +70,7 @@ type streamHandle struct {
 	node     *node
 	stream   runtime.Stream
 	nonblock bool
-	right    *grant           // nil where the right to read is asked for at the open only
+	right    *grant           // nil where the right to read is checked at the open only
 	unread   func([]byte)     // nil where a read consumes nothing
 	waiters  prometheus.Gauge // nil where those who wait are not counted
 }

@@ -8,21 +8,21 @@ import (
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
-// subject is what a file is about: the daemon, a box, an exec or an image. Whose a file is
-// follows from it, and when it is removed the file is of no use any more: to open it is
-// ENOENT then, and to use what is open is ENODEV.
+// subject is what a file is about: the daemon, a box, an exec or an image. It determines who
+// owns the file. When it is removed the file is of no use any more: an open is ENOENT then,
+// and a use of an open file is ENODEV.
 type subject interface {
 	removed() bool
 	// inBox is the box that it is or belongs to, or nil.
 	inBox() *runtime.Box
-	// own completes what the subject's file of that name shows by whom it belongs to. It
-	// gives ENODEV when the subject is removed.
+	// own adds the owner, and the mode that it has set, to what the subject's file of that
+	// name shows. It gives ENODEV when the subject is removed.
 	own(name string, a attr) (attr, syscall.Errno)
 	// setattr answers a Setattr of such a file. A new size in it means nothing.
 	setattr(name string, s stater, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno
 }
 
-// ofDaemon: the file is about the daemon, is root's and stays so.
+// ofDaemon: the file is about the daemon. It belongs to root for good.
 type ofDaemon struct{}
 
 func (ofDaemon) removed() bool                              { return false }
@@ -72,10 +72,10 @@ func (o ofBox) own(name string, a attr) (attr, syscall.Errno) {
 	return a, 0
 }
 
-// follow makes a box's file one of a directory of that owner and mode. Who may not read the
-// directory may not read the file. What not all may read, by the directory's mode or the
-// file's own, is for whom the box belongs to. But the right to use a box goes with no file
-// but its own.
+// follow gives a box's file the owner and mode that follow from the box's directory. A user
+// who may not read the directory may not read the file. A file that not all users may read,
+// by the directory's mode or its own, belongs to the directory's owner. ctl and exec do not:
+// the right to use the box is given with these files alone.
 func (a *attr) follow(name string, dir, own runtime.Owner) {
 	a.mode &= dir.Mode | 0o700
 	mode := a.mode
@@ -101,14 +101,15 @@ func (o ofBox) setattr(name string, s stater, in *fuse.SetAttrIn, out *fuse.Attr
 	return giveAway(s, follows, in, out, func(to runtime.Owner) error { return o.box.SetOwner(name, to) })
 }
 
-// ofExec: the file is about an exec, and belongs to who made that until it is given away.
+// ofExec: the file is about an exec. It belongs to the maker of the exec until it is given
+// away.
 type ofExec struct{ exec *runtime.Exec }
 
 func (o ofExec) removed() bool       { return o.exec.Snapshot().Removed }
 func (o ofExec) inBox() *runtime.Box { return o.exec.Box() }
 
-// own also has the time at which the exec changed last. Nothing of it is cached: there may
-// be many execs, and none lives for long.
+// own also sets the time at which the exec changed last. Nothing is cached: there may be many
+// execs, and none lives for long.
 func (o ofExec) own(name string, a attr) (attr, syscall.Errno) {
 	s := o.exec.Snapshot()
 	if s.Removed {
@@ -126,11 +127,11 @@ func (o ofExec) setattr(name string, s stater, in *fuse.SetAttrIn, out *fuse.Att
 	return giveAway(s, 0, in, out, func(to runtime.Owner) error { return o.exec.SetOwner(name, to) })
 }
 
-// giveAway answers a Setattr of a file by setting the owner and mode that it asks for; of the
-// rest it follows what it did.
+// giveAway answers a Setattr of a file by setting the owner and mode that it asks for. What it
+// does not ask for follows the directory as before.
 //
-// Who has a file only as long as he has the directory keeps it no longer by giving it to
-// himself, which the kernel lets every owner do.
+// A user may own a file only because he owns the directory. The kernel lets him chown the file
+// to himself. That does not make it his for longer than the directory.
 func giveAway(s stater, follows runtime.Follows, in *fuse.SetAttrIn, out *fuse.AttrOut, set func(runtime.Owner) error) syscall.Errno {
 	a, errno := s.stat()
 	if errno != 0 {

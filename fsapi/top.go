@@ -40,10 +40,10 @@ func (d *topDir) entries() []entry {
 	}
 	return []entry{
 		text("version", inoVersion, func() (*runtime.Text, attr) {
-			return line(f.version), attr{mtime: f.began, timeout: long}
+			return line(f.version), attr{mtime: f.began, timeout: cacheTime}
 		}),
 		text("features", inoFeatures, func() (*runtime.Text, attr) {
-			return line(strings.Join(f.rt.Features(), "\n")), attr{mtime: f.began, timeout: long}
+			return line(strings.Join(f.rt.Features(), "\n")), attr{mtime: f.began, timeout: cacheTime}
 		}),
 		text("events", inoEvents, func() (*runtime.Text, attr) {
 			text, last := f.rt.EventsText()
@@ -51,7 +51,7 @@ func (d *topDir) entries() []entry {
 		}),
 		text("last_error", inoLastError, func() (*runtime.Text, attr) {
 			s, at := f.rt.LastError()
-			return line(s), attr{mtime: at, timeout: long}
+			return line(s), attr{mtime: at, timeout: cacheTime}
 		}),
 		{"metrics", inoMetrics, fuse.S_IFREG, func() stater { return &metricsFile{node{place: own("metrics", 0o444)}} }},
 		{"wait", inoWait, fuse.S_IFDIR, func() stater {
@@ -66,15 +66,15 @@ func (d *topDir) entries() []entry {
 }
 
 func (d *topDir) stat() (attr, syscall.Errno) {
-	return d.own(attr{nlink: 5, mtime: d.fs.began, timeout: long})
+	return d.own(attr{nlink: 5, mtime: d.fs.began, timeout: cacheTime})
 }
 
-// OnAdd makes boxes/ known before the first request: boxes change, and remove
-// themselves, also when nobody has looked there yet.
+// OnAdd makes boxes/ known before the first request: boxes change, and remove themselves, also
+// when no client has looked there yet.
 func (d *topDir) OnAdd(ctx context.Context) {
 	d.AddChild("boxes", d.NewPersistentInode(ctx, d.fs.boxes, fs.StableAttr{Mode: fuse.S_IFDIR, Ino: inoBoxes}), true)
-	d.fs.earlyMu.Lock()
-	defer d.fs.earlyMu.Unlock()
+	d.fs.postponeMu.Lock()
+	defer d.fs.postponeMu.Unlock()
 	d.fs.rooted = true
 }
 
@@ -91,7 +91,7 @@ func (d *topDir) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	return list(d.entries()), 0
 }
 
-// Statfs says that nothing is stored here, as procfs and cgroupfs do.
+// Statfs shows that nothing is stored here, as procfs and cgroupfs do.
 func (d *topDir) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 	out.Bsize, out.Frsize, out.NameLen = 4096, 4096, 255
 	return 0
