@@ -46,7 +46,7 @@ few_goroutines() { (($(goroutines) <= $1)); }
 	# A buffer of what cat asks for at once would be 128 KiB for each.
 	assert "$(rss)" -le 96000 "KiB of the daemon"
 	assert "$(<"$connection/waiting")" -eq 0 "requests without an answer"
-	assert "$(goroutines 'waitHandle).Read')" -eq 0 "goroutines of readers"
+	assert "$(goroutines 'streamHandle).Read')" -eq 0 "goroutines of readers"
 	# go-fuse keeps a few of its own.
 	await "the goroutines to end" 10 few_goroutines $((before + 20))
 }
