@@ -11,6 +11,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/fault"
 )
 
 // draft is what becomes of a file that is committed when its writer closes it.
@@ -107,7 +108,7 @@ func (h *draftHandle) Write(ctx context.Context, data []byte, off int64) (uint32
 	h.writers[who] = true
 	h.dirty, h.emptied = true, false
 	h.credit += len(data)
-	runtime.Fault("config.part")
+	fault.Point("config.part")
 	if next && bytes.IndexByte(data, '\n') >= 0 && h.worthChecking(checkWork) {
 		if err := h.doc.checkPrefix(h.buf); err != nil {
 			return 0, h.refuse(err)
@@ -247,7 +248,7 @@ func (h *draftHandle) commit() (*runtime.Completion, syscall.Errno) {
 		h.dirty = false
 		return nil, toErrno(h.doc.refuse(fmt.Errorf("%w: its writer was killed before it had closed the file; nothing was changed", runtime.ErrInvalid)))
 	}
-	runtime.Fault("config.closed")
+	fault.Point("config.closed")
 	h.dirty, h.committed = false, true
 	work, err := h.doc.commit(append([]byte(nil), h.buf...))
 	return work, toErrno(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/boxlitefs/boxlite/runtime/deep"
+	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -343,7 +344,7 @@ func (b *Box) Configure(text []byte) error {
 	if err != nil {
 		return b.refuse(b.fail("config", err))
 	}
-	Fault("config.accepted")
+	fault.Point("config.accepted")
 	b.config.Lock()
 	defer b.config.Unlock()
 	// Limits are tried on the running box first: what the kernel refuses is not
@@ -364,7 +365,7 @@ func (b *Box) Configure(text []byte) error {
 	if err != nil {
 		return b.refuse(b.fail("config", err))
 	}
-	Fault("config.written")
+	fault.Point("config.written")
 	first := false
 	err = b.update("config", func(t *tx) error {
 		first = t.Status == StatusEmpty
@@ -380,7 +381,7 @@ func (b *Box) Configure(text []byte) error {
 	if err != nil {
 		return err
 	}
-	Fault("config.published")
+	fault.Point("config.published")
 	b.saveSoon()
 	if first && cfg.Autostart {
 		b.autostart()
@@ -434,7 +435,7 @@ func (b *Box) SetOwner(name string, o Owner) error {
 		return b.fail("chown", err)
 	}
 	defer b.saveSoon()
-	Fault("chown.saved")
+	fault.Point("chown.saved")
 	return b.update("chown", func(t *tx) error {
 		t.owners = owners
 		t.touched |= FieldOwner
@@ -467,7 +468,7 @@ func (b *Box) remove(asked bool) error {
 	b.rt.record(b, Event{Name: "removed"}, true)
 	b.rt.forget(b)
 	b.rt.announce()
-	Fault("remove.told")
+	fault.Point("remove.told")
 	close(s.next)
 	b.rt.background(func() {
 		if trash == "" {
@@ -493,7 +494,7 @@ func (b *Box) shrink(trash string) error {
 	defer b.config.Unlock()
 	b.save.Lock()
 	defer b.save.Unlock()
-	faultIn("remove.deleting", trash)
+	fault.PointIn("remove.deleting", trash)
 	entries, err := os.ReadDir(trash)
 	if err != nil {
 		return err
@@ -522,7 +523,7 @@ func (b *Box) leave() (last *Snapshot, trash string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	Fault("remove.renamed")
+	fault.Point("remove.renamed")
 	b.removed = true
 	gone := *s
 	gone.Removed = true
@@ -544,7 +545,7 @@ func (b *Box) mayLeave() (*Snapshot, error) {
 	case s.Status.Active() || s.Status == StatusRestarting:
 		return nil, fmt.Errorf("%w: it is %s (kill it first)", ErrBusy, s.Status)
 	}
-	Fault("remove.accepted")
+	fault.Point("remove.accepted")
 	b.leaving = make(chan struct{})
 	return s, nil
 }

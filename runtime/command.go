@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/shim"
 )
@@ -170,7 +171,7 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 		return nil, err
 	}
 	if r != nil {
-		Fault("start.accepted")
+		fault.Point("start.accepted")
 		go b.launch(r)
 		// The daemon's end waits until the shim is on record, and no longer: one
 		// that hangs then would hold it up.
@@ -246,11 +247,11 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 	if r != nil {
 		r.giveUp() // nothing of it runs yet, if it is still being prepared
 	}
-	Fault("stop.accepted")
+	fault.Point("stop.accepted")
 	done := newCompletion()
 	go func() {
 		if waited {
-			Fault("stop.waited")
+			fault.Point("stop.waited")
 			err := b.noteStop(nil, false)
 			if err != nil {
 				err = b.refuse(b.fail(string(c.Verb), err))
@@ -263,7 +264,7 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		}
 		if again := c.Verb == VerbRestart; again || final && (resumed || r.mayComeBack()) {
 			b.noteInTime(r, again)
-			Fault("stop.noted")
+			fault.Point("stop.noted")
 		}
 		done.complete(b.end(r, string(c.Verb), grace, force))
 	}()
@@ -282,7 +283,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 		case <-r.launched:
 			// Where the configuration has none the shim knows that of the image.
 			_, err := b.askShim(r, shim.Request{Op: shim.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace}, askBound)
-			Fault("stop.asked")
+			fault.Point("stop.asked")
 			if err != nil {
 				// It may have ended meanwhile. If not, its grace counts all the same.
 				b.log(op).WithError(err).Debug("shim does not answer")
@@ -315,7 +316,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 	if err := r.proc.Kill(); err != nil {
 		return b.refuse(b.fail(op, err))
 	}
-	Fault("kill.sent")
+	fault.Point("kill.sent")
 	b.letDie(r)
 	select {
 	case <-r.done:
@@ -367,7 +368,7 @@ func (b *Box) restart(note string, c Command) (*Completion, error) {
 // startAgain is the second half of a restart.
 func (b *Box) startAgain(stopped *Completion, stops int) error {
 	err := stopped.Wait(context.Background())
-	Fault("restart.stopped")
+	fault.Point("restart.stopped")
 	if err == nil {
 		var started *Completion
 		if started, err = b.start("", stops); err == nil {
@@ -417,7 +418,7 @@ func (b *Box) ask(note string, c Command) (*Completion, error) {
 	if err != nil {
 		return nil, err
 	}
-	Fault("ask.accepted")
+	fault.Point("ask.accepted")
 	done := newCompletion()
 	go func() { done.complete(b.asked(r, c)) }()
 	return done, nil
@@ -440,7 +441,7 @@ func (b *Box) asked(r *run, c Command) error {
 	if err == nil && req.Op == shim.OpState {
 		reply.State.Paused, err = b.freeze(r, c.Verb == VerbPause, reply.State)
 	}
-	Fault("ask.answered")
+	fault.Point("ask.answered")
 	for _, gone := range []error{syscall.ESRCH, syscall.ESTALE, syscall.ENOENT, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.ENODEV, io.ErrUnexpectedEOF} {
 		if errors.Is(err, gone) {
 			err = ErrNoProcess // it has just ended, or its shim is about to

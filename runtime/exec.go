@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
 	"github.com/boxlitefs/boxlite/shim"
 )
@@ -254,7 +255,7 @@ func (b *Box) createExec(name string, rec *execRecord) (*Exec, error) {
 	if err := makeFIFOs(root, dir); err != nil {
 		return nil, errors.Join(err, root.RemoveAll(dir))
 	}
-	Fault("exec.made")
+	fault.Point("exec.made")
 	e := b.newExec(name, rec)
 	if err := e.save(root, rec); err != nil {
 		return nil, errors.Join(err, root.RemoveAll(dir))
@@ -460,7 +461,7 @@ func (e *Exec) remove() error {
 	if err != nil {
 		return err
 	}
-	Fault("exec.discarded")
+	fault.Point("exec.discarded")
 	e.publish(func(s *ExecSnapshot) { s.Removed = true })
 	e.closeStreams()
 	b.execs.mu.Lock()
@@ -620,7 +621,7 @@ func (e *Exec) run(by By, text []byte) (*Completion, error) {
 	if err != nil {
 		return nil, err
 	}
-	Fault("exec.recorded")
+	fault.Point("exec.recorded")
 	e.began = fmt.Sprintf("by=%d:%d begin", by.UID, by.PID)
 	e.refused.Store(false)
 	e.publish(func(n *ExecSnapshot) { n.run, n.Text, n.Status = s.run, s.Text, ExecStarting })
@@ -707,7 +708,7 @@ func (e *Exec) begin(r *run) error {
 	if err == nil {
 		reply, err = e.ask(ctx, shim.Request{Op: shim.OpExec, Run: r.id}, 0)
 	}
-	Fault("exec.asked")
+	fault.Point("exec.asked")
 	e.removeSpec()
 	if err != nil {
 		err = e.notAsked(r, err)

@@ -19,6 +19,8 @@ import (
 	cgroup2 "github.com/opencontainers/cgroups/fs2"
 	"github.com/opencontainers/cgroups/fscommon"
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/runtime/fault"
 )
 
 // controllers are the cgroup controllers that a box uses, by their v1 names. On
@@ -222,7 +224,7 @@ func uniq(dirs map[string]string) []string {
 func removeGroup(dir string) error {
 	err := unix.Rmdir(dir)
 	if err == nil {
-		Fault("group.removed")
+		fault.Point("group.removed")
 	}
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -310,7 +312,7 @@ func (t *groupTree) create(g *group, res Resources) error {
 		return err
 	case res.asked() != (Resources{}):
 		err = g.limit(res)
-		Fault("group.limited")
+		fault.Point("group.limited")
 	case res.PidsByDefault && g.Dirs["pids"] != "":
 		err = cgroups.WriteFile(g.Dirs["pids"], "pids.max", strconv.FormatInt(res.Pids, 10))
 	}
@@ -322,7 +324,7 @@ func (t *groupTree) make(g *group) error {
 	defer t.mu.Unlock()
 	// One that was left behind would bring its counters along.
 	err := g.remove()
-	Fault("group.cleared")
+	fault.Point("group.cleared")
 	if err == nil {
 		err = g.open(t)
 	}

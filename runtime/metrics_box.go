@@ -8,6 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/boxlitefs/boxlite/runtime/fault"
 )
 
 // boxCollector tells at each scrape how many boxes are in which state, and of each
@@ -40,7 +42,7 @@ func (c boxCollector) Collect(ch chan<- prometheus.Metric) {
 	defer endOnPanic()
 	count := map[Status]int{}
 	boxes := c.rt.Boxes()
-	Fault("metrics.collecting")
+	fault.Point("metrics.collecting")
 	in := parents{}
 	defer in.close()
 	all := make([]series, 0, seriesPerBox*len(boxes)+len(moves))

@@ -5,11 +5,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/rootfs"
 )
 
-// rootOfHost offers the files of boxes of engine host too; test builds set it.
-var rootOfHost bool
+// rootOfHost offers the files of boxes of engine host too.
+var rootOfHost = fault.RootOfHost
 
 // rootIDs tells whether the files of a run with this configuration are offered, and
 // which ids the box has on the host. Engine host has the host's files, which need no

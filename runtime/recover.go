@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -32,7 +33,7 @@ const (
 // recover finds every box on disk, adopts what lives and tells how the rest
 // ended. A box that cannot be read is kept and says why.
 func (rt *Runtime) recover() error {
-	Fault("recover.locked")
+	fault.Point("recover.locked")
 	entries, err := os.ReadDir(filepath.Join(rt.store.dir, "boxes"))
 	if err != nil {
 		return fmt.Errorf("state directory: %w", err)
@@ -54,11 +55,11 @@ func (rt *Runtime) recover() error {
 		rt.mu.Unlock()
 		wg.Go(func() {
 			b.recover()
-			Fault("recover.box")
+			fault.Point("recover.box")
 		})
 	}
 	wg.Wait()
-	Fault("recover.done")
+	fault.Point("recover.done")
 	if err := rt.starved.Load(); err != nil {
 		return fmt.Errorf("%w: boxes cannot be read back: %w", ErrHost, *err)
 	}
@@ -80,7 +81,7 @@ func (rt *Runtime) Autostart() {
 		} else if _, err := b.start(fmt.Sprintf("by=0:%d start", os.Getpid()), bootStart); err != nil {
 			b.log("autostart").WithError(err).Warn("autostart refused")
 		}
-		Fault("recover.autostart")
+		fault.Point("recover.autostart")
 	}
 }
 
@@ -331,7 +332,7 @@ func (b *Box) conclude(f *finding) {
 	}); err != nil {
 		b.log("recover").WithError(err).Error("recovered, but cannot be said to be")
 	}
-	Fault("recover.adopted")
+	fault.Point("recover.adopted")
 }
 
 // settle takes a box into the daemon's care as what it was said to be, and returns
@@ -367,7 +368,7 @@ func (b *Box) settle(f *finding) {
 	if err := b.rt.watcher.Watch(r.proc, func(e reaper.Exit) { b.rt.background(func() { b.ended(r, e) }) }); err != nil {
 		b.log("recover").WithError(err).Error("adopted, but not under watch")
 	}
-	Fault("recover.watched")
+	fault.Point("recover.watched")
 	if f.reply != nil {
 		b.adoptExecs(r)
 	} else {
@@ -557,7 +558,7 @@ func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
 		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id, Cgroup: b.rt.groups.of(b.name, s.Config != nil && s.Config.Engine == EngineContainer),
 		Started: time.Unix(0, reply.State.StartedNs), Config: string(s.Text), Image: image,
 	}
-	Fault("recover.found")
+	fault.Point("recover.found")
 	if err := b.putOnRecord(live); err != nil {
 		b.log("recover").WithError(err).Error("the record of a living run cannot be renewed")
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -110,7 +111,7 @@ func (b *Box) awaitRestart() {
 
 // restartDue is called when a backoff is over.
 func (b *Box) restartDue() {
-	Fault("restart.due")
+	fault.Point("restart.due")
 	if c := b.Snapshot().Config; c != nil && b.idle(c.Expire) {
 		b.expireWaiting(c.Expire)
 		return

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/shim"
 )
@@ -130,7 +131,7 @@ func (b *Box) launch(r *run) {
 	close(r.forked)
 	if err == nil && h != nil {
 		err = h.Begin()
-		Fault("start.begun")
+		fault.Point("start.begun")
 		if err == nil || errors.Is(err, syscall.EPIPE) {
 			// A shim that takes no orders is dead, which WaitStarted has words for.
 			err = h.WaitStarted(context.Background())
@@ -139,7 +140,7 @@ func (b *Box) launch(r *run) {
 	}
 	if err == nil && h != nil {
 		b.holdOverlay(r)
-		Fault("start.executed")
+		fault.Point("start.executed")
 		b.learnFilter(r)
 		err := b.update("start", func(t *tx) error {
 			if t.Status == StatusStarting {
@@ -154,7 +155,7 @@ func (b *Box) launch(r *run) {
 		if err != nil {
 			b.log("start").WithError(err).Error("started, but cannot be said to run")
 		}
-		Fault("start.running")
+		fault.Point("start.running")
 		took := time.Since(began)
 		b.lookAfter(r, false)
 		r.began.complete(nil)
@@ -225,7 +226,7 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	Fault("start.forked")
+	fault.Point("start.forked")
 	proc, err := reaper.NewChild(b.rt.bootID, h.PID, h.PIDFD)
 	if err != nil {
 		return nil, b.abandon(h, err)
@@ -244,14 +245,14 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		h.Close()
 		return nil, err
 	}
-	Fault("start.pid")
+	fault.Point("start.pid")
 	b.mu.Lock()
 	image := b.record.Image
 	b.mu.Unlock()
 	err = b.putOnRecord(&shimRecord{
 		Version: recordVersion, Run: r.id, Number: r.n, Identity: proc.Identity(), Started: b.Snapshot().Started, Since: r.since, Config: string(r.text), Cgroup: r.group, FirstID: r.firstID, Image: image, Layers: r.layers,
 	})
-	Fault("start.recorded")
+	fault.Point("start.recorded")
 	if err != nil {
 		h.Close()
 		return nil, fmt.Errorf("the run cannot be put on record: %w", err)
@@ -324,7 +325,7 @@ func (b *Box) relimit(res Resources) (undo func(), err error) {
 		back()
 		return nil, fmt.Errorf("resources: %w", err)
 	}
-	Fault("group.relimited")
+	fault.Point("group.relimited")
 	if old.Memory == 0 {
 		if err := b.watchOOM(r, res); err != nil && !gone(err) {
 			b.log("config").WithError(err).Warn("OOM kills will be told at the end of the run only")
@@ -449,7 +450,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 	<-r.launched
 	b.releaseOverlay(r)
 	close(r.gone)
-	Fault("end.reaped")
+	fault.Point("end.reaped")
 	told := true
 	r.over.Do(func() {
 		told = false
@@ -488,7 +489,7 @@ func (b *Box) witness(r *run, e reaper.Exit) {
 func (b *Box) account(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error) {
 	var done stateRecord
 	b.rt.ends.tell(func() { done = b.tellEnd(r, e, rec, broken) })
-	Fault("end.told")
+	fault.Point("end.told")
 	b.rt.ends.keep(func() {
 		if e.Outcome.Gone() {
 			b.ungroup(r)
@@ -515,7 +516,7 @@ func (b *Box) account(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 			b.saveLater()
 		}
 	})
-	Fault("end.saved")
+	fault.Point("end.saved")
 	log := b.log("reap").WithFields(logrus.Fields{"exit_code": done.ExitCode, "outcome": e.Outcome.String()})
 	if !e.Outcome.Gone() {
 		log = log.WithField("outcome", "told by its shim")
@@ -568,7 +569,7 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 			b.log("reap").WithError(err).Error("end of the run not put on record")
 		}
 	}
-	Fault("end.recorded")
+	fault.Point("end.recorded")
 	b.neglect(r)
 	b.endExecs()
 	done := stateRecord{ExitCode: v.code, Started: s.Started, Ended: e.At, CPUUsec: v.cpu.Microseconds(), OOMKills: used.OOMKills}
@@ -592,7 +593,7 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 	}); err != nil {
 		b.log("reap").WithError(err).Error("ended, but cannot be said to have")
 	}
-	Fault("end.published")
+	fault.Point("end.published")
 	b.awaitRestart()
 	r.code = done.ExitCode
 	close(r.done)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 )
@@ -220,9 +221,9 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	for _, b := range rt.Boxes() {
 		stops.Go(func() { b.shutdown(ctx) })
 	}
-	Fault("close.stopping")
+	fault.Point("close.stopping")
 	stops.Wait()
-	Fault("close.stopped")
+	fault.Point("close.stopped")
 	for _, b := range rt.Boxes() {
 		if r := b.Snapshot().run; r != nil {
 			r.unguard()
@@ -295,9 +296,9 @@ func (rt *Runtime) CreateMode(name string, mode uint32) (*Box, error) {
 		b.mu.Unlock()
 		return nil, &Error{Box: name, Op: "create", Err: ErrExist}
 	}
-	Fault("create.mapped")
+	fault.Point("create.mapped")
 	err := os.Mkdir(b.dir, 0o700)
-	Fault("create.made")
+	fault.Point("create.made")
 	if err == nil && s.owners != nil {
 		// Before anybody can meet the box: it may be for few eyes.
 		if err = b.keepMode(s); err != nil {
@@ -318,7 +319,7 @@ func (rt *Runtime) CreateMode(name string, mode uint32) (*Box, error) {
 	if s.owners != nil {
 		b.saveSoon()
 	}
-	Fault("create.told")
+	fault.Point("create.told")
 	return b, nil
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/deep"
+	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/shim"
 )
 
@@ -136,7 +137,7 @@ func (s *store) emptyTrash(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break // the next daemon goes on
 		}
-		faultIn("trash.emptying", trash, e.Name())
+		fault.PointIn("trash.emptying", trash, e.Name())
 		errs = append(errs, deep.RemoveAll(ctx, filepath.Join(trash, e.Name())))
 	}
 	return errors.Join(errs...)
@@ -175,12 +176,12 @@ func replaceFileNow(dir *os.Root, name string, data []byte, c care) error {
 	if again {
 		tmp = "." + name + ".tmp"
 	}
-	Fault("replace.begun", name)
+	fault.Point("replace.begun", name)
 	f, err := dir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
-	Fault("replace.opened", name)
+	fault.Point("replace.opened", name)
 	if c == whole {
 		// On the disk it may still be the one that counts, as long as the last
 		// exchange is not there.
@@ -189,7 +190,7 @@ func replaceFileNow(dir *os.Root, name string, data []byte, c care) error {
 	if err == nil {
 		_, err = f.Write(data)
 	}
-	Fault("replace.written", name)
+	fault.Point("replace.written", name)
 	if err == nil {
 		err = f.Truncate(int64(len(data)))
 	}
@@ -199,7 +200,7 @@ func replaceFileNow(dir *os.Root, name string, data []byte, c care) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	Fault("replace.synced", name)
+	fault.Point("replace.synced", name)
 	if err == nil && again {
 		err = exchange(dir, tmp, name)
 	} else if err == nil {
@@ -208,7 +209,7 @@ func replaceFileNow(dir *os.Root, name string, data []byte, c care) error {
 	if err != nil {
 		return errors.Join(err, dir.Remove(tmp))
 	}
-	Fault("replace.renamed", name)
+	fault.Point("replace.renamed", name)
 	if c < durable {
 		return nil
 	}
@@ -407,12 +408,12 @@ func load[T any](dir, name string, decode func([]byte) (*T, error)) (*T, error) 
 	if err == nil {
 		return r, nil
 	}
-	Fault("load.unusable", name)
+	fault.Point("load.unusable", name)
 	aside := filepath.Join(dir, name+".bad")
 	if rerr := os.Rename(filepath.Join(dir, name), aside); rerr != nil {
 		return nil, fmt.Errorf("%s is unusable (%w) and cannot be kept aside: %w", name, err, rerr)
 	}
-	Fault("load.aside", name)
+	fault.Point("load.aside", name)
 	return nil, &unusable{name, aside, err}
 }
 

@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -761,47 +762,54 @@ func TestEveryPointHasACrash(t *testing.T) {
 	}
 }
 
-// faultPoints returns the names in the calls of Fault and faultIn.
+// faultPoints returns the names in the calls of package fault.
 func faultPoints(t *testing.T) []string {
 	t.Helper()
 	var out []string
-	for _, dir := range []string{"runtime", "fsapi", "cmd/boxlited"} {
-		paths, err := filepath.Glob(filepath.Join("..", "..", dir, "*.go"))
+	for _, dir := range []string{"runtime", "fsapi", "cmd"} {
+		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || filepath.Ext(path) != ".go" {
+				return err
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				return err
+			}
+			for _, point := range pointsOf(file) {
+				if slices.Contains(out, point) {
+					t.Errorf("%s: the point %s is there twice", path, point)
+				}
+				out = append(out, point)
+			}
+			return nil
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range paths {
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ast.Inspect(file, func(n ast.Node) bool {
-				call, ok := n.(*ast.CallExpr)
-				if !ok || len(call.Args) == 0 {
-					return true
-				}
-				name := ""
-				switch fn := call.Fun.(type) {
-				case *ast.Ident:
-					name = fn.Name
-				case *ast.SelectorExpr:
-					name = fn.Sel.Name
-				}
-				if name != "Fault" && name != "faultIn" {
-					return true
-				}
-				lit, ok := call.Args[0].(*ast.BasicLit)
-				if !ok {
-					return true // faultIn passes its own on
-				}
-				point, err := strconv.Unquote(lit.Value)
-				if err != nil || slices.Contains(out, point) {
-					t.Errorf("%s: the point %s is there twice (%v)", path, lit.Value, err)
-				}
-				out = append(out, point)
-				return true
-			})
-		}
 	}
+	return out
+}
+
+// pointsOf returns the names in the calls of fault.Point and fault.PointIn of a file.
+func pointsOf(file *ast.File) []string {
+	var out []string
+	ast.Inspect(file, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok || len(call.Args) == 0 {
+			return true
+		}
+		fn, ok := call.Fun.(*ast.SelectorExpr)
+		if !ok || fn.Sel.Name != "Point" && fn.Sel.Name != "PointIn" {
+			return true
+		}
+		lit, ok := call.Args[0].(*ast.BasicLit)
+		if pkg, of := fn.X.(*ast.Ident); !ok || !of || pkg.Name != "fault" {
+			return true
+		}
+		if point, err := strconv.Unquote(lit.Value); err == nil {
+			out = append(out, point)
+		}
+		return true
+	})
 	return out
 }

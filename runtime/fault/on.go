@@ -1,6 +1,6 @@
 //go:build faults
 
-package runtime
+package fault
 
 import (
 	"os"
@@ -11,11 +11,14 @@ import (
 	"syscall"
 )
 
-// armed is the point that BOXLITE_FAULT=NAME[:N] names, and how many passes are
-// left until it is the N-th. With BOXLITE_FAULT_BY=panic that one panics.
+// RootOfHost says whether the files of boxes of engine host are offered too. Tests of those
+// files need no container then.
+var RootOfHost = os.Getenv("BOXLITE_ROOT_OF_HOST") != ""
+
+// armed is the point that is armed.
 var armed struct {
 	name   string
-	left   atomic.Int64
+	left   atomic.Int64 // passes until it takes effect, that one included
 	panics bool
 }
 
@@ -32,9 +35,9 @@ func init() {
 	armed.left.Store(n)
 }
 
-// Fault ends the process as kill -9 does, or panics, when it passes the armed point. What of
-// holds is part of the name: it tells apart what passes the same line.
-func Fault(point string, of ...string) {
+// Point ends the process as kill -9 does, or panics, when it passes the armed point. The words
+// of are part of the name, each after a slash: they tell apart what passes the same line.
+func Point(point string, of ...string) {
 	name := strings.Join(append([]string{point}, of...), "/")
 	if name != armed.name || armed.left.Add(-1) != 0 {
 		return
@@ -47,12 +50,13 @@ func Fault(point string, of ...string) {
 	select {}
 }
 
-// faultIn is Fault in the middle of deleting a directory.
-func faultIn(point string, path ...string) {
+// PointIn is Point in the middle of deleting the directory path: at the armed pass, the first
+// thing in it is deleted before.
+func PointIn(point string, path ...string) {
 	if dir := filepath.Join(path...); point == armed.name && armed.left.Load() == 1 {
 		if left, err := os.ReadDir(dir); err == nil && len(left) > 0 {
 			_ = os.RemoveAll(filepath.Join(dir, left[0].Name()))
 		}
 	}
-	Fault(point)
+	Point(point)
 }

@@ -1,7 +1,0 @@
-//go:build faults
-
-package runtime
-
-import "os"
-
-func init() { rootOfHost = os.Getenv("BOXLITE_ROOT_OF_HOST") != "" }
