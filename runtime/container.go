@@ -22,6 +22,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/boxlitefs/boxlite/runtime/image"
+	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
 	"github.com/boxlitefs/boxlite/shim"
 )
@@ -54,20 +55,13 @@ func ociRuntime(name string) (found, path string, err error) {
 	return "", "", errors.New("engine container needs an OCI runtime, and neither crun nor runc is on the daemon's PATH: install one (apt-get install crun)")
 }
 
-// containerRoot is what the root of a container is made of.
-type containerRoot struct {
-	layers []string     // absolute, the uppermost first
-	upper  string       // absolute, holds "upper" and "work"; empty: the only layer is changed itself
-	image  *image.Image // nil for a directory
-}
-
 // changesDir is where, in a box's directory, its changes to an image or directory
 // are, each in a directory of its own: they fit no other.
 const changesDir = "changes"
 
 // root finds, and makes where it is missing, what the root of the run's container is
 // made of.
-func (b *Box) root(ctx context.Context, r *run) (*containerRoot, error) {
+func (b *Box) root(ctx context.Context, r *run) (*oci.Root, error) {
 	if r.cfg.Image != "" {
 		return b.imageRoot(ctx, r)
 	}
@@ -88,17 +82,17 @@ func (b *Box) root(ctx context.Context, r *run) (*containerRoot, error) {
 	if err := b.useImage(""); err != nil {
 		return nil, err
 	}
-	root := &containerRoot{layers: []string{dir}}
+	root := &oci.Root{Layers: []string{dir}}
 	if r.cfg.Overlay {
 		sum := sha256.Sum256([]byte(dir))
-		root.upper, err = b.changes(r, "rootfs-"+hex.EncodeToString(sum[:8]), dir)
+		root.Upper, err = b.changes(r, "rootfs-"+hex.EncodeToString(sum[:8]), dir)
 	}
 	return root, err
 }
 
 // imageRoot pulls the run's image if it is not here, and returns what it makes. The box
 // uses the image from now on, until its container is made from another.
-func (b *Box) imageRoot(ctx context.Context, r *run) (*containerRoot, error) {
+func (b *Box) imageRoot(ctx context.Context, r *run) (*oci.Root, error) {
 	ref, err := image.ParseRef(r.cfg.Image)
 	if err != nil {
 		return nil, err
@@ -131,14 +125,14 @@ func (b *Box) imageRoot(ctx context.Context, r *run) (*containerRoot, error) {
 	if err := b.useImage(img.Digest); err != nil {
 		return nil, err
 	}
-	root := &containerRoot{image: img}
+	root := &oci.Root{Image: img}
 	for _, dir := range slices.Backward(img.Layers) {
-		root.layers = append(root.layers, dir)
+		root.Layers = append(root.Layers, dir)
 	}
-	if len(root.layers) == 0 {
+	if len(root.Layers) == 0 {
 		return nil, fmt.Errorf("image: %s has no layers", ref)
 	}
-	root.upper, err = b.changes(r, imageKey(img.Digest), root.layers[0])
+	root.Upper, err = b.changes(r, imageKey(img.Digest), root.Layers[0])
 	return root, err
 }
 
@@ -212,66 +206,6 @@ func (b *Box) changes(r *run, key, like string) (string, error) {
 	return filepath.Join(b.dir, name), err
 }
 
-// claimIDs gives the box a range of ids of its own, for as long as it lives.
-func (b *Box) claimIDs(r *run) error {
-	id, fresh := b.rt.freeIDs(b)
-	if id == 0 {
-		return fmt.Errorf("no ids are left for another container: %d from %d are in use (boxlited --ids gives it more)", b.rt.opt.IDs, b.rt.opt.FirstID)
-	}
-	r.firstID = id
-	if !fresh {
-		return nil
-	}
-	b.save.Lock()
-	defer b.save.Unlock()
-	// Before anything on disk is owned by them.
-	err := b.saveNow(whole, func(s *stateRecord) { s.FirstID = id })
-	if err != nil {
-		// The next start has to try it again.
-		b.mu.Lock()
-		b.record.FirstID = 0
-		b.firstID.Store(0)
-		b.mu.Unlock()
-	}
-	return err
-}
-
-// freeIDs returns the first of the box's ids, 0 if none are left. fresh says that it
-// had none before.
-func (rt *Runtime) freeIDs(b *Box) (id uint32, fresh bool) {
-	rt.ids.Lock()
-	defer rt.ids.Unlock()
-	if id := b.firstID.Load(); id != 0 {
-		return id, false
-	}
-	// By their number. Those that an earlier daemon gave may be parts of two.
-	taken := map[int64]bool{}
-	for _, o := range rt.Boxes() {
-		if first := int64(o.firstID.Load()); first != 0 {
-			n := first - int64(rt.opt.FirstID) + idsOfBox<<16 // not negative, for the division
-			taken[n/idsOfBox-1<<16] = true
-			taken[(n+idsOfBox-1)/idsOfBox-1<<16] = true
-		}
-	}
-	for n := uint32(0); n+idsOfBox <= rt.opt.IDs; n += idsOfBox {
-		if id := rt.opt.FirstID + n; !taken[int64(n/idsOfBox)] {
-			b.firstID.Store(id)
-			return id, true
-		}
-	}
-	return 0, false
-}
-
-// What a container has of user and group ids.
-const (
-	idsOfBox = 1 << 16
-	// DefaultFirstID and DefaultIDs are the host's ids that containers get, 65,536
-	// each. They are above those of systemd-nspawn and of /etc/subuid, and no number
-	// is negative to a program that takes it for signed.
-	DefaultFirstID = 0x7000_0000
-	DefaultIDs     = 0x0fff_0000
-)
-
 // container makes s the spec of a container.
 func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	c := r.cfg
@@ -279,14 +213,14 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	if err == nil {
 		err = b.claimIDs(r)
 	}
-	var root *containerRoot
+	var root *oci.Root
 	if err == nil {
 		root, err = b.root(ctx, r)
 	}
 	if err != nil {
 		return err
 	}
-	if r.layers, err = root.mounted(); err != nil {
+	if r.layers, err = root.ImageLayers(); err != nil {
 		return err
 	}
 	p, who, err := c.process(ctx, root, b.rt.bounding)
@@ -298,7 +232,7 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	for _, m := range c.Mounts {
 		s.Mounts = append(s.Mounts, shim.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
 	}
-	sc := &shim.Container{Runtime: []string{path}, Layers: root.layers, Upper: root.upper, FirstID: r.firstID, IDs: idsOfBox, Init: c.Init, PrivateNet: c.Network == "none"}
+	sc := &shim.Container{Runtime: []string{path}, Layers: root.Layers, Upper: root.Upper, FirstID: r.firstID, IDs: oci.IDs, Init: c.Init, PrivateNet: c.Network == "none"}
 	// runc sets the limits from outside, which takes a capability or to be the owner.
 	if name == "crun" || b.rt.bounding&capabilityMask([]string{"SYS_RESOURCE"}) != 0 {
 		sc.Owner = r.firstID
@@ -328,7 +262,7 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 		}
 	}
 	addMounts(spec, c, v2)
-	if root.upper != "" {
+	if root.Upper != "" {
 		sc.Files = c.containerFiles(spec)
 	}
 	if s.Probe.Kind == shim.ProbeCommand {
@@ -338,10 +272,10 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 			return err
 		}
 	}
-	made := &containerProcess{Process: *p, HomeSet: c.setsHome(root.image)}
-	if root.image != nil {
-		made.Image = root.image.Digest
-		s.StopSignal = c.Stop.signal(root.image.StopSignal)
+	made := &oci.Process{Process: *p, HomeSet: c.setsHome(root.Image)}
+	if root.Image != nil {
+		made.Image = root.Image.Digest
+		s.StopSignal = c.Stop.signal(root.Image.StopSignal)
 	}
 	made.StopSignal = s.StopSignal
 	for _, m := range spec.Mounts {
@@ -350,7 +284,7 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	if err := b.keepProcess(made); err != nil {
 		return err
 	}
-	r.effective = made.effective()
+	r.effective = effectiveOf(made)
 	spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec)
 	if err != nil {
 		return fmt.Errorf("seccomp profile: %w", err)
@@ -369,8 +303,8 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 
 // process is what the container runs: what the configuration says, and the image
 // where that says nothing.
-func (c *Config) process(ctx context.Context, root *containerRoot, bounding uint64) (*specs.Process, userdb.User, error) {
-	img := root.image
+func (c *Config) process(ctx context.Context, root *oci.Root, bounding uint64) (*specs.Process, userdb.User, error) {
+	img := root.Image
 	if img == nil {
 		img = &image.Image{}
 	}
@@ -390,11 +324,11 @@ func (c *Config) process(ctx context.Context, root *containerRoot, bounding uint
 	if name == "" {
 		name = img.User
 	}
-	u, err := userIn(ctx, root.users(c.Mounts), name)
+	u, err := oci.User(ctx, usersOf(root, c.Mounts), name)
 	if err != nil {
 		return nil, u, err
 	}
-	env := map[string]string{"PATH": defaultPath, "HOME": u.Home}
+	env := map[string]string{"PATH": oci.DefaultPath, "HOME": u.Home}
 	maps.Copy(env, imageEnv(img))
 	maps.Copy(env, c.Env)
 	p := &specs.Process{
@@ -407,7 +341,7 @@ func (c *Config) process(ctx context.Context, root *containerRoot, bounding uint
 			p.Cwd = filepath.Clean(dir)
 		}
 	}
-	p.Env = environ(env)
+	p.Env = oci.Environ(env)
 	for _, name := range slices.Sorted(maps.Keys(c.Rlimits)) {
 		p.Rlimits = append(p.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Soft: c.Rlimits[name].Soft, Hard: c.Rlimits[name].Hard})
 	}
@@ -465,7 +399,7 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, who userdb.User) (*shim.Ex
 		env["TERM"] = "xterm"
 	}
 	maps.Copy(env, cmd.Env)
-	p.Env = environ(env)
+	p.Env = oci.Environ(env)
 	first := b.firstID.Load()
 	x := &shim.ExecSpec{
 		Argv: p.Args, Env: p.Env, Workdir: p.Cwd, UID: first + p.User.UID, GID: first + p.User.GID,
@@ -522,7 +456,7 @@ func capabilitySet(mask uint64) []string {
 
 // containerSpec is the config.json of a container, without what depends on the host.
 func (c *Config) containerSpec(p *specs.Process, firstID uint32) *specs.Spec {
-	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: firstID, Size: idsOfBox}}
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: firstID, Size: oci.IDs}}
 	spaces := []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace, specs.UserNamespace, specs.CgroupNamespace}
 	var sysctls map[string]string
 	if c.Network == "none" {
@@ -530,7 +464,7 @@ func (c *Config) containerSpec(p *specs.Process, firstID uint32) *specs.Spec {
 		// The network is the box's own: whoever it is in there may have any port, and ping.
 		sysctls = map[string]string{
 			"net.ipv4.ip_unprivileged_port_start": "0",
-			"net.ipv4.ping_group_range":           "0 " + strconv.Itoa(idsOfBox-1),
+			"net.ipv4.ping_group_range":           "0 " + strconv.Itoa(oci.IDs-1),
 		}
 	}
 	spec := &specs.Spec{
@@ -652,3 +586,16 @@ func foreignHierarchies(g *group, name string) ([]string, error) {
 
 // hybridMount is where hosts with cgroup v1 have v2.
 const hybridMount = "/sys/fs/cgroup/unified"
+
+// learnFilter keeps the seccomp filter of a run that has just begun, if it was not
+// known. Without it the next start takes as long as this one.
+func (b *Box) learnFilter(r *run) {
+	if r.filter == nil {
+		return
+	}
+	err := b.rt.filters.Learn(*r.filter, r.proc, b.name)
+	// The command may have ended already, or the runtime keep no such file.
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, syscall.ESRCH) {
+		b.log("start").WithError(err).Warn("the compiled seccomp profile is not kept")
+	}
+}

@@ -8,21 +8,6 @@ import (
 	"testing"
 )
 
-func TestNoBoxGetsIDsThatAnotherHasInPart(t *testing.T) {
-	rt := testRuntime(t)
-	old, err := rt.Create("old")
-	must(t, err)
-	// An earlier daemon had another range.
-	old.firstID.Store(1<<20 + 100)
-	rt.opt.FirstID, rt.opt.IDs = 1<<20, 4*idsOfBox
-	fresh, err := rt.Create("fresh")
-	must(t, err)
-	id, _ := rt.freeIDs(fresh)
-	if id != 1<<20+2*idsOfBox {
-		t.Errorf("got ids from %#x, where %#x to %#x are another's", id, old.firstID.Load(), old.firstID.Load()+idsOfBox-1)
-	}
-}
-
 // full makes the disk refuse state.json of a box.
 func full(t *testing.T, b *Box) (again func()) {
 	t.Helper()

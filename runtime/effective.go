@@ -8,7 +8,7 @@ import (
 	"io/fs"
 	"syscall"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/boxlitefs/boxlite/runtime/oci"
 )
 
 // Effective is what the last container of a box was made of: what the configuration says,
@@ -21,30 +21,18 @@ type Effective struct {
 	StopSignal  string   `json:"stop_signal"`
 }
 
-// processFile is, in a box's directory, a containerProcess.
+// processFile is, in a box's directory, the oci.Process of its last container.
 const processFile = "process.json"
 
-// containerProcess is the process of a box's last container: what an exec has in common
-// with it, also for the next daemon.
-type containerProcess struct {
-	specs.Process
-	Image  string   `json:"imageDigest,omitempty"`  // that the container was made from
-	Mounts []string `json:"mountTargets,omitempty"` // absolute
-	// StopSignal is what a stop sends; 0 on the record of an older boxlite, which sent SIGTERM
-	// if the configuration did not say.
-	StopSignal syscall.Signal `json:"stopSignal,omitempty"`
-	// HomeSet says that HOME is that of the configuration or the image, whoever the user.
-	HomeSet bool `json:"homeSet,omitempty"`
-}
-
-func (p *containerProcess) effective() *Effective {
+// effectiveOf is what the container that runs p was made of.
+func effectiveOf(p *oci.Process) *Effective {
 	return &Effective{
 		Command: orEmpty(p.Args), Workdir: p.Cwd, User: fmt.Sprintf("%d:%d", p.User.UID, p.User.GID), ImageDigest: unlessZero(p.Image),
 		StopSignal: signalName(cmp.Or(p.StopSignal, syscall.SIGTERM)),
 	}
 }
 
-func (b *Box) keepProcess(p *containerProcess) error {
+func (b *Box) keepProcess(p *oci.Process) error {
 	text, err := json.Marshal(p)
 	if err != nil {
 		return err
@@ -58,8 +46,8 @@ func (b *Box) keepProcess(p *containerProcess) error {
 
 // readBackProcess returns what is on record of the last container; nothing is recorded of
 // a box that had none.
-func (b *Box) readBackProcess() (*containerProcess, error) {
-	p := &containerProcess{}
+func (b *Box) readBackProcess() (*oci.Process, error) {
+	p := &oci.Process{}
 	dir, err := b.pin()
 	if err != nil {
 		return nil, err

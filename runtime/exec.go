@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/runtime/fault"
+	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
 	"github.com/boxlitefs/boxlite/shim"
 )
@@ -678,13 +679,13 @@ func (b *Box) execSpec(r *run, cmd *ExecCommand, who userdb.User, rights execRig
 	if cmd.Workdir != "" {
 		x.Workdir = cmd.Workdir
 	}
-	env := map[string]string{"PATH": defaultPath, "HOME": who.Home}
+	env := map[string]string{"PATH": oci.DefaultPath, "HOME": who.Home}
 	if cmd.TTY {
 		env["TERM"] = "xterm"
 	}
 	maps.Copy(env, c.Env)
 	maps.Copy(env, cmd.Env)
-	x.Env = environ(env)
+	x.Env = oci.Environ(env)
 	x.Capabilities, x.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, who.UID == 0)
 	return x, nil
 }

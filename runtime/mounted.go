@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/image"
 )
@@ -67,20 +65,4 @@ func readRecord[T any](dir, name string, decode func([]byte) (*T, error)) (*T, e
 		return nil, err
 	}
 	return decode(b)
-}
-
-// mounted are the layers of the store that a container's root is made of, by their inode
-// numbers: a layer can be fetched anew, under the same name, while an old one is in use.
-func (root *containerRoot) mounted() (inodes []uint64, err error) {
-	if root.image == nil {
-		return nil, nil
-	}
-	for _, dir := range root.layers {
-		var st unix.Stat_t
-		if err := unix.Lstat(dir, &st); err != nil {
-			return nil, fmt.Errorf("%s: %w", dir, err)
-		}
-		inodes = append(inodes, st.Ino)
-	}
-	return inodes, nil
 }

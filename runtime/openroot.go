@@ -22,9 +22,6 @@ func (b *Box) rootIDs(c *Config) (ids rootfs.IDs, offered bool) {
 	return rootfs.HostIDs, rootOfHost
 }
 
-// ownIDs are the ids of the box's containers.
-func (b *Box) ownIDs() rootfs.IDs { return rootfs.IDs{Base: b.firstID.Load(), Size: idsOfBox} }
-
 // rootSlot keeps the access to the files of the box's run, once it was asked for.
 type rootSlot struct {
 	mu   sync.Mutex

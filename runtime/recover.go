@@ -169,7 +169,7 @@ func (b *Box) readBack() (complaints []error) {
 		p, err := b.readBackProcess()
 		note(err)
 		if p != nil && len(p.Args) > 0 {
-			s.effective = p.effective()
+			s.effective = effectiveOf(p)
 		}
 	}
 	b.publish(s, rec.lastChange())

@@ -354,8 +354,6 @@ func (b *Box) abandon(h *shim.Handle, err error) error {
 	return errors.Join(err, reaper.Abandon(h.PID, h.PIDFD))
 }
 
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // spec turns the run's configuration into what its shim needs. Names are looked
 // up here, once a start.
 func (b *Box) spec(r *run) (*shim.Spec, error) {
@@ -390,11 +388,11 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 		return nil, err
 	}
 	s.UID, s.GID, s.Groups = who.UID, who.GID, who.Groups
-	env := map[string]string{"PATH": defaultPath, "HOME": who.Home}
+	env := map[string]string{"PATH": oci.DefaultPath, "HOME": who.Home}
 	for k, v := range c.Env {
 		env[k] = v
 	}
-	s.Env = environ(env)
+	s.Env = oci.Environ(env)
 	for _, m := range c.Mounts {
 		s.Mounts = append(s.Mounts, shim.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
 	}
@@ -404,16 +402,6 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	}
 	s.Capabilities, s.CapAmbient = c.Security.Capabilities.Mask(b.rt.bounding, s.UID == 0)
 	return s, nil
-}
-
-// environ is an environment as KEY=VALUE, sorted.
-func environ(env map[string]string) []string {
-	list := make([]string, 0, len(env))
-	for k, v := range env {
-		list = append(list, k+"="+v)
-	}
-	slices.Sort(list)
-	return list
 }
 
 // shimRlimits turns limits by name into what setrlimit(2) takes.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/runtime/image"
+	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
 )
 
@@ -21,20 +22,11 @@ func hostUser(ctx context.Context, name string) (userdb.User, error) {
 	return u, nil
 }
 
-// userIn resolves `user[:group]` by the files of a container's root.
-func userIn(ctx context.Context, root *userdb.Root, name string) (userdb.User, error) {
-	u, err := userdb.In(root, idsOfBox-1).Lookup(ctx, name)
-	if err != nil {
-		return u, fmt.Errorf("user %q of the container: %w", name, err)
-	}
-	return u, nil
-}
-
-// users is the root as the command of a container will see it.
-func (root *containerRoot) users(mounts []Mount) *userdb.Root {
-	r := &userdb.Root{Layers: root.layers, Mounts: map[string]string{}}
-	if root.upper != "" {
-		r.Layers = append([]string{filepath.Join(root.upper, "upper")}, root.layers...)
+// usersOf is the root as the command of a container will see it.
+func usersOf(root *oci.Root, mounts []Mount) *userdb.Root {
+	r := &userdb.Root{Layers: root.Layers, Mounts: map[string]string{}}
+	if root.Upper != "" {
+		r.Layers = append([]string{filepath.Join(root.Upper, "upper")}, root.Layers...)
 	}
 	for _, m := range mounts {
 		r.Mounts[path.Clean(m.Target)] = m.Source
@@ -67,7 +59,7 @@ func (b *Box) userInRunning(ctx context.Context, r *run, name string) (userdb.Us
 		return userdb.User{}, err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	return userIn(ctx, &userdb.Root{Layers: []string{fmt.Sprintf("/proc/self/fd/%d/root", fd)}}, name)
+	return oci.User(ctx, &userdb.Root{Layers: []string{fmt.Sprintf("/proc/self/fd/%d/root", fd)}}, name)
 }
 
 // setsHome reports whether HOME is the box's own, and not that of a user.

@@ -1,0 +1,16 @@
+package oci
+
+import "slices"
+
+// DefaultPath is the PATH of a command that is given none.
+const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Environ is an environment as KEY=VALUE, sorted.
+func Environ(env map[string]string) []string {
+	list := make([]string, 0, len(env))
+	for k, v := range env {
+		list = append(list, k+"="+v)
+	}
+	slices.Sort(list)
+	return list
+}
