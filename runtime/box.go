@@ -18,7 +18,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/runtime/deep"
 	"github.com/boxlitefs/boxlite/runtime/fault"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // Box is one box. All methods may be called at any time from any goroutine.
@@ -500,7 +500,7 @@ func (b *Box) shrink(trash string) error {
 		return err
 	}
 	for _, e := range entries {
-		if _, log := shim.ParseLogName(e.Name()); !log {
+		if _, log := wire.ParseLogName(e.Name()); !log {
 			err = errors.Join(err, deep.RemoveAll(b.rt.life, filepath.Join(trash, e.Name())))
 		}
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/image"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // Verb is what a command asks for.
@@ -282,7 +283,7 @@ func (b *Box) end(r *run, op string, grace time.Duration, force bool) error {
 		select {
 		case <-r.launched:
 			// Where the configuration has none the shim knows that of the image.
-			_, err := b.askShim(r, shim.Request{Op: shim.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace}, askBound)
+			_, err := b.askShim(r, wire.Request{Op: wire.OpStop, Signal: r.cfg.Stop.Signal, Grace: grace}, askBound)
 			fault.Point("stop.asked")
 			if err != nil {
 				// It may have ended meanwhile. If not, its grace counts all the same.
@@ -425,20 +426,20 @@ func (b *Box) ask(note string, c Command) (*Completion, error) {
 }
 
 func (b *Box) asked(r *run, c Command) error {
-	req := shim.Request{Op: shim.OpSignal, Signal: c.Signal}
+	req := wire.Request{Op: wire.OpSignal, Signal: c.Signal}
 	switch {
 	case c.Verb == VerbSignal:
 	case r.group.canFreeze():
-		req.Op = shim.OpState
+		req.Op = wire.OpState
 	case c.Verb == VerbPause:
-		req.Op = shim.OpPause
+		req.Op = wire.OpPause
 	default:
-		req.Op = shim.OpResume
+		req.Op = wire.OpResume
 	}
 	r.asking.Lock()
 	defer r.asking.Unlock()
 	reply, err := b.askShim(r, req, askBound)
-	if err == nil && req.Op == shim.OpState {
+	if err == nil && req.Op == wire.OpState {
 		reply.State.Paused, err = b.freeze(r, c.Verb == VerbPause, reply.State)
 	}
 	fault.Point("ask.answered")
@@ -478,7 +479,7 @@ func (b *Box) asked(r *run, c Command) error {
 // freeze freezes or thaws the cgroup of a run, and returns whether it is frozen.
 // The shim is not in it: it still moves the log, takes a SIGTERM and answers. The
 // caller holds asking.
-func (b *Box) freeze(r *run, freeze bool, s shim.State) (bool, error) {
+func (b *Box) freeze(r *run, freeze bool, s wire.State) (bool, error) {
 	if !freeze {
 		r.unguard()
 		return false, r.group.thaw()
@@ -548,7 +549,7 @@ func (b *Box) shimHangsUp(ctx context.Context) error {
 		return err
 	}
 	defer dir.Close()
-	w, err := shim.WatchLog(ctx, dir)
+	w, err := client.WatchLog(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -580,10 +581,10 @@ func (b *Box) letDie(r *run) {
 
 // askShim puts one request to the shim of a run; nil is whichever answers. What
 // the shim could not do is the error, or that it has not answered within the bound.
-func (b *Box) askShim(r *run, req shim.Request, bound time.Duration) (shim.Reply, error) {
+func (b *Box) askShim(r *run, req wire.Request, bound time.Duration) (wire.Reply, error) {
 	dir, err := os.Open(b.dir)
 	if err != nil {
-		return shim.Reply{}, err
+		return wire.Reply{}, err
 	}
 	defer dir.Close()
 	if r != nil {
@@ -591,7 +592,7 @@ func (b *Box) askShim(r *run, req shim.Request, bound time.Duration) (shim.Reply
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
-	reply, err := shim.Ask(ctx, dir, req)
+	reply, err := client.Ask(ctx, dir, req)
 	if err == nil && reply.Errno != 0 {
 		err = reply.Errno
 	}

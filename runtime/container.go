@@ -24,7 +24,7 @@ import (
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // ociRuntimes are the OCI runtimes that can run a container, the first choice first:
@@ -207,7 +207,7 @@ func (b *Box) changes(r *run, key, like string) (string, error) {
 }
 
 // container makes s the spec of a container.
-func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
+func (b *Box) container(ctx context.Context, r *run, s *wire.Spec) error {
 	c := r.cfg
 	name, path, err := ociRuntime(c.Runtime)
 	if err == nil {
@@ -230,9 +230,9 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	s.Argv, s.Workdir = p.Args, p.Cwd
 	s.UID, s.GID = r.firstID+who.UID, r.firstID+who.GID
 	for _, m := range c.Mounts {
-		s.Mounts = append(s.Mounts, shim.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+		s.Mounts = append(s.Mounts, wire.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
 	}
-	sc := &shim.Container{Runtime: []string{path}, Layers: root.Layers, Upper: root.Upper, FirstID: r.firstID, IDs: oci.IDs, Init: c.Init, PrivateNet: c.Network == "none"}
+	sc := &wire.Container{Runtime: []string{path}, Layers: root.Layers, Upper: root.Upper, FirstID: r.firstID, IDs: oci.IDs, Init: c.Init, PrivateNet: c.Network == "none"}
 	// runc sets the limits from outside, which takes a capability or to be the owner.
 	if name == "crun" || b.rt.bounding&capabilityMask([]string{"SYS_RESOURCE"}) != 0 {
 		sc.Owner = r.firstID
@@ -265,7 +265,7 @@ func (b *Box) container(ctx context.Context, r *run, s *shim.Spec) error {
 	if root.Upper != "" {
 		sc.Files = c.containerFiles(spec)
 	}
-	if s.Probe.Kind == shim.ProbeCommand {
+	if s.Probe.Kind == wire.ProbeCommand {
 		probe := *p
 		probe.Args = s.Probe.Argv
 		if sc.Probe, err = json.Marshal(probe); err != nil {
@@ -363,7 +363,7 @@ func imageEnv(img *image.Image) map[string]string {
 }
 
 // containedExec is execSpec for a container.
-func (b *Box) containedExec(r *run, cmd *ExecCommand, who userdb.User) (*shim.ExecSpec, error) {
+func (b *Box) containedExec(r *run, cmd *ExecCommand, who userdb.User) (*wire.ExecSpec, error) {
 	c := r.cfg
 	made, err := b.readBackProcess()
 	if err == nil && len(made.Args) == 0 {
@@ -395,13 +395,13 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, who userdb.User) (*shim.Ex
 		p.Cwd = cmd.Workdir
 	}
 	if cmd.TTY {
-		p.Terminal, p.ConsoleSize = true, &specs.Box{Height: shim.TTYRows, Width: shim.TTYCols}
+		p.Terminal, p.ConsoleSize = true, &specs.Box{Height: wire.TTYRows, Width: wire.TTYCols}
 		env["TERM"] = "xterm"
 	}
 	maps.Copy(env, cmd.Env)
 	p.Env = oci.Environ(env)
 	first := b.firstID.Load()
-	x := &shim.ExecSpec{
+	x := &wire.ExecSpec{
 		Argv: p.Args, Env: p.Env, Workdir: p.Cwd, UID: first + p.User.UID, GID: first + p.User.GID,
 		TimeoutNs: cmd.Timeout.Nanoseconds(), TTY: cmd.TTY,
 	}
@@ -469,7 +469,7 @@ func (c *Config) containerSpec(p *specs.Process, firstID uint32) *specs.Spec {
 	}
 	spec := &specs.Spec{
 		Version: "1.0.2", Process: p, Hostname: c.Hostname,
-		Root: &specs.Root{Path: shim.ContainerRoot, Readonly: c.Security.ReadonlyRootfs},
+		Root: &specs.Root{Path: wire.ContainerRoot, Readonly: c.Security.ReadonlyRootfs},
 		Linux: &specs.Linux{
 			UIDMappings: ids, GIDMappings: ids, Sysctl: sysctls,
 			Resources: &specs.LinuxResources{Devices: containerDevices()},
@@ -481,9 +481,9 @@ func (c *Config) containerSpec(p *specs.Process, firstID uint32) *specs.Spec {
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
-	made := map[specs.LinuxNamespaceType]string{specs.UserNamespace: shim.UserNamespace}
+	made := map[specs.LinuxNamespaceType]string{specs.UserNamespace: wire.UserNamespace}
 	if c.Init {
-		made[specs.PIDNamespace], made[specs.NetworkNamespace] = shim.PIDNamespace, shim.NetworkNamespace
+		made[specs.PIDNamespace], made[specs.NetworkNamespace] = wire.PIDNamespace, wire.NetworkNamespace
 	}
 	for _, t := range spaces {
 		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: made[t]})
@@ -540,20 +540,20 @@ func addMounts(spec *specs.Spec, c *Config, v2 bool) {
 		if m.ReadOnly {
 			options = append(options, "ro")
 		}
-		add("bind", shim.ContainerMount(i), m.Target, options...)
+		add("bind", wire.ContainerMount(i), m.Target, options...)
 	}
 }
 
 // containerFiles are the files that a container needs and no image has right, and
 // their mounts.
-func (c *Config) containerFiles(spec *specs.Spec) []shim.File {
-	files := []shim.File{
+func (c *Config) containerFiles(spec *specs.Spec) []wire.File {
+	files := []wire.File{
 		{Name: "hosts", Data: []byte("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t" + c.Hostname + "\n")},
 		{Name: "hostname", Data: []byte(c.Hostname + "\n")},
 	}
 	if c.Network == "host" {
 		if text, err := os.ReadFile("/etc/resolv.conf"); err == nil && len(text) <= 64<<10 {
-			files = append(files, shim.File{Name: "resolv.conf", Data: text})
+			files = append(files, wire.File{Name: "resolv.conf", Data: text})
 		}
 	}
 	// They are read-only: the box could fill what they are on, which is the shim's.
@@ -562,7 +562,7 @@ func (c *Config) containerFiles(spec *specs.Spec) []shim.File {
 		if slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Target == target || m.Target == "/etc" }) {
 			continue
 		}
-		spec.Mounts = append(spec.Mounts, specs.Mount{Type: "bind", Source: shim.ContainerFile(f.Name), Destination: target, Options: []string{"bind", "nosuid", "nodev", "noexec", "ro"}})
+		spec.Mounts = append(spec.Mounts, specs.Mount{Type: "bind", Source: wire.ContainerFile(f.Name), Destination: target, Options: []string{"bind", "nosuid", "nodev", "noexec", "ro"}})
 	}
 	return files
 }

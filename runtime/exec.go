@@ -22,11 +22,12 @@ import (
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // MaxExecs is how many execs a box may have at once.
-const MaxExecs = shim.MaxExecs
+const MaxExecs = wire.MaxExecs
 
 // rootExecs of them are root's alone: who was given exec/ does not fill it up.
 const rootExecs = 16
@@ -108,7 +109,7 @@ type Exec struct {
 	writers map[*StdinWriter]bool
 	began   string // the event of its begin, until that is told
 	// unwritten is how it ended, as long as that may not be on record.
-	unwritten *shim.ExitRecord
+	unwritten *wire.ExitRecord
 	// refused says that the last command it was given was refused: who waits for its
 	// output would wait for ever.
 	refused atomic.Bool
@@ -204,7 +205,7 @@ func (b *Box) ExecCount() (int, time.Time) {
 func (b *Box) newExec(name string, rec *execRecord) *Exec {
 	e := &Exec{b: b, name: name, serial: b.rt.serial.Add(1), done: make(chan struct{})}
 	for i := range e.out {
-		e.out[i] = &outStream{e: e, fd: -1, name: [...]string{shim.ExecStdout, shim.ExecStderr}[i]}
+		e.out[i] = &outStream{e: e, fd: -1, name: [...]string{wire.ExecStdout, wire.ExecStderr}[i]}
 	}
 	e.in = inStream{e: e, fd: -1}
 	e.snap.Store(&ExecSnapshot{
@@ -243,8 +244,8 @@ func (b *Box) createExec(name string, rec *execRecord) (*Exec, error) {
 	if err := b.execs.room(name, rec.UID); err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(shim.ExecDir, name)
-	if err := root.Mkdir(shim.ExecDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	dir := filepath.Join(wire.ExecDir, name)
+	if err := root.Mkdir(wire.ExecDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	if err := root.RemoveAll(dir); err != nil { // what a daemon that died has left half-made
@@ -301,7 +302,7 @@ func makeFIFOs(root *os.Root, dir string) error {
 		return err
 	}
 	defer d.Close()
-	for _, name := range []string{shim.ExecStdin, shim.ExecStdout, shim.ExecStderr} {
+	for _, name := range []string{wire.ExecStdin, wire.ExecStdout, wire.ExecStderr} {
 		if err := unix.Mkfifoat(int(d.Fd()), name, 0o600); err != nil {
 			return fmt.Errorf("make a FIFO: %w", err)
 		}
@@ -326,7 +327,7 @@ func (e *Exec) save(root *os.Root, rec *execRecord) error {
 	if err != nil {
 		return err
 	}
-	dir, err := root.OpenRoot(filepath.Join(shim.ExecDir, e.name))
+	dir, err := root.OpenRoot(filepath.Join(wire.ExecDir, e.name))
 	if err != nil {
 		return err
 	}
@@ -500,17 +501,17 @@ func (e *Exec) forget(run string) {
 	if r, going := e.b.Snapshot().Run(); !going || r.r.id != run {
 		return
 	}
-	if _, err := e.ask(context.Background(), shim.Request{Op: shim.OpExecForget, Run: run}, askBound); err != nil {
+	if _, err := e.ask(context.Background(), wire.Request{Op: wire.OpExecForget, Run: run}, askBound); err != nil {
 		e.b.log("exec").WithError(err).Debug("not forgotten by the shim")
 	}
 }
 
 // ask puts a request on the exec to the shim. What that could not do is the error. The
 // bound may be 0 for none.
-func (e *Exec) ask(ctx context.Context, req shim.Request, bound time.Duration) (shim.ExecReply, error) {
+func (e *Exec) ask(ctx context.Context, req wire.Request, bound time.Duration) (wire.ExecReply, error) {
 	dir, err := os.Open(e.b.dir)
 	if err != nil {
-		return shim.ExecReply{Stdin: -1}, err
+		return wire.ExecReply{Stdin: -1}, err
 	}
 	defer dir.Close()
 	if bound > 0 {
@@ -519,7 +520,7 @@ func (e *Exec) ask(ctx context.Context, req shim.Request, bound time.Duration) (
 		defer cancel()
 	}
 	req.Exec = e.name
-	reply, err := shim.AskExec(ctx, dir, req)
+	reply, err := client.AskExec(ctx, dir, req)
 	e.in.take(reply.Stdin)
 	if err == nil && reply.Errno != 0 {
 		err = reply.Errno
@@ -610,7 +611,7 @@ func (e *Exec) run(by By, text []byte) (*Completion, error) {
 		return nil, err
 	}
 	// The shim may have written it late, of one that had the name before.
-	if err = root.Remove(filepath.Join(shim.ExecDir, e.name, shim.RecordName)); errors.Is(err, fs.ErrNotExist) {
+	if err = root.Remove(filepath.Join(wire.ExecDir, e.name, wire.RecordName)); errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	if err == nil {
@@ -638,12 +639,12 @@ func (e *Exec) run(by By, text []byte) (*Completion, error) {
 	return done, nil
 }
 
-func (e *Exec) writeSpec(root *os.Root, spec *shim.ExecSpec) error {
-	dir, err := root.OpenRoot(filepath.Join(shim.ExecDir, e.name))
+func (e *Exec) writeSpec(root *os.Root, spec *wire.ExecSpec) error {
+	dir, err := root.OpenRoot(filepath.Join(wire.ExecDir, e.name))
 	if err != nil {
 		return err
 	}
-	return errors.Join(replaceFile(dir, shim.ExecSpecName, spec.Append(nil), loose), dir.Close())
+	return errors.Join(replaceFile(dir, wire.ExecSpecName, spec.Append(nil), loose), dir.Close())
 }
 
 // removeSpec removes what the shim has read: it holds env.
@@ -652,7 +653,7 @@ func (e *Exec) removeSpec() {
 	if err != nil {
 		return // it is gone with the box
 	}
-	err = root.Remove(filepath.Join(shim.ExecDir, e.name, shim.ExecSpecName))
+	err = root.Remove(filepath.Join(wire.ExecDir, e.name, wire.ExecSpecName))
 	if err = errors.Join(err, root.Close()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		e.b.log("exec").WithError(err).Warn("its orders are left on disk")
 	}
@@ -661,7 +662,7 @@ func (e *Exec) removeSpec() {
 // execSpec is what the shim needs to run cmd in the run, as the user that execUser gave,
 // with those rights. Who is not root gets no more than the box's own command has, and on
 // the host not even root.
-func (b *Box) execSpec(r *run, cmd *ExecCommand, who userdb.User, rights execRights) (*shim.ExecSpec, error) {
+func (b *Box) execSpec(r *run, cmd *ExecCommand, who userdb.User, rights execRights) (*wire.ExecSpec, error) {
 	c := r.cfg
 	if rights.limited && cmd.User != "" && cmd.User != c.User {
 		return nil, rights.refuse("only root chooses the user: leave the key out")
@@ -672,7 +673,7 @@ func (b *Box) execSpec(r *run, cmd *ExecCommand, who userdb.User, rights execRig
 	if rights.limited && who.UID == 0 {
 		return nil, rights.refuse("the box runs as root, which on engine host is the host's: give it another user in config.yaml")
 	}
-	x := &shim.ExecSpec{
+	x := &wire.ExecSpec{
 		Argv: cmd.Command, Workdir: c.Workdir, UID: who.UID, GID: who.GID, Groups: who.Groups,
 		TimeoutNs: cmd.Timeout.Nanoseconds(), TTY: cmd.TTY,
 	}
@@ -704,10 +705,10 @@ func (e *Exec) begin(r *run) error {
 	}()
 	b.execs.begins <- struct{}{}
 	defer func() { <-b.execs.begins }()
-	var reply shim.ExecReply
+	var reply wire.ExecReply
 	err := b.watchExecs(r)
 	if err == nil {
-		reply, err = e.ask(ctx, shim.Request{Op: shim.OpExec, Run: r.id}, 0)
+		reply, err = e.ask(ctx, wire.Request{Op: wire.OpExec, Run: r.id}, 0)
 	}
 	fault.Point("exec.asked")
 	e.removeSpec()
@@ -717,10 +718,10 @@ func (e *Exec) begin(r *run) error {
 		return err
 	}
 	switch reply.State.Phase {
-	case shim.ExecFailed:
+	case wire.ExecFailed:
 		e.endAs(&reply.State)
 		return fmt.Errorf("%w: %s", ErrStart, reply.State.Failed)
-	case shim.ExecEnded:
+	case wire.ExecEnded:
 		e.endAs(&reply.State)
 		return nil
 	}
@@ -744,7 +745,7 @@ func (e *Exec) notAsked(r *run, err error) error {
 	case errors.Is(err, syscall.EBUSY):
 		return fmt.Errorf("%w: the box is paused or stopping, or what had that name before has not ended", ErrBusy)
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
-		if reply, serr := e.b.askShim(r, shim.Request{Op: shim.OpState}, askBound); serr == nil && reply.State.Alive {
+		if reply, serr := e.b.askShim(r, wire.Request{Op: wire.OpState}, askBound); serr == nil && reply.State.Alive {
 			return fmt.Errorf("%w: the box was started by an older boxlite, whose shim knows no exec: restart it", ErrStart)
 		}
 		return ErrNoProcess
@@ -803,15 +804,15 @@ func (e *Exec) end(o outcome) {
 
 // look ends the exec if its record says that it has ended, and reports whether.
 func (e *Exec) look() bool {
-	dir := filepath.Join(e.b.dir, shim.ExecDir, e.name)
-	rec, err := load(dir, shim.RecordName, decodeExit)
+	dir := filepath.Join(e.b.dir, wire.ExecDir, e.name)
+	rec, err := load(dir, wire.RecordName, decodeExit)
 	if err != nil {
 		e.b.log("exec").WithError(err).Warn("record of an exec")
 	}
 	if rec == nil || rec.Run != e.snap.Load().run {
 		return false
 	}
-	o := outcome{status: ExecStopped, code: rec.Code, late: rec.StoppedBy == shim.StoppedByTimeout}
+	o := outcome{status: ExecStopped, code: rec.Code, late: rec.StoppedBy == wire.StoppedByTimeout}
 	if rec.Failed != "" {
 		o.status = ExecFailed
 	}
@@ -836,7 +837,7 @@ func (b *Box) watchExecs(r *run) error {
 	return nil
 }
 
-func (b *Box) openExecWatch(r *run) (*shim.ExecWatch, error) {
+func (b *Box) openExecWatch(r *run) (*client.ExecWatch, error) {
 	dir, err := os.Open(b.dir)
 	if err != nil {
 		return nil, err
@@ -844,12 +845,12 @@ func (b *Box) openExecWatch(r *run) (*shim.ExecWatch, error) {
 	defer dir.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), askBound)
 	defer cancel()
-	return shim.WatchExecs(ctx, dir, r.id)
+	return client.WatchExecs(ctx, dir, r.id)
 }
 
 // followExecs takes the ends of execs from their records, or from the shim's answer where
 // those could not be written, when the shim says that there are any. It ends with the last exec that runs, and with the run.
-func (b *Box) followExecs(r *run, w *shim.ExecWatch) {
+func (b *Box) followExecs(r *run, w *client.ExecWatch) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -892,7 +893,7 @@ func (b *Box) followExecs(r *run, w *shim.ExecWatch) {
 
 // rewatch gives another watch in place of one that broke off, unless the run has ended:
 // what becomes of the execs then is told with its end.
-func (b *Box) rewatch(ctx context.Context, r *run, err error) *shim.ExecWatch {
+func (b *Box) rewatch(ctx context.Context, r *run, err error) *client.ExecWatch {
 	for {
 		if !errors.Is(err, io.EOF) && !noShim(err) && ctx.Err() == nil {
 			b.log("exec").WithError(err).Warn("no news of the execs: asked again")
@@ -902,7 +903,7 @@ func (b *Box) rewatch(ctx context.Context, r *run, err error) *shim.ExecWatch {
 			}
 		}
 		if ctx.Err() == nil && !errors.Is(err, io.EOF) && !noShim(err) {
-			var w *shim.ExecWatch
+			var w *client.ExecWatch
 			if w, err = b.openExecWatch(r); err == nil {
 				return w
 			}
@@ -942,10 +943,10 @@ func (b *Box) endExecs() {
 		if e.Snapshot().Status.Active() && !e.look() {
 			s := e.snap.Load()
 			o := outcome{status: ExecStopped, code: 128 + int(unix.SIGKILL)}
-			if rec, err := load(filepath.Join(b.dir, shim.ExecDir, e.name), execFile, decodeExecRecord); err != nil || rec == nil || rec.Boot != b.rt.bootID {
+			if rec, err := load(filepath.Join(b.dir, wire.ExecDir, e.name), execFile, decodeExecRecord); err != nil || rec == nil || rec.Boot != b.rt.bootID {
 				o.code = -1
 			} else {
-				e.keep(&shim.ExitRecord{Run: s.run, Code: o.code, Signal: int(unix.SIGKILL), EndedNs: time.Now().UnixNano()})
+				e.keep(&wire.ExitRecord{Run: s.run, Code: o.code, Signal: int(unix.SIGKILL), EndedNs: time.Now().UnixNano()})
 			}
 			e.end(o)
 		}
@@ -962,7 +963,7 @@ func (e *Exec) Do(by By, c Command) (*Completion, error) {
 	e.b.keepAlive()
 	s := e.Snapshot()
 	var err error
-	req := shim.Request{Op: shim.OpExecKill, Run: s.run, Signal: c.Signal}
+	req := wire.Request{Op: wire.OpExecKill, Run: s.run, Signal: c.Signal}
 	switch {
 	case s.Removed:
 		err = ErrRemoved
@@ -973,9 +974,9 @@ func (e *Exec) Do(by By, c Command) (*Completion, error) {
 	case s.Status != ExecRunning:
 		err = fmt.Errorf("%w: it is %s", ErrNoProcess, s.Status)
 	case c.Verb == VerbSignal:
-		req.Op = shim.OpExecSignal
+		req.Op = wire.OpExecSignal
 	case c.Verb == VerbCloseStdin:
-		req.Op = shim.OpExecEOF
+		req.Op = wire.OpExecEOF
 	default:
 		err = ErrInvalid
 	}
@@ -999,19 +1000,19 @@ func (e *Exec) Do(by By, c Command) (*Completion, error) {
 // Kills returns how many kills the exec has taken.
 func (e *Exec) Kills() uint64 { return e.kills.Load() }
 
-func (e *Exec) carryOut(req shim.Request) error {
-	if req.Op == shim.OpExecEOF {
+func (e *Exec) carryOut(req wire.Request) error {
+	if req.Op == wire.OpExecEOF {
 		e.closeIn()
 	}
 	_, err := e.ask(context.Background(), req, askBound)
 	active := e.Snapshot().Status.Active()
 	switch {
-	case noShim(err) && req.Op == shim.OpExecSignal:
+	case noShim(err) && req.Op == wire.OpExecSignal:
 		return ErrNoProcess
 	case noShim(err):
 		err = nil // it has ended, or is about to
 	}
-	if err != nil || req.Op != shim.OpExecKill || !active {
+	if err != nil || req.Op != wire.OpExecKill || !active {
 		return err
 	}
 	over := time.NewTimer(KillBound)
@@ -1042,7 +1043,7 @@ func (e *Exec) WaitStopped() Stream {
 // readBackExecs makes the execs of a box from its directory. What is to be found out of
 // those that had begun is left to adoptExecs or endExecs.
 func (b *Box) readBackExecs() error {
-	path := filepath.Join(b.dir, shim.ExecDir)
+	path := filepath.Join(b.dir, wire.ExecDir)
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -1090,7 +1091,7 @@ func (b *Box) readBackExecs() error {
 
 // quietly ends an exec that had ended already, as nothing that happens now.
 func (e *Exec) quietly(dir string) {
-	rec, err := load(dir, shim.RecordName, decodeExit)
+	rec, err := load(dir, wire.RecordName, decodeExit)
 	if err != nil || rec == nil || rec.Run != e.snap.Load().run {
 		return
 	}
@@ -1118,7 +1119,7 @@ func (b *Box) adoptExecs(r *run) {
 	for len(x.lost) > 0 && err == nil {
 		// Nobody could ask for its end any more.
 		e := b.newExec(x.lost[0], &execRecord{})
-		if _, err = e.ask(context.Background(), shim.Request{Op: shim.OpExecKill, Run: r.id}, askBound); errors.Is(err, syscall.ENOENT) {
+		if _, err = e.ask(context.Background(), wire.Request{Op: wire.OpExecKill, Run: r.id}, askBound); errors.Is(err, syscall.ENOENT) {
 			err = nil
 		}
 		if err == nil {
@@ -1164,12 +1165,12 @@ func (e *Exec) inquire(r *run) error {
 	if e.look() {
 		return nil
 	}
-	reply, err := e.ask(context.Background(), shim.Request{Op: shim.OpExecState, Run: r.id}, askBound)
+	reply, err := e.ask(context.Background(), wire.Request{Op: wire.OpExecState, Run: r.id}, askBound)
 	if err != nil {
 		return err
 	}
 	switch {
-	case reply.State.Phase == shim.ExecEnded, reply.State.Phase == shim.ExecFailed:
+	case reply.State.Phase == wire.ExecEnded, reply.State.Phase == wire.ExecFailed:
 		e.endAs(&reply.State)
 		return nil
 	case reply.PID < 0:

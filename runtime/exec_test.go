@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 func TestParseExec(t *testing.T) {
@@ -176,7 +176,7 @@ func TestWhoIsNotRootGetsNoMoreThanTheBoxHas(t *testing.T) {
 			c.cmd.Command = []string{"true"}
 			r := &run{cfg: cfg}
 			who, err := b.execUser(r, &c.cmd)
-			var x *shim.ExecSpec
+			var x *wire.ExecSpec
 			if err == nil {
 				x, err = b.execSpec(r, &c.cmd, who, (&ExecSnapshot{}).rights(c.by))
 			}
@@ -199,7 +199,7 @@ func TestExecOfAnOlderShim(t *testing.T) {
 	defer dir.Close()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
-	must(t, unix.Bind(fd, &unix.SockaddrUnix{Name: filepath.Join(b.dir, shim.SocketName)}))
+	must(t, unix.Bind(fd, &unix.SockaddrUnix{Name: filepath.Join(b.dir, wire.SocketName)}))
 	must(t, unix.Listen(fd, 8))
 	served := make(chan struct{})
 	go func() {
@@ -213,7 +213,7 @@ func TestExecOfAnOlderShim(t *testing.T) {
 			}
 			buf := make([]byte, 1024)
 			n, _ := unix.Read(c, buf)
-			if n > 1 && shim.Op(buf[1]) == shim.OpState {
+			if n > 1 && wire.Op(buf[1]) == wire.OpState {
 				_ = unix.Send(c, []byte("\x01\x00\x00\x00\x00\x02\x00\x00\x00r1\x00\x00\x01\x05\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0)
 			}
 			_ = unix.Close(c)
@@ -242,7 +242,7 @@ func TestOutputIsConsumedAndGivenBack(t *testing.T) {
 	must(t, err)
 	defer root.Close()
 	must(t, e.openStreams(root))
-	w, err := os.OpenFile(filepath.Join(b.dir, shim.ExecDir, "e1", shim.ExecStdout), os.O_WRONLY, 0)
+	w, err := os.OpenFile(filepath.Join(b.dir, wire.ExecDir, "e1", wire.ExecStdout), os.O_WRONLY, 0)
 	must(t, err)
 	defer w.Close()
 	e.mu.Lock()
@@ -301,7 +301,7 @@ func TestStdinBlocksAndBreaks(t *testing.T) {
 	if _, _, err := e.PollWrite([]byte("x")); !errors.Is(err, ErrNoProcess) {
 		t.Fatalf("before it begins: %v", err)
 	}
-	r, err := os.OpenFile(filepath.Join(b.dir, shim.ExecDir, "e1", shim.ExecStdin), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	r, err := os.OpenFile(filepath.Join(b.dir, wire.ExecDir, "e1", wire.ExecStdin), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	must(t, err)
 	e.mu.Lock()
 	e.publish(func(s *ExecSnapshot) { s.Status = ExecRunning })
@@ -327,7 +327,7 @@ func TestStdinBlocksAndBreaks(t *testing.T) {
 	if _, _, err := e.PollWrite(chunk); !errors.Is(err, ErrPipe) {
 		t.Errorf("without a reader: %v", err)
 	}
-	r, err = os.OpenFile(filepath.Join(b.dir, shim.ExecDir, "e1", shim.ExecStdin), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	r, err = os.OpenFile(filepath.Join(b.dir, wire.ExecDir, "e1", wire.ExecStdin), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	must(t, err)
 	defer r.Close()
 	if n, _, err := e.PollWrite(chunk); n == 0 || err != nil {
@@ -356,9 +356,9 @@ func TestExecsAreFoundAgain(t *testing.T) {
 		must(t, x.save(root, &execRecord{Version: recordVersion, Run: "r1", Boot: boot, Cmd: "sleep 1"}))
 		must(t, root.Close())
 	}
-	dir := filepath.Join(b.dir, shim.ExecDir)
-	rec := shim.ExitRecord{Run: "r1", Code: 5, EndedNs: 1}
-	must(t, os.WriteFile(filepath.Join(dir, "ended", shim.RecordName), rec.AppendJSON(nil), 0o600))
+	dir := filepath.Join(b.dir, wire.ExecDir)
+	rec := wire.ExitRecord{Run: "r1", Code: 5, EndedNs: 1}
+	must(t, os.WriteFile(filepath.Join(dir, "ended", wire.RecordName), rec.AppendJSON(nil), 0o600))
 	must(t, os.Mkdir(filepath.Join(dir, "half"), 0o700))
 
 	again := newBox(b.rt, "box")
@@ -387,7 +387,7 @@ func TestExecsAreFoundAgain(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "half")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("half made: %v", err)
 	}
-	rec2, err := load(filepath.Join(dir, "lost"), shim.RecordName, decodeExit)
+	rec2, err := load(filepath.Join(dir, "lost"), wire.RecordName, decodeExit)
 	if err != nil || rec2 == nil || rec2.Code != 137 {
 		t.Errorf("what was concluded is not on record: %+v, %v", rec2, err)
 	}

@@ -13,7 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // DefaultMaxProbes is how many probes are under way at once unless Options say
@@ -43,7 +44,7 @@ type ProbeReport struct {
 	TimedOut bool
 	Took     time.Duration
 	Reason   string // why it failed, where the exit code does not say it
-	Output   []byte // at most shim.MaxProbeOutput bytes
+	Output   []byte // at most wire.MaxProbeOutput bytes
 }
 
 // kind is what a probe does.
@@ -63,24 +64,24 @@ func (h *HealthCheck) kind() string {
 func (h *HealthCheck) pings() bool { return !h.Disabled && h.kind() == "ping" }
 
 // probe is what the shim is to do at each probe.
-func (h *HealthCheck) probe() (shim.Probe, error) {
-	p := shim.Probe{TimeoutNs: h.Timeout.Nanoseconds()}
+func (h *HealthCheck) probe() (wire.Probe, error) {
+	p := wire.Probe{TimeoutNs: h.Timeout.Nanoseconds()}
 	if h.Disabled {
-		return shim.Probe{}, nil
+		return wire.Probe{}, nil
 	}
 	switch h.kind() {
 	case "command":
-		p.Kind, p.Argv = shim.ProbeCommand, h.Command
+		p.Kind, p.Argv = wire.ProbeCommand, h.Command
 	case "tcp":
-		p.Kind, p.Port = shim.ProbeTCP, h.TCP
+		p.Kind, p.Port = wire.ProbeTCP, h.TCP
 	case "http":
 		addr, port, request, err := parseProbeURL(h.HTTP)
 		if err != nil {
 			return p, err
 		}
-		p.Kind, p.Addr, p.Port, p.Request = shim.ProbeHTTP, addr, port, request
+		p.Kind, p.Addr, p.Port, p.Request = wire.ProbeHTTP, addr, port, request
 	default:
-		return shim.Probe{}, nil
+		return wire.Probe{}, nil
 	}
 	return p, nil
 }
@@ -117,7 +118,7 @@ func parseProbeURL(text string) (addr string, port uint16, request string, err e
 }
 
 // left is the health that the end of a run leaves behind. Under the box's mu.
-func (r *run) left(v *ending, rec *shim.ExitRecord, stopping bool) Health {
+func (r *run) left(v *ending, rec *wire.ExitRecord, stopping bool) Health {
 	switch {
 	case r.cfg.Health.Disabled:
 		return HealthNone
@@ -174,7 +175,7 @@ type check struct {
 	greeted, old bool
 	dialing      bool // a line is being made
 	phase        phase
-	call         *shim.LineCall // for the shim, as long as there is no line
+	call         *wire.LineCall // for the shim, as long as there is no line
 	seq          uint32
 	at           time.Time // when the shim was asked
 	late         time.Time // when its answer is
@@ -231,7 +232,7 @@ func (p *prober) loop() {
 		return // it cannot be closed before
 	}
 	events := make([]unix.EpollEvent, 64)
-	buf := make([]byte, shim.MaxLineAnswer)
+	buf := make([]byte, wire.MaxLineAnswer)
 	// It ends when take says so, or the file is closed.
 	_ = raw.Read(func(uintptr) bool {
 		for {
@@ -400,10 +401,10 @@ func (p *prober) begin(c *check) {
 	c.phase, c.at, c.disturbed = asked, time.Now(), false
 	c.seq++
 	h := &c.r.cfg.Health
-	call := shim.LineCall{Op: shim.LinePing, Seq: c.seq}
+	call := wire.LineCall{Op: wire.LinePing, Seq: c.seq}
 	c.late = c.at.Add(h.Timeout)
 	if h.kind() != "ping" {
-		call.Op, c.late = shim.LineProbe, c.late.Add(probeMargin)
+		call.Op, c.late = wire.LineProbe, c.late.Add(probeMargin)
 	}
 	// An answer comes before the next one is due: then the timer is right already, and
 	// to set one costs more than all the rest.
@@ -488,7 +489,7 @@ func (b *Box) openLine(r *run) (int, error) {
 		return -1, err
 	}
 	defer dir.Close()
-	return shim.OpenLine(dir, r.id)
+	return client.OpenLine(dir, r.id)
 }
 
 // hangUp gives up the line of a check.
@@ -503,7 +504,7 @@ func (p *prober) hangUp(c *check) {
 
 // askOld pings a shim that is of a version without lines.
 func (p *prober) askOld(c *check, seq uint32) {
-	reply, err := c.b.askShim(c.r, shim.Request{Op: shim.OpState}, c.r.cfg.Health.Timeout)
+	reply, err := c.b.askShim(c.r, wire.Request{Op: wire.OpState}, c.r.cfg.Health.Timeout)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.checks[c.r] != c || c.phase != asked || c.seq != seq {
@@ -529,12 +530,12 @@ func (p *prober) hear(c *check, buf []byte) {
 	if errno == unix.EINTR || errno == unix.EAGAIN {
 		return
 	}
-	var a shim.LineAnswer
+	var a wire.LineAnswer
 	var err error
 	if errno == 0 && n > 0 {
-		a, err = shim.DecodeLineAnswer(buf[:n])
+		a, err = wire.DecodeLineAnswer(buf[:n])
 	}
-	if errno != 0 || err != nil || n == 0 || a.Op == shim.LineHello && a.Errno != 0 {
+	if errno != 0 || err != nil || n == 0 || a.Op == wire.LineHello && a.Errno != 0 {
 		// It has ended, or it is of a version that has no lines.
 		p.hangUp(c)
 		c.old = c.old || !c.greeted
@@ -546,24 +547,24 @@ func (p *prober) hear(c *check, buf []byte) {
 	p.answered(c, &a)
 }
 
-func (p *prober) answered(c *check, a *shim.LineAnswer) {
+func (p *prober) answered(c *check, a *wire.LineAnswer) {
 	switch {
-	case a.Op == shim.LineHello, a.Op == shim.LineEnd:
+	case a.Op == wire.LineHello, a.Op == wire.LineEnd:
 		c.greeted = true
 		if !a.Alive {
 			go c.b.takeEnd(c.r)
 		}
-	case a.Op == shim.LineLog:
+	case a.Op == wire.LineLog:
 		p.tellLog(c)
 	case a.Seq != c.seq || c.phase != asked && c.phase != begun:
 		// Of a probe that was given up.
-	case a.Op == shim.LinePing && !a.Alive, a.Errno == unix.EBUSY, a.Errno == unix.ESRCH:
+	case a.Op == wire.LinePing && !a.Alive, a.Errno == unix.EBUSY, a.Errno == unix.ESRCH:
 		// It has just ended, or it is paused or asked to end; or the last probe is not
 		// gone yet.
 		p.skip(c)
 	case a.Errno != 0:
 		p.outcome(c, &ProbeReport{ExitCode: 1, Reason: "the shim cannot do it: " + a.Errno.Error()})
-	case a.Op == shim.LinePing:
+	case a.Op == wire.LinePing:
 		p.outcome(c, &ProbeReport{Healthy: true, Took: time.Since(c.at)})
 	case a.Begun:
 		c.phase = begun
@@ -680,7 +681,7 @@ func (p *prober) askLog(c *check) {
 	if p.checks[c.r] != c || c.line < 0 {
 		return
 	}
-	if errno := rawSend(c.line, shim.LineCall{Op: shim.LineLog}.Append(nil)); errno != 0 && errno != unix.EPIPE {
+	if errno := rawSend(c.line, wire.LineCall{Op: wire.LineLog}.Append(nil)); errno != 0 && errno != unix.EPIPE {
 		p.rt.timers.set(&c.log, time.Now().Add(probeMargin)) // it has more to read than it can take
 	}
 }

@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/client"
 )
 
 // A shim belongs to the directory of its box, which it has open: to the inode, and so
@@ -26,7 +26,7 @@ func (b *Box) isHome(pid int) error {
 	if err := unix.Stat(b.dir, &own); err != nil {
 		return err
 	}
-	dir, err := shim.Home(pid)
+	dir, err := client.Home(pid)
 	switch {
 	case err != nil:
 		b.log("recover").WithError(err).Debug("the directory of the shim is not known")

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // A shim sees no process but those of its box. Who it is that listens on a port where the
@@ -26,7 +26,7 @@ var looking sync.Mutex
 // nameListener puts into a report whose socket it is that has answered instead of the box;
 // later, if that is not known yet.
 func (c *check) nameListener(report *ProbeReport) {
-	inode, ok := shim.ForeignSocket(report.Reason)
+	inode, ok := wire.ForeignSocket(report.Reason)
 	if !ok {
 		return
 	}

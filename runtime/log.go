@@ -14,7 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // logPart is one file of a box's log: the bytes from base on.
@@ -37,7 +38,7 @@ func logParts(dir *os.Root) ([]logPart, error) {
 	}
 	var parts []logPart
 	for _, name := range names {
-		base, ok := shim.ParseLogName(name)
+		base, ok := wire.ParseLogName(name)
 		if !ok {
 			continue
 		}
@@ -310,7 +311,7 @@ func (r *run) feedLog(ctx context.Context, root *os.Root) error {
 	if err != nil {
 		return err
 	}
-	w, err := shim.WatchLog(ctx, dir)
+	w, err := client.WatchLog(ctx, dir)
 	if err := errors.Join(err, dir.Close()); err != nil {
 		return shimGone(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // Metrics counts what happens to the boxes of a Runtime. Its methods are named
@@ -166,7 +166,7 @@ func (m *Metrics) probed(r *ProbeReport) {
 
 // cause names what ended a run, as judge found it: the command that asked for its
 // end, or what the exit record and the kernel say.
-func (r *run) cause(v ending, rec *shim.ExitRecord, e reaper.Exit, used Stats) string {
+func (r *run) cause(v ending, rec *wire.ExitRecord, e reaper.Exit, used Stats) string {
 	switch {
 	case v.supervisor:
 		return causeShimFailed
@@ -174,7 +174,7 @@ func (r *run) cause(v ending, rec *shim.ExitRecord, e reaper.Exit, used Stats) s
 		return r.asked
 	case r.failure != nil || rec != nil && rec.Failed != "":
 		return causeStartFailed
-	case rec != nil && rec.StoppedBy != shim.StoppedByItself:
+	case rec != nil && rec.StoppedBy != wire.StoppedByItself:
 		return rec.StoppedBy // stop, term, daemon-died: asked for through another daemon, or none
 	case rec != nil && rec.Signal == int(unix.SIGKILL) && used.OOMKills > 0:
 		return causeOOM

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 func pairs(labels []*dto.LabelPair) string {
@@ -124,32 +124,32 @@ func TestReapTakesFromTheKillToTheProof(t *testing.T) {
 }
 
 func TestCauseOfAnEnd(t *testing.T) {
-	killed := shim.ExitRecord{Run: "r", Code: 137, Signal: int(unix.SIGKILL)}
-	by := func(who string) *shim.ExitRecord { return &shim.ExitRecord{Run: "r", StoppedBy: who} }
+	killed := wire.ExitRecord{Run: "r", Code: 137, Signal: int(unix.SIGKILL)}
+	by := func(who string) *wire.ExitRecord { return &wire.ExitRecord{Run: "r", StoppedBy: who} }
 	for name, c := range map[string]struct {
 		asked   string
 		failure error
-		rec     *shim.ExitRecord
+		rec     *wire.ExitRecord
 		exit    reaper.Exit
 		used    Stats
 		want    string
 	}{
-		"exit 0":                      {rec: &shim.ExitRecord{}, want: causeExit},
-		"exit 3 beside an OOM kill":   {rec: &shim.ExitRecord{Code: 3}, used: Stats{OOMKills: 1}, want: causeExit},
+		"exit 0":                      {rec: &wire.ExitRecord{}, want: causeExit},
+		"exit 3 beside an OOM kill":   {rec: &wire.ExitRecord{Code: 3}, used: Stats{OOMKills: 1}, want: causeExit},
 		"a signal":                    {rec: &killed, want: causeSignal},
-		"a SIGTERM beside an OOM":     {rec: &shim.ExitRecord{Code: 143, Signal: 15}, used: Stats{OOMKills: 1}, want: causeSignal},
+		"a SIGTERM beside an OOM":     {rec: &wire.ExitRecord{Code: 143, Signal: 15}, used: Stats{OOMKills: 1}, want: causeSignal},
 		"OOM":                         {rec: &killed, used: Stats{OOMKills: 1}, want: causeOOM},
-		"stop":                        {asked: "stop", rec: by(shim.StoppedByStop), want: "stop"},
+		"stop":                        {asked: "stop", rec: by(wire.StoppedByStop), want: "stop"},
 		"kill":                        {asked: "kill", exit: reaper.Exit{Code: 137, Signal: unix.SIGKILL}, want: "kill"},
 		"kill of one that ran out":    {asked: "kill", rec: &killed, used: Stats{OOMKills: 1}, want: "kill"},
-		"stop by an earlier daemon":   {rec: by(shim.StoppedByStop), want: "stop"},
-		"SIGTERM to the shim":         {rec: by(shim.StoppedByTerm), want: causeTerm},
+		"stop by an earlier daemon":   {rec: by(wire.StoppedByStop), want: "stop"},
+		"SIGTERM to the shim":         {rec: by(wire.StoppedByTerm), want: causeTerm},
 		"SIGKILL to the shim":         {exit: reaper.Exit{Code: 137, Signal: unix.SIGKILL}, want: causeShimKilled},
-		"the daemon died":             {rec: by(shim.StoppedByDaemonDied), want: causeDaemonDied},
+		"the daemon died":             {rec: by(wire.StoppedByDaemonDied), want: causeDaemonDied},
 		"the daemon shuts down":       {asked: causeShutdown, exit: reaper.Exit{Code: 137, Signal: unix.SIGKILL}, want: causeShutdown},
 		"the shim's fault":            {exit: reaper.Exit{Code: 2}, want: causeShimFailed},
 		"the shim's fault in a stop":  {asked: "stop", exit: reaper.Exit{Code: 2}, want: causeShimFailed},
-		"a command that is not there": {rec: &shim.ExitRecord{Failed: "no such file"}, want: causeStartFailed},
+		"a command that is not there": {rec: &wire.ExitRecord{Failed: "no such file"}, want: causeStartFailed},
 		"no shim":                     {failure: errors.New("no memory"), exit: reaper.Exit{Code: -1}, want: causeStartFailed},
 		"a start that a kill ended":   {asked: "kill", failure: ErrCanceled, exit: reaper.Exit{Code: -1}, want: "kill"},
 		"nobody saw it":               {exit: reaper.Exit{Code: -1}, want: causeLost},

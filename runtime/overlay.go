@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // overlayHold keeps the overlay of a run from being unmounted by the end of its shim.
@@ -27,7 +27,7 @@ func (b *Box) holdOverlay(r *run) {
 	if r.cfg.Engine != EngineContainer || r.cfg.Image == "" && !r.cfg.Overlay {
 		return
 	}
-	path := fmt.Sprintf("/proc/%d/root%s", r.proc.PID(), shim.ContainerRoot)
+	path := fmt.Sprintf("/proc/%d/root%s", r.proc.PID(), wire.ContainerRoot)
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err == nil && r.proc.Ended() { // the pid may be another's
 		err = errors.Join(unix.ESRCH, unix.Close(fd))

@@ -16,7 +16,8 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/fault"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 const (
@@ -183,7 +184,7 @@ type finding struct {
 	run    *run // nil if that run had been seen to end
 	live   *shimRecord
 	frozen bool
-	reply  *shim.Reply // nil if there is no shim, or none that answers
+	reply  *wire.Reply // nil if there is no shim, or none that answers
 	silent bool        // its shim lives and took longer than it had
 	others *othersRun  // the process of that run is another daemon's
 
@@ -259,7 +260,7 @@ func (b *Box) find(complaints []error, bound time.Duration) *finding {
 
 // greet asks the shim of a run how its box is.
 func (b *Box) greet(f *finding, bound time.Duration) {
-	reply, err := b.askShim(f.run, shim.Request{Op: shim.OpState}, bound)
+	reply, err := b.askShim(f.run, wire.Request{Op: wire.OpState}, bound)
 	if err == nil {
 		f.reply = &reply
 		return
@@ -465,7 +466,7 @@ func (f *finding) ended() bool { return f.reply != nil && !f.reply.State.Alive }
 
 // status is the state of a box whose shim lives.
 func (f *finding) status() Status {
-	reply := shim.Reply{}
+	reply := wire.Reply{}
 	if f.reply != nil {
 		reply = *f.reply
 	}
@@ -535,7 +536,7 @@ func (r *stateRecord) rest(c *Config) Status {
 // lives, whatever the disk says. The kernel vouches for its pid. One that takes
 // the question and does not answer may live; that is an error.
 func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
-	reply, err := b.askShim(nil, shim.Request{Op: shim.OpState}, bound)
+	reply, err := b.askShim(nil, wire.Request{Op: wire.OpState}, bound)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("a shim without a record does not answer: %w", err)
 	}
@@ -566,7 +567,7 @@ func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
 }
 
 // adopted is the state of a box whose shim answered.
-func adopted(reply *shim.Reply) Status {
+func adopted(reply *wire.Reply) Status {
 	switch {
 	case reply.State.Stopping:
 		return StatusStopping
@@ -658,7 +659,7 @@ func (b *Box) tether(p *reaper.Process) {
 	dir, err := os.Open(b.dir)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), askBound)
-		fd, err = shim.Tether(ctx, dir)
+		fd, err = client.Tether(ctx, dir)
 		cancel()
 		err = errors.Join(err, dir.Close())
 	}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/runtime/fault"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 const (
@@ -32,13 +32,13 @@ func backoff(retries int) time.Duration {
 // wantsAgain reports whether a run that ended so is to be followed by another, and
 // if not, whether that is because it was tried often enough. A stop that a person
 // asked for always wins. retries is how many restarts in a row there were.
-func (r *run) wantsAgain(v ending, rec *shim.ExitRecord, retries int) (again, exhausted bool) {
+func (r *run) wantsAgain(v ending, rec *wire.ExitRecord, retries int) (again, exhausted bool) {
 	c := r.cfg
-	stopped := rec != nil && rec.StoppedBy == shim.StoppedByStop
+	stopped := rec != nil && rec.StoppedBy == wire.StoppedByStop
 	switch {
 	case r.resumed && !r.final:
 		return true, false
-	case r.final || rec != nil && rec.StoppedBy == shim.StoppedByTerm:
+	case r.final || rec != nil && rec.StoppedBy == wire.StoppedByTerm:
 		return false, false
 	case r.failure != nil && !r.again:
 		return false, false // who asked for the start was told
@@ -73,7 +73,7 @@ func (r *run) setWell(well bool, now moment) {
 
 // afterwards decides in the update that tells the end of a run what comes after
 // it. It returns what is to be said of it. mu is held.
-func (t *tx) afterwards(b *Box, r *run, v *ending, rec *shim.ExitRecord, now time.Time) {
+func (t *tx) afterwards(b *Box, r *run, v *ending, rec *wire.ExitRecord, now time.Time) {
 	if r.calm(momentOf(now)) {
 		b.retries = 0
 	}

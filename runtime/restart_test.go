@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/reaper"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 func TestBackoffDoublesUpToItsBound(t *testing.T) {
@@ -28,12 +28,12 @@ func TestRestartPolicies(t *testing.T) {
 	bounces := &Config{Restart: Restart{Policy: RestartNo}, Health: HealthCheck{OnUnhealthy: "restart"}}
 	fine, failed := ending{status: StatusStopped}, ending{status: StatusStopped, code: 3}
 	unseen, crashed := ending{status: StatusStopped, code: -1}, ending{status: StatusFailed, code: 0}
-	by := func(who string) *shim.ExitRecord { return &shim.ExitRecord{StoppedBy: who} }
+	by := func(who string) *wire.ExitRecord { return &wire.ExitRecord{StoppedBy: who} }
 	for i, c := range []struct {
 		cfg              *Config
 		r                *run
 		v                ending
-		rec              *shim.ExitRecord
+		rec              *wire.ExitRecord
 		retries          int
 		again, exhausted bool
 	}{
@@ -52,12 +52,12 @@ func TestRestartPolicies(t *testing.T) {
 		{cfg: most(2), v: fine, retries: 2},
 		// A person wins, and a SIGTERM to the shim is one.
 		{cfg: policy(RestartAlways), v: failed, r: &run{final: true}},
-		{cfg: policy(RestartAlways), v: failed, rec: by(shim.StoppedByTerm)},
+		{cfg: policy(RestartAlways), v: failed, rec: by(wire.StoppedByTerm)},
 		{cfg: bounces, v: failed, r: &run{final: true, bounced: true}},
-		{cfg: policy(RestartAlways), v: failed, rec: by(shim.StoppedByDaemonDied), again: true},
+		{cfg: policy(RestartAlways), v: failed, rec: by(wire.StoppedByDaemonDied), again: true},
 		// Unhealthy, as this daemon knows or as one before it must have said.
 		{cfg: bounces, v: fine, r: &run{bounced: true}, again: true},
-		{cfg: bounces, v: fine, rec: by(shim.StoppedByStop), again: true},
+		{cfg: bounces, v: fine, rec: by(wire.StoppedByStop), again: true},
 		{cfg: bounces, v: failed},
 		// Who asked for a start is told that it failed; nobody is told of the others.
 		{cfg: policy(RestartAlways), v: crashed, r: &run{failure: ErrStart}},

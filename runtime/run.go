@@ -22,7 +22,8 @@ import (
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // run is one run of a box: from the start command to the proof that nothing of
@@ -81,7 +82,7 @@ type run struct {
 	adoption timer // of an adopted run whose shim is to be asked for its execs again
 	// taking is held by who takes the end of the run from its shim, which sets told.
 	taking sync.Mutex
-	told   atomic.Pointer[shim.ExitRecord]
+	told   atomic.Pointer[wire.ExitRecord]
 	probe  atomic.Pointer[ProbeReport] // of the last probe
 	// listener is who was found to listen where this box should.
 	listener atomic.Pointer[listener]
@@ -182,7 +183,7 @@ func (b *Box) launch(r *run) {
 // fork starts the run's shim, which runs nothing before Begin, and puts it on
 // record and under watch. It returns no handle and no error if the run was
 // killed meanwhile.
-func (b *Box) fork(r *run) (*shim.Handle, error) {
+func (b *Box) fork(r *run) (*client.Handle, error) {
 	if err := b.dismissKeeper(r); err != nil {
 		return nil, err
 	}
@@ -204,7 +205,7 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	opt := shim.LaunchOptions{Path: b.rt.opt.Shim, Dir: dir, Spec: *spec}
+	opt := client.LaunchOptions{Path: b.rt.opt.Shim, Dir: dir, Spec: *spec}
 	if spec.DieWithDaemon {
 		opt.Hold = b.rt.holdR
 	}
@@ -212,9 +213,9 @@ func (b *Box) fork(r *run) (*shim.Handle, error) {
 	// it when it gets its orders.
 	enclosed := make(chan error, 1)
 	go func() { enclosed <- b.enclose(r) }()
-	var h *shim.Handle
+	var h *client.Handle
 	err = starters.do(func() (err error) {
-		h, err = shim.Launch(opt)
+		h, err = client.Launch(opt)
 		return err
 	})
 	if gerr := <-enclosed; gerr != nil {
@@ -280,7 +281,7 @@ func (b *Box) enclose(r *run) error {
 		err = b.watchOOM(r, res)
 	}
 	if err != nil {
-		return &shim.StartError{Step: shim.StepCgroup, Detail: err.Error()}
+		return &wire.StartError{Step: wire.StepCgroup, Detail: err.Error()}
 	}
 	return nil
 }
@@ -349,16 +350,16 @@ func (b *Box) putOnRecord(live *shimRecord) error {
 
 // abandon ends a shim that could not be put under watch. It was not let go, so
 // nothing ran.
-func (b *Box) abandon(h *shim.Handle, err error) error {
+func (b *Box) abandon(h *client.Handle, err error) error {
 	h.Close()
 	return errors.Join(err, reaper.Abandon(h.PID, h.PIDFD))
 }
 
 // spec turns the run's configuration into what its shim needs. Names are looked
 // up here, once a start.
-func (b *Box) spec(r *run) (*shim.Spec, error) {
+func (b *Box) spec(r *run) (*wire.Spec, error) {
 	c := r.cfg
-	s := &shim.Spec{
+	s := &wire.Spec{
 		Box: b.name, Run: r.id,
 		Mask:       append([]string{b.rt.opt.State}, b.rt.opt.Mask...),
 		StopSignal: c.Stop.signal(""), StopGraceNs: c.Stop.Timeout.Nanoseconds(),
@@ -394,7 +395,7 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 	}
 	s.Env = oci.Environ(env)
 	for _, m := range c.Mounts {
-		s.Mounts = append(s.Mounts, shim.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+		s.Mounts = append(s.Mounts, wire.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
 	}
 	s.Rlimits, err = c.shimRlimits()
 	if err != nil {
@@ -405,14 +406,14 @@ func (b *Box) spec(r *run) (*shim.Spec, error) {
 }
 
 // shimRlimits turns limits by name into what setrlimit(2) takes.
-func (c *Config) shimRlimits() ([]shim.Rlimit, error) {
-	var out []shim.Rlimit
+func (c *Config) shimRlimits() ([]wire.Rlimit, error) {
+	var out []wire.Rlimit
 	for _, name := range slices.Sorted(maps.Keys(c.Rlimits)) {
 		n, ok := RlimitNumber(name)
 		if !ok {
 			return nil, fmt.Errorf("unknown rlimit %q", name)
 		}
-		out = append(out, shim.Rlimit{Resource: n, Soft: c.Rlimits[name].Soft, Hard: c.Rlimits[name].Hard})
+		out = append(out, wire.Rlimit{Resource: n, Soft: c.Rlimits[name].Soft, Hard: c.Rlimits[name].Hard})
 	}
 	return out, nil
 }
@@ -451,7 +452,7 @@ func (b *Box) ended(r *run, e reaper.Exit) {
 
 // witness finds out how a run has ended whose shim is gone.
 func (b *Box) witness(r *run, e reaper.Exit) {
-	rec, broken := load(b.dir, shim.RecordName, decodeExit)
+	rec, broken := load(b.dir, wire.RecordName, decodeExit)
 	if rec != nil && rec.Run != r.id {
 		rec = nil // of an earlier run
 	}
@@ -474,7 +475,7 @@ func (b *Box) witness(r *run, e reaper.Exit) {
 }
 
 // account tells how a run ended, and writes it down.
-func (b *Box) account(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error) {
+func (b *Box) account(r *run, e reaper.Exit, rec *wire.ExitRecord, broken error) {
 	var done stateRecord
 	b.rt.ends.tell(func() { done = b.tellEnd(r, e, rec, broken) })
 	fault.Point("end.told")
@@ -522,12 +523,12 @@ func (b *Box) account(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 // tellEnd finds out how a run ended from its exit record, if it left one that is
 // not broken, and from what the kernel says of its shim; puts that on record, and
 // says so.
-func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error) stateRecord {
+func (b *Box) tellEnd(r *run, e reaper.Exit, rec *wire.ExitRecord, broken error) stateRecord {
 	used, _, err := r.group.used()
 	if err != nil && !gone(err) {
 		b.log("reap").WithError(err).Warn("what the run used is not known")
 	}
-	v := judge(r, rec, e, used, filepath.Join(b.dir, shim.LogFile))
+	v := judge(r, rec, e, used, filepath.Join(b.dir, client.LogFile))
 	s := b.Snapshot()
 	stopping := s.Status == StatusStopping
 	if stopping && !v.supervisor {
@@ -553,7 +554,7 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *shim.ExitRecord, broken error)
 		// put on record before anybody is told, so that no later daemon
 		// contradicts it, but not synced: state.json will be, and a power loss in
 		// between takes the whole machine's boxes with it.
-		if err := b.testify(shim.ExitRecord{Run: r.id, Code: v.code, Signal: int(e.Signal), EndedNs: e.At.UnixNano()}); err != nil {
+		if err := b.testify(wire.ExitRecord{Run: r.id, Code: v.code, Signal: int(e.Signal), EndedNs: e.At.UnixNano()}); err != nil {
 			b.log("reap").WithError(err).Error("end of the run not put on record")
 		}
 	}
@@ -603,12 +604,12 @@ func (b *Box) ungroup(r *run) {
 }
 
 // testify writes the exit record that a shim could not write.
-func (b *Box) testify(rec shim.ExitRecord) error {
+func (b *Box) testify(rec wire.ExitRecord) error {
 	dir, err := b.pin()
 	if err != nil {
 		return err
 	}
-	return errors.Join(replaceFile(dir, shim.RecordName, rec.AppendJSON(nil), scrap), dir.Close())
+	return errors.Join(replaceFile(dir, wire.RecordName, rec.AppendJSON(nil), scrap), dir.Close())
 }
 
 // removeItself carries out remove_on_exit. A start that came first wins.
@@ -632,12 +633,12 @@ type ending struct {
 // judge finds out how a run ended. The exit record is the one source of the
 // code; without one it is what the kernel says of the shim, which has not run
 // the command to its end then.
-func judge(r *run, rec *shim.ExitRecord, e reaper.Exit, used Stats, shimLog string) ending {
+func judge(r *run, rec *wire.ExitRecord, e reaper.Exit, used Stats, shimLog string) ending {
 	v := ending{status: StatusStopped, code: -1, message: "ok", cpu: e.CPU}
 	switch {
 	case r.failure != nil:
 		v.status, v.message = StatusFailed, "start: "+r.failure.Error()
-		if failed := new(shim.StartError); errors.As(r.failure, &failed) && failed.Step == shim.StepLaunch && e.Code >= 0 {
+		if failed := new(wire.StartError); errors.As(r.failure, &failed) && failed.Step == wire.StepLaunch && e.Code >= 0 {
 			v.message += ", it " + howEnded(e)
 		}
 		if r.proc != nil && !errors.Is(r.failure, ErrCanceled) {

@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 func TestWhatIsSaidOfAnEnd(t *testing.T) {
-	exited := func(code int) *shim.ExitRecord { return &shim.ExitRecord{Run: "r", Code: code} }
-	killed := &shim.ExitRecord{Run: "r", Code: 137, Signal: int(unix.SIGKILL)}
+	exited := func(code int) *wire.ExitRecord { return &wire.ExitRecord{Run: "r", Code: code} }
+	killed := &wire.ExitRecord{Run: "r", Code: 137, Signal: int(unix.SIGKILL)}
 	oom := Stats{OOMKills: 2}
 	for name, c := range map[string]struct {
 		failure error
-		rec     *shim.ExitRecord
+		rec     *wire.ExitRecord
 		exit    reaper.Exit
 		used    Stats
 
@@ -33,17 +33,17 @@ func TestWhatIsSaidOfAnEnd(t *testing.T) {
 		"a child, and it exits 3": {rec: exited(3), used: oom, status: StatusStopped, code: 3, message: "the command exited with status 3; the OOM killer had killed 2 of its processes"},
 		"a child, and it exits 0": {rec: exited(0), used: oom, status: StatusStopped, message: "ok"},
 		"a child, and a SIGTERM": {
-			rec:  &shim.ExitRecord{Run: "r", Code: 143, Signal: int(unix.SIGTERM)},
+			rec:  &wire.ExitRecord{Run: "r", Code: 143, Signal: int(unix.SIGTERM)},
 			used: oom, status: StatusStopped, code: 143, message: "the command was killed by SIGTERM",
 		},
 		"a stop": {
-			rec:  &shim.ExitRecord{Run: "r", Code: 137, Signal: int(unix.SIGKILL), StoppedBy: shim.StoppedByStop},
+			rec:  &wire.ExitRecord{Run: "r", Code: 137, Signal: int(unix.SIGKILL), StoppedBy: wire.StoppedByStop},
 			used: oom, status: StatusStopped, code: 137, message: "ok",
 		},
 		"the shim killed":     {exit: reaper.Exit{Code: 137, Signal: unix.SIGKILL}, status: StatusStopped, code: 137, message: "its shim was killed by SIGKILL"},
 		"the shim's own end":  {exit: reaper.Exit{Code: 2}, status: StatusFailed, code: 2, message: "its shim exited with status 2 by itself"},
 		"nobody saw it":       {exit: reaper.Exit{Code: -1}, status: StatusStopped, code: -1, message: "it ended while nobody watched"},
-		"it never ran":        {rec: &shim.ExitRecord{Run: "r", Code: 125, Failed: "no such file"}, status: StatusFailed, code: -1, message: "start: no such file"},
+		"it never ran":        {rec: &wire.ExitRecord{Run: "r", Code: 125, Failed: "no such file"}, status: StatusFailed, code: -1, message: "start: no such file"},
 		"the start was to be": {failure: errors.New("no cgroup"), exit: reaper.Exit{Code: -1}, status: StatusFailed, code: -1, message: "start: no cgroup"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestWhatIsSaidOfAnEnd(t *testing.T) {
 }
 
 func TestTheGroupsTimeIsTheRunsTime(t *testing.T) {
-	rec := &shim.ExitRecord{Run: "r", CPUUsec: 1000}
+	rec := &wire.ExitRecord{Run: "r", CPUUsec: 1000}
 	r := newRun(1, "r", defaultConfig("x"), nil)
 	if got := judge(r, rec, reaper.Exit{}, Stats{}, "").cpu; got != time.Millisecond {
 		t.Errorf("without a cgroup: %s, not what the shim says", got)

@@ -12,7 +12,7 @@ import (
 	cgroup2 "github.com/opencontainers/cgroups/fs2"
 	"golang.org/x/sys/unix"
 
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // slots bounds how many goroutines at once are in system calls that may wait, for the disk
@@ -105,8 +105,8 @@ const shimTasks = 8
 // explainTasks says of a start that failed that there is a limit, if that is why. A shim
 // without room for its threads dies, and its daemon hears no more.
 func explainTasks(err error) error {
-	failed := new(shim.StartError)
-	if !errors.Is(err, unix.EAGAIN) && (!errors.As(err, &failed) || failed.Step != shim.StepLaunch) {
+	failed := new(wire.StartError)
+	if !errors.Is(err, unix.EAGAIN) && (!errors.As(err, &failed) || failed.Step != wire.StepLaunch) {
 		return err
 	}
 	l, ok := tasks()

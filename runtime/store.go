@@ -19,7 +19,7 @@ import (
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/deep"
 	"github.com/boxlitefs/boxlite/runtime/fault"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // The files of a box's directory; the log's and the shim's own are named in
@@ -118,7 +118,7 @@ func (s *store) discard(name string, serial uint64) (string, error) {
 // discardExec is discard for an exec of a box.
 func (s *store) discardExec(box, exec string, serial uint64) (string, error) {
 	to := filepath.Join(s.dir, "trash", box+"."+exec+"."+strconv.FormatUint(serial, 10)+"."+strconv.FormatInt(time.Now().UnixNano(), 36))
-	err := os.Rename(filepath.Join(s.boxDir(box), shim.ExecDir, exec), to)
+	err := os.Rename(filepath.Join(s.boxDir(box), wire.ExecDir, exec), to)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -363,8 +363,8 @@ func decodeShim(b []byte) (*shimRecord, error) {
 	return r, nil
 }
 
-func decodeExit(b []byte) (*shim.ExitRecord, error) {
-	r := &shim.ExitRecord{}
+func decodeExit(b []byte) (*wire.ExitRecord, error) {
+	r := &wire.ExitRecord{}
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, err
 	}

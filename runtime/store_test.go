@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/reaper"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 func TestSecondDaemonIsToldWhoHasTheDirectory(t *testing.T) {
@@ -115,7 +115,7 @@ func FuzzRecords(f *testing.F) {
 	}
 	add(stateRecord{Version: 1, Status: StatusStopped, Created: now, Owners: map[string]Owner{"ctl": {UID: 1, Mode: 0o600}}})
 	add(shimRecord{Version: 1, Run: "r", Identity: reaper.Identity{BootID: "b", PID: 2}})
-	f.Add((&shim.ExitRecord{Run: "r", Code: 137, Signal: 9}).AppendJSON(nil))
+	f.Add((&wire.ExitRecord{Run: "r", Code: 137, Signal: 9}).AppendJSON(nil))
 	f.Add([]byte(`{"version":1,"status":"stopped","owners":{"x":{"mode":99999}}}`))
 	f.Add([]byte("null"))
 	f.Fuzz(func(t *testing.T, b []byte) {

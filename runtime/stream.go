@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // poller tells when descriptors are ready. All that is waited for is in one epoll,
@@ -104,7 +104,7 @@ func (p *poller) remove(fd int) {
 
 // openFIFO opens a stream of the exec, and makes it known to the poller.
 func (e *Exec) openFIFO(root *os.Root, name string, how int) (int, error) {
-	dir, err := root.Open(filepath.Join(shim.ExecDir, e.name))
+	dir, err := root.Open(filepath.Join(wire.ExecDir, e.name))
 	if err != nil {
 		return -1, err
 	}
@@ -312,7 +312,7 @@ func (w *StdinWriter) Close() {
 		return
 	}
 	e.b.rt.background(func() {
-		if err := e.carryOut(shim.Request{Op: shim.OpExecEOF, Run: run}); err != nil {
+		if err := e.carryOut(wire.Request{Op: wire.OpExecEOF, Run: run}); err != nil {
 			e.b.log("exec").WithError(err).Warn("its stdin stays open")
 		}
 	})
@@ -404,7 +404,7 @@ func (i *inStream) open() error {
 		return i.e.fail(ErrRemoved)
 	}
 	defer root.Close()
-	fd, err := i.e.openFIFO(root, shim.ExecStdin, unix.O_WRONLY)
+	fd, err := i.e.openFIFO(root, wire.ExecStdin, unix.O_WRONLY)
 	if errors.Is(err, syscall.ENXIO) {
 		return i.e.fail(ErrPipe) // the command has closed it
 	}

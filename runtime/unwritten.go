@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // An end is on record before anybody is told, so that all daemons tell the same. Where it
@@ -145,7 +146,7 @@ func (b *Box) takeEnd(r *run) {
 }
 
 // askEnd asks for the ends of the execs, and then for that of the run.
-func (b *Box) askEnd(r *run) (*shim.ExitRecord, error) {
+func (b *Box) askEnd(r *run) (*wire.ExitRecord, error) {
 	all, _ := b.Execs()
 	for _, e := range all {
 		if !e.Snapshot().Status.Active() {
@@ -163,7 +164,7 @@ func (b *Box) askEnd(r *run) (*shim.ExitRecord, error) {
 	defer dir.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), askBound)
 	defer cancel()
-	text, err := shim.AskEnd(ctx, dir, r.id)
+	text, err := client.AskEnd(ctx, dir, r.id)
 	if err != nil {
 		return nil, err
 	}
@@ -171,21 +172,21 @@ func (b *Box) askEnd(r *run) (*shim.ExitRecord, error) {
 }
 
 // endAs ends the exec as its shim says that it ended.
-func (e *Exec) endAs(s *shim.ExecState) {
+func (e *Exec) endAs(s *wire.ExecState) {
 	o := outcome{status: ExecStopped, code: s.Code, late: s.TimedOut}
-	if s.Phase == shim.ExecFailed {
+	if s.Phase == wire.ExecFailed {
 		o.status = ExecFailed
 	}
-	rec := &shim.ExitRecord{Run: e.snap.Load().run, Code: s.Code, Signal: s.Signal, Failed: s.Failed, StartedNs: s.StartedNs, EndedNs: s.EndedNs}
+	rec := &wire.ExitRecord{Run: e.snap.Load().run, Code: s.Code, Signal: s.Signal, Failed: s.Failed, StartedNs: s.StartedNs, EndedNs: s.EndedNs}
 	if s.TimedOut {
-		rec.StoppedBy = shim.StoppedByTimeout
+		rec.StoppedBy = wire.StoppedByTimeout
 	}
 	e.keep(rec)
 	e.end(o)
 }
 
 // keep notes how the exec ended: as long as its shim lives it is the shim that writes it.
-func (e *Exec) keep(rec *shim.ExitRecord) {
+func (e *Exec) keep(rec *wire.ExitRecord) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.unwritten = rec
@@ -223,7 +224,7 @@ func (e *Exec) writeEnd() error {
 		return err
 	}
 	defer root.Close()
-	name := filepath.Join(shim.ExecDir, e.name)
+	name := filepath.Join(wire.ExecDir, e.name)
 	dir, err := root.OpenRoot(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // nobody will ask for it
@@ -232,9 +233,9 @@ func (e *Exec) writeEnd() error {
 		return err
 	}
 	defer dir.Close()
-	if old, err := load(filepath.Join(e.b.dir, name), shim.RecordName, decodeExit); err != nil || old == nil || old.Run != rec.Run {
+	if old, err := load(filepath.Join(e.b.dir, name), wire.RecordName, decodeExit); err != nil || old == nil || old.Run != rec.Run {
 		// Not where the shim, which may live and try the same, writes it first.
-		if err := replaceFile(dir, shim.RecordName, rec.AppendJSON(nil), loose); err != nil {
+		if err := replaceFile(dir, wire.RecordName, rec.AppendJSON(nil), loose); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // readStat reads a file of /proc/PID.
@@ -85,9 +87,9 @@ func BenchmarkPing(b *testing.B) {
 // BenchmarkProbe is what a probe costs the shim, without what it runs.
 func BenchmarkProbe(b *testing.B) {
 	port := serve(b, "127.0.0.1:0", hold)
-	for name, p := range map[string]Probe{
-		"command": {Kind: ProbeCommand, Argv: []string{"/bin/true"}},
-		"tcp":     {Kind: ProbeTCP, Port: port},
+	for name, p := range map[string]wire.Probe{
+		"command": {Kind: wire.ProbeCommand, Argv: []string{"/bin/true"}},
+		"tcp":     {Kind: wire.ProbeTCP, Port: port},
 	} {
 		b.Run(name, func(b *testing.B) {
 			p.TimeoutNs = int64(patience)

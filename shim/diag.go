@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
 )
 
 // Whom a probe talks to is asked of the kernel by sock_diag(7): which sockets listen there,
@@ -88,7 +90,7 @@ func (o *owners) find(own, peer endpoint, buf []byte) error {
 	if err != nil {
 		return err
 	}
-	defer closeFD(fd)
+	defer sys.Close(fd)
 	for _, family := range [...]byte{unix.AF_INET, unix.AF_INET6} {
 		if family == unix.AF_INET && !peer.v4 {
 			continue
@@ -154,7 +156,7 @@ func (o *owners) ask(fd int, request, buf []byte, fn func(*diagSocket)) error {
 		return err
 	}
 	for {
-		n, err := retry(func() (int, error) { return unix.Read(fd, buf) })
+		n, err := sys.Retry(func() (int, error) { return unix.Read(fd, buf) })
 		if errors.Is(err, unix.EAGAIN) {
 			return nil // an answer that is no list has no end of its own
 		}

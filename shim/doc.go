@@ -1,27 +1,23 @@
 //go:build linux && (amd64 || arm64)
 
-// Package shim holds both ends of a box's supervisor.
+// Package shim is the supervisor of one box.
 //
 // The shim is the process that a box hangs on: init of its pid namespace and
 // owner of its mount namespace. When it dies the kernel kills all of the box,
 // so a reaped shim means that the whole box is gone. It also is what outlives
 // the daemon, and it keeps the box's log and exit record.
 //
-// [Main] is the shim's end. It is one thread on one epoll loop, on purpose: a
+// [Main] is the whole program. It is one thread on one epoll loop, on purpose: a
 // host has one shim a box, so what it links and what it starts is paid a
-// thousand times. The package therefore imports none of net, fmt, os/exec and
-// encoding/json.
-//
-// The daemon's end is [Launch], which forks a shim, and [Ask], [WatchLog] and
-// [OpenLine], which talk to one over the socket in the box's directory. That
-// directory is all they need to know: a daemon that was restarted talks to the
-// shims of the one before it.
+// thousand times. The package therefore imports none of net, fmt, os, os/exec and
+// encoding/json. What it says to the daemon is in package wire, and the daemon's end
+// in package client.
 //
 // # Health
 //
 // A daemon that watches thousands of boxes keeps a line to each shim: one open
 // connection, over which it pings, has the box probed and hears that the log has
-// grown. See [LineOp] for the calls. A shim has one line: the newest takes over from
+// grown. See [wire.LineOp] for the calls. A shim has one line: the newest takes over from
 // the one before. The line that goes, because another came or its daemon died, takes
 // the probe that it asked for with it, and all that this has started.
 //

@@ -9,14 +9,27 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 const (
 	// maxExecs bounds the execs that the shim knows of, ended ones too.
-	maxExecs = 2 * MaxExecs
+	maxExecs = 2 * wire.MaxExecs
 	// execFD is how the shim opens what lies in an exec's directory: it must never wait.
 	execFD = unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOFOLLOW
 )
+
+// timedOutCode is the exit code of an exec that took too long, as timeout(1) has it.
+const timedOutCode = 124
+
+// execReply is an answer with what does not go into its packet but beside it.
+type execReply struct {
+	wire.ExecReply
+	pid   int // of the command; 0 for none
+	stdin int // what to write to; 0 for none
+}
 
 // execs are the commands that were started beside the box's own.
 //
@@ -34,7 +47,7 @@ type execs struct {
 // execProcess is one of them.
 type execProcess struct {
 	name    string
-	phase   ExecPhase
+	phase   wire.ExecPhase
 	pid     int // of the command, as long as it was not reaped; 0 for none
 	starter int // the OCI runtime that is to start it; 0 for none
 	group   int // its process group, as long as there may be members; 0 for none
@@ -50,7 +63,7 @@ type execProcess struct {
 	late      bool  // it was
 	doomed    bool  // it was killed before it began
 	unwritten bool  // its end is not on record; see pending
-	state     ExecState
+	state     wire.ExecState
 	tty       tty
 }
 
@@ -78,52 +91,56 @@ func (x *execs) place() *execProcess {
 
 // handleExec does what a request on an exec asks for. It reports false if the answer
 // is to come when the exec has begun: then the connection fd waits for it.
-func (s *supervisor) handleExec(req Request, fd int, now int64) (ExecReply, bool) {
+func (s *supervisor) handleExec(req wire.Request, fd int, now int64) (execReply, bool) {
 	if req.Run != s.spec.Run {
-		return ExecReply{Errno: unix.ESTALE}, true
+		return refuseExec(unix.ESTALE), true
 	}
-	if req.Op == OpExec {
+	if req.Op == wire.OpExec {
 		errno := s.beginExec(req.Exec, fd, now)
-		return ExecReply{Errno: errno}, errno != 0
+		return refuseExec(errno), errno != 0
 	}
 	e := s.execs.find(req.Exec)
 	if e == nil {
-		return ExecReply{Errno: unix.ENOENT}, true
+		return refuseExec(unix.ENOENT), true
 	}
 	var errno unix.Errno
 	switch req.Op {
-	case OpExecState:
+	case wire.OpExecState:
 		return e.begunReply(), true
-	case OpExecSignal:
+	case wire.OpExecSignal:
 		errno = unix.ESRCH
 		if e.pid != 0 {
 			errno = toErrno(unix.Kill(e.pid, req.Signal))
 		}
-	case OpExecKill:
+	case wire.OpExecKill:
 		s.killExec(e)
-	case OpExecEOF:
+	case wire.OpExecEOF:
 		s.closeStdin(e)
-	case OpExecForget:
-		if e.phase.active() {
+	case wire.OpExecForget:
+		if e.phase.Active() {
 			errno = unix.EBUSY
 			break
 		}
 		s.forgetExec(e)
-		return ExecReply{}, true
+		return execReply{}, true
 	}
 	return e.reply(errno), true
 }
 
-func (e *execProcess) reply(errno unix.Errno) ExecReply {
-	r := ExecReply{Errno: errno, State: e.state, pid: e.pid}
+func refuseExec(errno unix.Errno) execReply {
+	return execReply{ExecReply: wire.ExecReply{Errno: errno}}
+}
+
+func (e *execProcess) reply(errno unix.Errno) execReply {
+	r := execReply{ExecReply: wire.ExecReply{Errno: errno, State: e.state}, pid: e.pid}
 	r.State.Phase, r.State.StdinClosed = e.phase, e.stdin == 0
 	return r
 }
 
 // begunReply is the reply to who may want to write to the command.
-func (e *execProcess) begunReply() ExecReply {
+func (e *execProcess) begunReply() execReply {
 	r := e.reply(0)
-	if e.phase == ExecRunning && e.stdin != 0 {
+	if e.phase == wire.ExecRunning && e.stdin != 0 {
 		r.stdin = e.in.pipe
 	}
 	return r
@@ -154,7 +171,7 @@ func (s *supervisor) beginExec(name string, conn int, now int64) unix.Errno {
 		if e = s.execs.place(); e == nil {
 			return unix.ENOSPC
 		}
-	case e.phase.active():
+	case e.phase.Active():
 		return unix.EBUSY
 	default:
 		s.forgetExec(e) // the daemon has removed that one
@@ -163,13 +180,13 @@ func (s *supervisor) beginExec(name string, conn int, now int64) unix.Errno {
 	if err != nil {
 		return toErrno(err)
 	}
-	defer closeFD(dir)
+	defer sys.Close(dir)
 	// The end of one that had the name before may have been put on record after that was
 	// removed, and this one made.
-	if err := unix.Unlinkat(dir, RecordName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := unix.Unlinkat(dir, wire.RecordName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return toErrno(err)
 	}
-	*e = execProcess{name: name, phase: ExecStarting, conn: conn, state: ExecState{StartedNs: wallclock()}}
+	*e = execProcess{name: name, phase: wire.ExecStarting, conn: conn, state: wire.ExecState{StartedNs: wallclock()}}
 	if err := e.order.read(dir); err != nil {
 		*e = execProcess{}
 		return toErrno(err)
@@ -182,7 +199,7 @@ func (s *supervisor) beginExec(name string, conn int, now int64) unix.Errno {
 		s.execNotBegun(e, failedCode, failed.Error())
 		return 0
 	}
-	if t := e.order.timeoutNs; t > 0 {
+	if t := e.order.TimeoutNs; t > 0 {
 		e.deadline = now + min(t, math.MaxInt64-now)
 		s.execs.timed++
 	}
@@ -195,15 +212,15 @@ func plainName(name string) bool {
 }
 
 func (s *supervisor) openExec(name string) (int, error) {
-	return retry(func() (int, error) {
-		return unix.Openat(s.dirfd, ExecDir+"/"+name, unix.O_DIRECTORY|unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	return sys.Retry(func() (int, error) {
+		return unix.Openat(s.dirfd, wire.ExecDir+"/"+name, unix.O_DIRECTORY|unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	})
 }
 
-func openFIFO(dir int, name string, how int) (int, *StartError) {
-	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, how, 0) })
+func openFIFO(dir int, name string, how int) (int, *wire.StartError) {
+	fd, err := sys.Retry(func() (int, error) { return unix.Openat(dir, name, how, 0) })
 	if err != nil {
-		return 0, startError(StepExecFiles, "cannot open its "+name, err)
+		return 0, wire.NewStartError(wire.StepExecFiles, "cannot open its "+name, err)
 	}
 	return fd, nil
 }
@@ -211,12 +228,12 @@ func openFIFO(dir int, name string, how int) (int, *StartError) {
 // startExec starts the process of an exec whose order was read, with streams that are
 // closed here afterwards. From there on it is execBegan or execNotBegun that is called,
 // by whoever finds out: execReaped does the rest.
-func (s *supervisor) startExec(e *execProcess, dir int) *StartError {
+func (s *supervisor) startExec(e *execProcess, dir int) *wire.StartError {
 	files, failed := s.openStreams(e, dir)
 	defer func() {
 		for i, fd := range files {
 			if fd != 0 && (i == 0 || fd != files[i-1]) {
-				closeFD(fd)
+				sys.Close(fd)
 			}
 		}
 	}()
@@ -228,7 +245,7 @@ func (s *supervisor) startExec(e *execProcess, dir int) *StartError {
 
 // forkExec starts an exec as a child of the shim, in the namespaces that the box's own
 // command has, or the OCI runtime that puts it into those of the container.
-func (s *supervisor) forkExec(e *execProcess, files [3]int) *StartError {
+func (s *supervisor) forkExec(e *execProcess, files [3]int) *wire.StartError {
 	child := s.execChild
 	if s.spec.Container != nil {
 		child = s.execRuntime
@@ -239,17 +256,17 @@ func (s *supervisor) forkExec(e *execProcess, files [3]int) *StartError {
 	}
 	var report [2]int
 	if err := unix.Pipe2(report[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return startError(StepFork, "cannot make a pipe", err)
+		return wire.NewStartError(wire.StepFork, "cannot make a pipe", err)
 	}
 	e.report = report[0]
-	defer closeFD(report[1])
+	defer sys.Close(report[1])
 	if err := s.watch(e.report); err != nil {
-		return startError(StepFork, "cannot watch a pipe", err)
+		return wire.NewStartError(wire.StepFork, "cannot watch a pipe", err)
 	}
 	for i, fd := range files {
 		c.files[i] = uintptr(fd)
 	}
-	c.ctty = e.order.tty && s.spec.Container == nil
+	c.ctty = e.order.TTY && s.spec.Container == nil
 	c.report = uintptr(report[1])
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
@@ -267,39 +284,39 @@ func (s *supervisor) forkExec(e *execProcess, files [3]int) *StartError {
 
 // openStreams opens what the shim keeps of the streams of an exec, and returns what
 // the command is to have.
-func (s *supervisor) openStreams(e *execProcess, dir int) (files [3]int, failed *StartError) {
+func (s *supervisor) openStreams(e *execProcess, dir int) (files [3]int, failed *wire.StartError) {
 	// Through this one the others find their FIFO open at the other end, and do not
 	// wait for it.
-	both, failed := openFIFO(dir, ExecStdin, unix.O_RDWR|execFD)
+	both, failed := openFIFO(dir, wire.ExecStdin, unix.O_RDWR|execFD)
 	if failed != nil {
 		return files, failed
 	}
-	defer closeFD(both)
-	if e.stdin, failed = openFIFO(dir, ExecStdin, unix.O_WRONLY|execFD); failed != nil {
+	defer sys.Close(both)
+	if e.stdin, failed = openFIFO(dir, wire.ExecStdin, unix.O_WRONLY|execFD); failed != nil {
 		return files, failed
 	}
-	if e.stdout, failed = openFIFO(dir, ExecStdout, unix.O_RDWR|execFD); failed != nil {
+	if e.stdout, failed = openFIFO(dir, wire.ExecStdout, unix.O_RDWR|execFD); failed != nil {
 		return files, failed
 	}
-	if e.stderr, failed = openFIFO(dir, ExecStderr, unix.O_RDWR|execFD); failed != nil {
+	if e.stderr, failed = openFIFO(dir, wire.ExecStderr, unix.O_RDWR|execFD); failed != nil {
 		return files, failed
 	}
-	if e.order.tty {
+	if e.order.TTY {
 		return s.openTTY(e, dir)
 	}
 	const own = execFD &^ unix.O_NONBLOCK
 	if files[0], failed = e.in.open(dir); failed != nil {
 		return files, failed
 	}
-	if files[1], failed = openFIFO(dir, ExecStdout, unix.O_WRONLY|own); failed != nil {
+	if files[1], failed = openFIFO(dir, wire.ExecStdout, unix.O_WRONLY|own); failed != nil {
 		return files, failed
 	}
-	if files[2], failed = openFIFO(dir, ExecStderr, unix.O_WRONLY|own); failed != nil {
+	if files[2], failed = openFIFO(dir, wire.ExecStderr, unix.O_WRONLY|own); failed != nil {
 		return files, failed
 	}
 	for i, mode := range [...]uint32{inputMode, outputMode, outputMode} {
-		if err := giveStream(files[i], e.order.uid, e.order.gid, mode); err != nil {
-			return files, startError(StepExecFiles, "cannot give its streams to the command", err)
+		if err := giveStream(files[i], e.order.UID, e.order.GID, mode); err != nil {
+			return files, wire.NewStartError(wire.StepExecFiles, "cannot give its streams to the command", err)
 		}
 	}
 	s.pumpStdin(e)
@@ -308,7 +325,7 @@ func (s *supervisor) openStreams(e *execProcess, dir int) (files [3]int, failed 
 
 // execChild prepares the child of an exec: as the box's command, but for what its
 // order says.
-func (s *supervisor) execChild(e *execProcess) (*child, *StartError) {
+func (s *supervisor) execChild(e *execProcess) (*child, *wire.StartError) {
 	if s.execs.child == nil {
 		c, failed := s.newChild(s.spec.Argv, s.spec.Argv[:1])
 		if failed != nil {
@@ -319,14 +336,14 @@ func (s *supervisor) execChild(e *execProcess) (*child, *StartError) {
 	}
 	held, err := heldCapabilities()
 	if err != nil {
-		return nil, startError(StepFork, "cannot prepare the command", err)
+		return nil, wire.NewStartError(wire.StepFork, "cannot prepare the command", err)
 	}
 	c, o := s.execs.child, &e.order
-	c.paths, c.argv, c.envv, c.dir = o.paths, &o.argv[0], &o.envv[0], o.dir
-	c.uid, c.gid, c.groups, c.ngroups = uintptr(o.uid), uintptr(o.gid), o.groups, uintptr(o.ngroups)
-	c.bounding, c.held, c.ambient = o.capabilities, o.capabilities&held, 0
-	if o.uid != 0 {
-		c.held &= o.capAmbient
+	c.paths, c.argv, c.envv, c.dir = o.Paths, &o.Argv[0], &o.Envv[0], o.Dir
+	c.uid, c.gid, c.groups, c.ngroups = uintptr(o.UID), uintptr(o.GID), o.Groups, uintptr(o.NGroups)
+	c.bounding, c.held, c.ambient = o.Capabilities, o.Capabilities&held, 0
+	if o.UID != 0 {
+		c.held &= o.CapAmbient
 		c.ambient = c.held
 	}
 	return c, nil
@@ -337,7 +354,7 @@ func (s *supervisor) execChild(e *execProcess) (*child, *StartError) {
 func (s *supervisor) reported(e *execProcess) {
 	var t trouble
 	b := (*[unsafe.Sizeof(t)]byte)(unsafe.Pointer(&t))
-	n, err := retry(func() (int, error) { return unix.Read(e.report, b[:]) })
+	n, err := sys.Retry(func() (int, error) { return unix.Read(e.report, b[:]) })
 	if errors.Is(err, unix.EAGAIN) {
 		return
 	}
@@ -354,11 +371,11 @@ func (s *supervisor) reported(e *execProcess) {
 		return
 	}
 	o := &e.order
-	spec := &Spec{
-		Argv: []string{o.name()}, Env: o.env(), Workdir: cString(o.dir), UID: o.uid, GID: o.gid, Cgroups: s.spec.Cgroups,
+	spec := &wire.Spec{
+		Argv: []string{o.name()}, Env: o.env(), Workdir: cString(o.Dir), UID: o.UID, GID: o.GID, Cgroups: s.spec.Cgroups,
 	}
-	files := make([]string, len(o.paths))
-	for i, p := range o.paths {
+	files := make([]string, len(o.Paths))
+	for i, p := range o.Paths {
 		files[i] = cString(p)
 	}
 	code, failed := s.execs.child.notExecuted(t, spec, spec.Argv[0], files)
@@ -368,21 +385,21 @@ func (s *supervisor) reported(e *execProcess) {
 // execBegan says that the command of an exec was executed as pid, a child of the shim
 // that leads a process group.
 func (s *supervisor) execBegan(e *execProcess, pid int) {
-	if e.phase != ExecStarting {
+	if e.phase != wire.ExecStarting {
 		return
 	}
-	e.phase, e.pid, e.group = ExecRunning, pid, pid
+	e.phase, e.pid, e.group = wire.ExecRunning, pid, pid
 	s.closeReport(e)
 	s.answerBegin(e)
 }
 
 // execNotBegun says why the command of an exec could not be executed.
 func (s *supervisor) execNotBegun(e *execProcess, code int, sentence string) {
-	if e.phase != ExecStarting {
+	if e.phase != wire.ExecStarting {
 		return
 	}
-	e.state.Code, e.state.Failed = code, cut(sentence, maxFailed)
-	s.execEnds(e, ExecFailed)
+	e.state.Code, e.state.Failed = code, wire.Cut(sentence, wire.MaxFailed)
+	s.execEnds(e, wire.ExecFailed)
 	s.answerBegin(e)
 }
 
@@ -390,7 +407,7 @@ func (s *supervisor) execNotBegun(e *execProcess, code int, sentence string) {
 func (s *supervisor) closeReport(e *execProcess) {
 	if e.report != 0 {
 		s.unwatch(e.report)
-		closeFD(e.report)
+		sys.Close(e.report)
 		e.report = 0
 	}
 	e.order.free()
@@ -413,8 +430,8 @@ func (s *supervisor) answerBegin(e *execProcess) {
 
 // sendExecReply sends a reply with the pid of the exec as credentials, which the
 // kernel translates for the receiver.
-func sendExecReply(fd int, r *ExecReply) {
-	packet := appendExecReply(nil, r)
+func sendExecReply(fd int, r *execReply) {
+	packet := r.Append(nil)
 	var oob []byte
 	if r.pid != 0 {
 		oob = unix.UnixCredentials(&unix.Ucred{Pid: int32(r.pid)})
@@ -447,7 +464,7 @@ func (s *supervisor) killExec(e *execProcess) {
 // closeStdin gives the command of an exec EOF once it has read what is there.
 func (s *supervisor) closeStdin(e *execProcess) {
 	if e.stdin != 0 {
-		closeFD(e.stdin)
+		sys.Close(e.stdin)
 		e.stdin = 0
 	}
 	if e.in.pipe != 0 {
@@ -481,12 +498,12 @@ func (s *supervisor) execReaped(pid int, status unix.WaitStatus) {
 // execEnded says how the command of an exec ended. What is left of its group lives
 // on, as long as the timeout lets it.
 func (s *supervisor) execEnded(e *execProcess, status unix.WaitStatus) {
-	if e.phase == ExecStarting {
+	if e.phase == wire.ExecStarting {
 		s.reported(e) // before it died
 		s.execBegan(e, e.pid)
 	}
 	e.pid = 0
-	if e.phase != ExecRunning {
+	if e.phase != wire.ExecRunning {
 		e.group = 0
 		return
 	}
@@ -499,16 +516,16 @@ func (s *supervisor) execEnded(e *execProcess, status unix.WaitStatus) {
 	default:
 		e.state.Code = status.ExitStatus()
 	}
-	s.execEnds(e, ExecEnded)
+	s.execEnds(e, wire.ExecEnded)
 }
 
 // execEnds brings an exec to its end, and has it on record, if that can be, before anybody
 // is told.
-func (s *supervisor) execEnds(e *execProcess, phase ExecPhase) {
+func (s *supervisor) execEnds(e *execProcess, phase wire.ExecPhase) {
 	s.closeReport(e)
 	s.closeTTY(e)
 	s.closeStdin(e)
-	if phase == ExecFailed {
+	if phase == wire.ExecFailed {
 		s.closePump(e)
 	}
 	e.phase = phase
@@ -562,7 +579,7 @@ func (s *supervisor) forgetExec(e *execProcess) {
 	s.closePump(e)
 	for _, fd := range [...]int{e.stdin, e.stdout, e.stderr} {
 		if fd != 0 {
-			closeFD(fd)
+			sys.Close(fd)
 		}
 	}
 	*e = execProcess{}
@@ -605,7 +622,7 @@ func (s *supervisor) endExecs() {
 	s.killAll()
 	for s.execs.running > 0 {
 		var status unix.WaitStatus
-		pid, err := retry(func() (int, error) { return unix.Wait4(-1, &status, 0, nil) })
+		pid, err := sys.Retry(func() (int, error) { return unix.Wait4(-1, &status, 0, nil) })
 		if err != nil {
 			return
 		}
@@ -613,50 +630,38 @@ func (s *supervisor) endExecs() {
 	}
 }
 
-// execOrder is what an exec is to run: an ExecSpec as it was read. It lies outside of
-// the heap, which is never collected in a shim that does nothing but supervise, and
-// is given back when the exec has begun.
+// execOrder is what an exec is to run. It lies outside of the heap, which is never collected
+// in a shim that does nothing but supervise, and is given back when the exec has begun.
 type execOrder struct {
-	region       unsafe.Pointer // mapped
-	size         uintptr
-	paths        []*byte // the files to execute, of which the first that is there is taken
-	argv, envv   []*byte // with a nil at the end
-	dir          *byte
-	uid, gid     uint32
-	groups       *uint32
-	ngroups      int
-	capabilities uint64
-	capAmbient   uint64
-	timeoutNs    int64
-	tty          bool
-	process      []byte
+	wire.ExecOrder
+	region unsafe.Pointer // mapped
+	size   uintptr
 }
 
 // read reads the order of an exec in its directory.
 func (o *execOrder) read(dir int) error {
-	fd, err := retry(func() (int, error) { return unix.Openat(dir, ExecSpecName, unix.O_RDONLY|execFD, 0) })
+	fd, err := sys.Retry(func() (int, error) { return unix.Openat(dir, wire.ExecSpecName, unix.O_RDONLY|execFD, 0) })
 	if err != nil {
 		return err
 	}
-	defer closeFD(fd)
+	defer sys.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if st.Size > maxSpec || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if st.Size > wire.MaxSpec || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return unix.EINVAL
 	}
 	return o.load(int(st.Size), func(b []byte) (int, error) {
-		return retry(func() (int, error) { return unix.Read(fd, b) })
+		return sys.Retry(func() (int, error) { return unix.Read(fd, b) })
 	})
 }
 
 // load maps a region, fills size bytes of it by read, and takes the order from there.
 func (o *execOrder) load(size int, read func([]byte) (int, error)) error {
-	// Each string takes five bytes at least, and a pointer of eight.
 	const word = int(unsafe.Sizeof(uintptr(0)))
 	table := (size + word) / word * word
-	words := size/5 + 4
+	words := wire.ExecPointers(size)
 	total := uintptr(table + words*word)
 	region, err := unix.MmapPtr(-1, 0, nil, total, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
@@ -675,8 +680,8 @@ func (o *execOrder) load(size int, read func([]byte) (int, error)) error {
 		}
 		rest = rest[n:]
 	}
-	d := orderDecoder{decoder: decoder{buf: text}, table: unsafe.Slice((**byte)(unsafe.Add(region, table)), words)}
-	if !d.order(o) {
+	var ok bool
+	if o.ExecOrder, ok = wire.DecodeExecOrder(text, unsafe.Slice((**byte)(unsafe.Add(region, table)), words)); !ok {
 		o.free()
 		return unix.EINVAL
 	}
@@ -694,70 +699,12 @@ func (o *execOrder) free() {
 	*o = execOrder{}
 }
 
-// orderDecoder decodes an ExecSpec where it lies.
-type orderDecoder struct {
-	decoder
-	table []*byte // room for pointers
-}
-
-func (d *orderDecoder) order(o *execOrder) bool {
-	if d.u8() != execSpecVersion {
-		return false
-	}
-	o.paths = d.list(false)
-	o.argv = d.list(true)
-	o.envv = d.list(true)
-	o.dir = d.cstring()
-	o.uid, o.gid = d.u32(), d.u32()
-	o.ngroups = d.length(4)
-	if b := d.take(4 * o.ngroups); len(b) > 0 {
-		o.groups = (*uint32)(unsafe.Pointer(unsafe.SliceData(b)))
-	}
-	o.capabilities, o.capAmbient = d.u64(), d.u64()
-	o.timeoutNs = d.i64()
-	o.tty = d.bool()
-	o.process = d.take(d.length(1))
-	return d.end() == nil && len(o.paths) > 0 && len(o.argv) > 1 && *o.dir == '/' && o.timeoutNs >= 0
-}
-
-// cstring takes a string that ends with a NUL, the only one in it.
-func (d *orderDecoder) cstring() *byte {
-	b := d.take(d.length(1))
-	if len(b) == 0 || b[len(b)-1] != 0 || strings.IndexByte(unsafe.String(unsafe.SliceData(b), len(b)), 0) != len(b)-1 {
-		d.bad = true
-		return new(byte)
-	}
-	return unsafe.SliceData(b)
-}
-
-// list takes a list of strings, with a nil at the end if it is to be terminated.
-func (d *orderDecoder) list(terminated bool) []*byte {
-	n := d.length(5)
-	room := n
-	if terminated {
-		room++
-	}
-	if room > len(d.table) {
-		d.bad = true
-		return nil
-	}
-	list := d.table[:room]
-	d.table = d.table[room:]
-	for i := range n {
-		list[i] = d.cstring()
-		if d.bad {
-			return nil
-		}
-	}
-	return list
-}
-
 // name returns the first word of the command.
-func (o *execOrder) name() string { return cString(o.argv[0]) }
+func (o *execOrder) name() string { return cString(o.Argv[0]) }
 
 func (o *execOrder) env() []string {
-	env := make([]string, 0, len(o.envv)-1)
-	for _, p := range o.envv[:len(o.envv)-1] {
+	env := make([]string, 0, len(o.Envv)-1)
+	for _, p := range o.Envv[:len(o.Envv)-1] {
 		env = append(env, cString(p))
 	}
 	return env
@@ -765,5 +712,3 @@ func (o *execOrder) env() []string {
 
 // cString copies a string that ends with a NUL.
 func cString(p *byte) string { return unix.BytePtrToString(p) }
-
-func (p ExecPhase) active() bool { return p == ExecStarting || p == ExecRunning }

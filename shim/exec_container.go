@@ -8,6 +8,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // In a container it is the OCI runtime that starts a process: it joins the namespaces,
@@ -55,15 +58,15 @@ func (s *supervisor) callEnded() {
 // killOrphans kills the children of the shim that it knows nothing of.
 func (s *supervisor) killOrphans() {
 	// Orphans become the main thread's.
-	fd, err := retry(func() (int, error) { return unix.Open("/proc/self/task/1/children", unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	fd, err := sys.Retry(func() (int, error) { return unix.Open("/proc/self/task/1/children", unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		say("cannot look for orphans: " + err.Error())
 		return
 	}
-	defer closeFD(fd)
+	defer sys.Close(fd)
 	// Enough for twice the execs that there may be.
 	buf := make([]byte, 8*maxExecs)
-	n, err := retry(func() (int, error) { return unix.Read(fd, buf) })
+	n, err := sys.Retry(func() (int, error) { return unix.Read(fd, buf) })
 	if err != nil {
 		say("cannot look for orphans: " + err.Error())
 		return
@@ -91,14 +94,14 @@ func (s *supervisor) knows(pid int) bool {
 
 // newCall prepares a child that has the runtime start a process, by a name of its own,
 // as the JSON of a process says.
-func (s *supervisor) newCall(name string, process []byte, tty bool) (*child, *StartError) {
+func (s *supervisor) newCall(name string, process []byte, tty bool) (*child, *wire.StartError) {
 	if err := unix.Unlink(callFile(name, "json")); err != nil && !errors.Is(err, unix.ENOENT) {
-		return nil, startError(StepRuntime, "cannot remove the orders of an earlier call", err)
+		return nil, wire.NewStartError(wire.StepRuntime, "cannot remove the orders of an earlier call", err)
 	}
 	if err := writeFile(callFile(name, "json"), process, 0); err != nil {
-		return nil, startError(StepRuntime, "cannot write the orders of the runtime", err)
+		return nil, wire.NewStartError(wire.StepRuntime, "cannot write the orders of the runtime", err)
 	}
-	argv := s.spec.Container.argv(callFile(name, "log"), "exec", "--detach", "--process", callFile(name, "json"), "--pid-file", callFile(name, "pid"))
+	argv := runtimeArgv(s.spec.Container, callFile(name, "log"), "exec", "--detach", "--process", callFile(name, "json"), "--pid-file", callFile(name, "pid"))
 	if tty {
 		argv = append(argv, "--console-socket", callFile(name, "sock"))
 	}
@@ -118,19 +121,19 @@ func forget(name string, kinds ...string) {
 	}
 }
 
-// argv is a command line of the runtime.
-func (c *Container) argv(log string, args ...string) []string {
+// runtimeArgv is a command line of the runtime.
+func runtimeArgv(c *wire.Container, log string, args ...string) []string {
 	argv := append([]string{}, c.Runtime...)
-	return append(append(argv, "--root", runtimeState, "--log", log), args...)
+	return append(append(argv, "--root", wire.ContainerState, "--log", log), args...)
 }
 
 // endCall takes what came of a call of the runtime that has ended: the pid of the
 // process, or why there is none. ended says that the process has ended as well, with
 // status; nobody will hear of it again.
-func (s *supervisor) endCall(name string, runtime unix.WaitStatus) (pid int, ended bool, status unix.WaitStatus, failed *StartError) {
+func (s *supervisor) endCall(name string, runtime unix.WaitStatus) (pid int, ended bool, status unix.WaitStatus, failed *wire.StartError) {
 	defer forget(name, "pid", "log")
 	if !runtime.Exited() || runtime.ExitStatus() != 0 {
-		return 0, false, 0, &StartError{Step: StepRuntime, Detail: s.spec.Container.Runtime[0] + runtimeComplaint(runtime, callFile(name, "log"))}
+		return 0, false, 0, &wire.StartError{Step: wire.StepRuntime, Detail: s.spec.Container.Runtime[0] + runtimeComplaint(runtime, callFile(name, "log"))}
 	}
 	if pid, failed = readPID(callFile(name, "pid")); failed != nil {
 		return 0, false, 0, failed
@@ -141,17 +144,17 @@ func (s *supervisor) endCall(name string, runtime unix.WaitStatus) (pid int, end
 		}
 	}
 	var info unix.Siginfo
-	if _, err := retry(func() (int, error) {
+	if _, err := sys.Retry(func() (int, error) {
 		return 0, unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 	}); err != nil {
-		return 0, false, 0, &StartError{Step: StepRuntime, Detail: "the process that the runtime has started is lost among those that end"}
+		return 0, false, 0, &wire.StartError{Step: wire.StepRuntime, Detail: "the process that the runtime has started is lost among those that end"}
 	}
 	return pid, false, 0, nil
 }
 
 // runtimeCode is the exit code that a shell would give for what a runtime could not
 // execute.
-func runtimeCode(failed *StartError) int {
+func runtimeCode(failed *wire.StartError) int {
 	switch text := failed.Detail; {
 	case strings.Contains(text, "not found") || strings.Contains(text, "no such file") || strings.Contains(text, "No such file"):
 		return 127
@@ -162,13 +165,13 @@ func runtimeCode(failed *StartError) int {
 }
 
 // execRuntime prepares the runtime to start an exec.
-func (s *supervisor) execRuntime(e *execProcess) (*child, *StartError) {
-	if e.order.tty {
+func (s *supervisor) execRuntime(e *execProcess) (*child, *wire.StartError) {
+	if e.order.TTY {
 		if failed := e.listenConsole(); failed != nil {
 			return nil, failed
 		}
 	}
-	return s.newCall(e.name, e.order.process, e.order.tty)
+	return s.newCall(e.name, e.order.Process, e.order.TTY)
 }
 
 // starterEnded is told how the runtime ended that was to start an exec.
@@ -185,8 +188,8 @@ func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
 		if pid != 0 && !ended {
 			kill(pid)
 		}
-		if e.doomed && e.phase == ExecStarting {
-			e.phase = ExecRunning
+		if e.doomed && e.phase == wire.ExecStarting {
+			e.phase = wire.ExecRunning
 			s.execEnded(e, runtime)
 			s.answerBegin(e)
 			return
@@ -198,10 +201,10 @@ func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
 	if err != nil {
 		group = pid
 	}
-	if ended && e.phase == ExecStarting {
+	if ended && e.phase == wire.ExecStarting {
 		// An answer that names a process which is reaped is sent to nobody: that it has
 		// ended is the answer.
-		e.phase, e.group = ExecRunning, group
+		e.phase, e.group = wire.ExecRunning, group
 		s.execEnded(e, status)
 		s.answerBegin(e)
 		return
@@ -216,40 +219,40 @@ func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
 }
 
 // listenConsole makes the socket that the runtime sends the terminal of an exec to.
-func (e *execProcess) listenConsole() *StartError {
+func (e *execProcess) listenConsole() *wire.StartError {
 	const what = "cannot make the socket for a terminal"
 	path := callFile(e.name, "sock")
 	if err := unix.Unlink(path); err != nil && !errors.Is(err, unix.ENOENT) {
-		return startError(StepExecFiles, what, err)
+		return wire.NewStartError(wire.StepExecFiles, what, err)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return startError(StepExecFiles, what, err)
+		return wire.NewStartError(wire.StepExecFiles, what, err)
 	}
 	e.tty.listen = fd
 	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
 		err = unix.Listen(fd, 1)
 	}
 	if err != nil {
-		return startError(StepExecFiles, what, err)
+		return wire.NewStartError(wire.StepExecFiles, what, err)
 	}
 	return nil
 }
 
 // takeConsole takes the terminal that the runtime has sent by now.
-func (s *supervisor) takeConsole(e *execProcess) *StartError {
+func (s *supervisor) takeConsole(e *execProcess) *wire.StartError {
 	const what = "cannot take the terminal from the runtime"
-	conn, err := retry(func() (int, error) {
+	conn, err := sys.Retry(func() (int, error) {
 		fd, _, err := unix.Accept4(e.tty.listen, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		return fd, err
 	})
 	if err != nil {
-		return startError(StepExecFiles, what, err)
+		return wire.NewStartError(wire.StepExecFiles, what, err)
 	}
-	defer closeFD(conn)
+	defer sys.Close(conn)
 	var name [4096]byte // its path, in the container
 	oob := make([]byte, unix.CmsgSpace(4))
-	n, err := retry(func() (int, error) {
+	n, err := sys.Retry(func() (int, error) {
 		_, n, _, _, err := unix.Recvmsg(conn, name[:], oob, unix.MSG_CMSG_CLOEXEC)
 		return n, err
 	})
@@ -268,7 +271,7 @@ func (s *supervisor) takeConsole(e *execProcess) *StartError {
 		err = unix.SetNonblock(e.tty.master, true)
 	}
 	if err != nil {
-		return startError(StepExecFiles, what, err)
+		return wire.NewStartError(wire.StepExecFiles, what, err)
 	}
 	s.pumpTTY(e)
 	return nil
@@ -283,13 +286,13 @@ func (s *supervisor) startContained() {
 	if p.child == nil {
 		c, failed := s.newCall(probeCall, s.spec.Container.Probe, false)
 		if failed != nil {
-			p.finish(ProbeResult{Code: failedCode, Reason: cut(failed.Error(), maxReason)})
+			p.finish(wire.ProbeResult{Code: failedCode, Reason: failed.Error()})
 			return
 		}
 		p.child = c
 	}
 	if errno := s.fork(p.child); errno != 0 {
-		p.finish(ProbeResult{Code: failedCode, Reason: reasonFork + ": " + errno.Error()})
+		p.finish(wire.ProbeResult{Code: failedCode, Reason: reasonFork + ": " + errno.Error()})
 		return
 	}
 	s.strays.calls++
@@ -304,7 +307,7 @@ func (s *supervisor) probeStarted(runtime unix.WaitStatus) {
 	s.strays.cut = s.strays.cut || runtime.Signaled()
 	pid, ended, status, failed := s.endCall(probeCall, runtime)
 	if failed != nil {
-		p.finish(ProbeResult{Code: runtimeCode(failed), Reason: cut(failed.Detail, maxReason)})
+		p.finish(wire.ProbeResult{Code: runtimeCode(failed), Reason: failed.Detail})
 		s.concludeProbe()
 		return
 	}

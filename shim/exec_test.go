@@ -20,6 +20,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // command is an exec under test, with the daemon's ends of its streams.
@@ -30,42 +34,42 @@ type command struct {
 	dir         string
 	in          *os.File
 	out, errOut *os.File
-	reply       ExecReply
+	reply       wire.ExecReply
 }
 
 // prepare makes what the daemon makes of an exec.
-func (b *box) prepare(name string, edit func(*ExecSpec), argv ...string) *command {
+func (b *box) prepare(name string, edit func(*wire.ExecSpec), argv ...string) *command {
 	b.t.Helper()
-	c := &command{t: b.t, b: b, name: name, dir: filepath.Join(b.path, ExecDir, name)}
+	c := &command{t: b.t, b: b, name: name, dir: filepath.Join(b.path, wire.ExecDir, name)}
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		b.t.Fatal(err)
 	}
-	for _, f := range []string{ExecStdin, ExecStdout, ExecStderr} {
+	for _, f := range []string{wire.ExecStdin, wire.ExecStdout, wire.ExecStderr} {
 		if err := unix.Mkfifo(filepath.Join(c.dir, f), 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
 			b.t.Fatal(err)
 		}
 	}
-	x := ExecSpec{Argv: argv, Env: b.spec.Env, Workdir: "/", Capabilities: allCaps}
+	x := wire.ExecSpec{Argv: argv, Env: b.spec.Env, Workdir: "/", Capabilities: allCaps}
 	if edit != nil {
 		edit(&x)
 	}
-	if err := os.WriteFile(filepath.Join(c.dir, ExecSpecName), x.Append(nil), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(c.dir, wire.ExecSpecName), x.Append(nil), 0o600); err != nil {
 		b.t.Fatal(err)
 	}
 	return c
 }
 
-func (c *command) try(op Op, sig syscall.Signal) (ExecReply, error) {
+func (c *command) try(op wire.Op, sig syscall.Signal) (wire.ExecReply, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	r, err := AskExec(ctx, c.b.dir, Request{Op: op, Run: c.b.spec.Run, Exec: c.name, Signal: sig})
+	r, err := client.AskExec(ctx, c.b.dir, wire.Request{Op: op, Run: c.b.spec.Run, Exec: c.name, Signal: sig})
 	if r.Stdin >= 0 {
-		closeFD(r.Stdin) // all here goes through the FIFO, as with a daemon that knows no other way
+		sys.Close(r.Stdin) // all here goes through the FIFO, as with a daemon that knows no other way
 	}
 	return r, err
 }
 
-func (c *command) ask(op Op, sig syscall.Signal) ExecReply {
+func (c *command) ask(op wire.Op, sig syscall.Signal) wire.ExecReply {
 	c.t.Helper()
 	r, err := c.try(op, sig)
 	if err != nil {
@@ -85,44 +89,44 @@ func (c *command) open() {
 		c.t.Cleanup(func() { _ = f.Close() })
 		return f
 	}
-	c.out, c.errOut = end(ExecStdout, os.O_RDONLY), end(ExecStderr, os.O_RDONLY)
-	c.in = end(ExecStdin, os.O_RDWR) // until it runs there is no reader
+	c.out, c.errOut = end(wire.ExecStdout, os.O_RDONLY), end(wire.ExecStderr, os.O_RDONLY)
+	c.in = end(wire.ExecStdin, os.O_RDWR) // until it runs there is no reader
 }
 
 // writes leaves the command as the only reader of its stdin.
 func (c *command) writes() {
 	c.t.Helper()
-	in := must(os.OpenFile(filepath.Join(c.dir, ExecStdin), os.O_WRONLY|unix.O_NONBLOCK, 0))
+	in := must(os.OpenFile(filepath.Join(c.dir, wire.ExecStdin), os.O_WRONLY|unix.O_NONBLOCK, 0))
 	closeFile(c.in)
 	c.in = in
 	c.t.Cleanup(func() { _ = in.Close() })
 }
 
 // run starts an exec, and opens the daemon's ends.
-func (b *box) exec(name string, edit func(*ExecSpec), argv ...string) *command {
+func (b *box) exec(name string, edit func(*wire.ExecSpec), argv ...string) *command {
 	b.t.Helper()
 	c := b.prepare(name, edit, argv...)
 	c.open()
-	c.reply = c.ask(OpExec, 0)
-	if c.reply.Errno != 0 || c.reply.State.Phase != ExecRunning && c.reply.State.Phase != ExecEnded {
+	c.reply = c.ask(wire.OpExec, 0)
+	if c.reply.Errno != 0 || c.reply.State.Phase != wire.ExecRunning && c.reply.State.Phase != wire.ExecEnded {
 		b.t.Fatalf("not begun: %+v", c.reply)
 	}
 	return c
 }
 
 // record waits for the exec to end, by its record.
-func (c *command) record() ExitRecord {
+func (c *command) record() wire.ExitRecord {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	w, err := WatchExecs(ctx, c.b.dir, c.b.spec.Run)
+	w, err := client.WatchExecs(ctx, c.b.dir, c.b.spec.Run)
 	if err == nil {
 		defer closeFile(w)
 	}
 	for {
-		data, rerr := os.ReadFile(filepath.Join(c.dir, RecordName))
+		data, rerr := os.ReadFile(filepath.Join(c.dir, wire.RecordName))
 		if rerr == nil {
-			var r ExitRecord
+			var r wire.ExitRecord
 			if err := json.Unmarshal(data, &r); err != nil {
 				c.t.Fatalf("%s: %v", data, err)
 			}
@@ -164,7 +168,7 @@ func sleeper(t testing.TB) *box {
 
 func TestExecRunsInTheBox(t *testing.T) {
 	b := sleeper(t)
-	c := b.exec("e1", func(x *ExecSpec) {
+	c := b.exec("e1", func(x *wire.ExecSpec) {
 		x.Env = append(x.Env, "A=b c")
 		x.Workdir = "/usr"
 	}, "sh", "-c", `read line; echo "$line $A $(pwd) $(ps -o pid= -C boxlite-shim)"; echo oops >&2; ps -o sid= -p $$; exit 7`)
@@ -181,7 +185,7 @@ func TestExecRunsInTheBox(t *testing.T) {
 		t.Errorf("stdout %q", out)
 	}
 	expect(t, "stderr", c.rest(c.errOut), "oops\n")
-	if s := c.ask(OpExecState, 0); s.State.Phase != ExecEnded || s.State.Code != 7 || s.PID != -1 {
+	if s := c.ask(wire.OpExecState, 0); s.State.Phase != wire.ExecEnded || s.State.Code != 7 || s.PID != -1 {
 		t.Errorf("state %+v", s)
 	}
 }
@@ -210,18 +214,18 @@ func TestExecCannotBegin(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, x := range map[string]struct {
-		edit func(*ExecSpec)
+		edit func(*wire.ExecSpec)
 		argv string
 		code int
 		says string
 	}{
 		"missing": {nil, "nosuch", 127, `command "nosuch" not found in PATH ` + path + " (step lookup)"},
 		"denied":  {nil, script, 126, script + " is not executable: permission denied (step exec)"},
-		"workdir": {func(x *ExecSpec) { x.Workdir = "/nosuch" }, "true", 125, "cannot chdir to /nosuch: no such file or directory (step workdir)"},
+		"workdir": {func(x *wire.ExecSpec) { x.Workdir = "/nosuch" }, "true", 125, "cannot chdir to /nosuch: no such file or directory (step workdir)"},
 	} {
 		c := b.prepare(name, x.edit, x.argv)
-		r := c.ask(OpExec, 0)
-		if r.Errno != 0 || r.State.Phase != ExecFailed || r.State.Code != x.code || r.State.Failed != x.says || r.PID != -1 {
+		r := c.ask(wire.OpExec, 0)
+		if r.Errno != 0 || r.State.Phase != wire.ExecFailed || r.State.Code != x.code || r.State.Failed != x.says || r.PID != -1 {
 			t.Errorf("%s: %+v", name, r)
 		}
 		if rec := c.record(); rec.Code != x.code || rec.Failed != x.says {
@@ -229,28 +233,28 @@ func TestExecCannotBegin(t *testing.T) {
 		}
 	}
 	for name, spoil := range map[string]func(c *command) error{
-		"no order":    func(c *command) error { return os.Remove(filepath.Join(c.dir, ExecSpecName)) },
-		"empty order": func(c *command) error { return os.Truncate(filepath.Join(c.dir, ExecSpecName), 0) },
-		"cut order":   func(c *command) error { return os.Truncate(filepath.Join(c.dir, ExecSpecName), 30) },
+		"no order":    func(c *command) error { return os.Remove(filepath.Join(c.dir, wire.ExecSpecName)) },
+		"empty order": func(c *command) error { return os.Truncate(filepath.Join(c.dir, wire.ExecSpecName), 0) },
+		"cut order":   func(c *command) error { return os.Truncate(filepath.Join(c.dir, wire.ExecSpecName), 30) },
 		"no FIFO": func(c *command) error {
-			return os.Remove(filepath.Join(c.dir, ExecStderr))
+			return os.Remove(filepath.Join(c.dir, wire.ExecStderr))
 		},
 	} {
 		c := b.prepare("x"+strconv.Itoa(len(name)), nil, "true")
 		if err := spoil(c); err != nil {
 			t.Fatal(err)
 		}
-		if r := c.ask(OpExec, 0); r.Errno == 0 && r.State.Phase != ExecFailed {
+		if r := c.ask(wire.OpExec, 0); r.Errno == 0 && r.State.Phase != wire.ExecFailed {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
 	for _, name := range []string{"", "..", "a/b", ".x", strings.Repeat("a", 65)} {
 		c := &command{t: t, b: b, name: name}
-		if r := c.ask(OpExec, 0); r.Errno != unix.EINVAL {
+		if r := c.ask(wire.OpExec, 0); r.Errno != unix.EINVAL {
 			t.Errorf("%q: %+v", name, r)
 		}
 	}
-	if r := (&command{t: t, b: b, name: "nosuch"}).ask(OpExecState, 0); r.Errno != unix.ENOENT {
+	if r := (&command{t: t, b: b, name: "nosuch"}).ask(wire.OpExecState, 0); r.Errno != unix.ENOENT {
 		t.Errorf("unknown: %+v", r)
 	}
 	b.alone()
@@ -269,7 +273,7 @@ func TestExecStreamsTakeAndGiveAll(t *testing.T) {
 			t.Error(err)
 		}
 		closeFile(c.in)
-		c.ask(OpExecEOF, 0)
+		c.ask(wire.OpExecEOF, 0)
 	})
 	hash, n := sha256.New(), 0
 	buf := make([]byte, 64<<10)
@@ -304,22 +308,22 @@ func TestExecOutputOutlivesItsReader(t *testing.T) {
 	must(c.in.WriteString("\n"))
 	c.record()
 	closeFile(c.in)
-	out := must(os.OpenFile(filepath.Join(c.dir, ExecStdout), os.O_RDONLY|unix.O_NONBLOCK, 0))
+	out := must(os.OpenFile(filepath.Join(c.dir, wire.ExecStdout), os.O_RDONLY|unix.O_NONBLOCK, 0))
 	defer closeFile(out)
 	expect(t, "rest", c.rest(out), "two\n")
-	if r := c.ask(OpExecForget, 0); r.Errno != 0 {
+	if r := c.ask(wire.OpExecForget, 0); r.Errno != 0 {
 		t.Errorf("%+v", r)
 	}
-	if r := c.ask(OpExecState, 0); r.Errno != unix.ENOENT {
+	if r := c.ask(wire.OpExecState, 0); r.Errno != unix.ENOENT {
 		t.Errorf("%+v", r)
 	}
 }
 
 func TestExecTimeoutKillsTheGroup(t *testing.T) {
 	b := sleeper(t)
-	limit := func(x *ExecSpec) { x.TimeoutNs = 100e6 }
+	limit := func(x *wire.ExecSpec) { x.TimeoutNs = 100e6 }
 	c := b.exec("e1", limit, "sh", "-c", "sleep 1000 & sleep 1000")
-	if r := c.record(); r.Code != timedOutCode || r.Signal != 9 || r.StoppedBy != StoppedByTimeout {
+	if r := c.record(); r.Code != timedOutCode || r.Signal != 9 || r.StoppedBy != wire.StoppedByTimeout {
 		t.Errorf("%+v", r)
 	}
 	b.alone()
@@ -338,35 +342,35 @@ func TestExecKillAndSignal(t *testing.T) {
 	if _, err := io.ReadFull(c.out, buf); err != nil {
 		t.Fatal(err)
 	}
-	if r := c.ask(OpExecForget, 0); r.Errno != unix.EBUSY {
+	if r := c.ask(wire.OpExecForget, 0); r.Errno != unix.EBUSY {
 		t.Errorf("forgotten while it runs: %+v", r)
 	}
-	if r := c.ask(OpExec, 0); r.Errno != unix.EBUSY {
+	if r := c.ask(wire.OpExec, 0); r.Errno != unix.EBUSY {
 		t.Errorf("started twice: %+v", r)
 	}
-	if r := c.ask(OpExecSignal, unix.SIGUSR1); r.Errno != 0 {
+	if r := c.ask(wire.OpExecSignal, unix.SIGUSR1); r.Errno != 0 {
 		t.Errorf("%+v", r)
 	}
 	if r := c.record(); r.Code != 5 {
 		t.Errorf("%+v", r)
 	}
-	if r := c.ask(OpExecSignal, unix.SIGUSR1); r.Errno != unix.ESRCH {
+	if r := c.ask(wire.OpExecSignal, unix.SIGUSR1); r.Errno != unix.ESRCH {
 		t.Errorf("%+v", r)
 	}
 	c = b.exec("e2", nil, "sh", "-c", "sleep 1000 & sleep 1000")
-	c.ask(OpExecKill, 0)
+	c.ask(wire.OpExecKill, 0)
 	if r := c.record(); r.Code != 137 {
 		t.Errorf("%+v", r)
 	}
 	c = b.exec("e3", nil, "sh", "-c", "sleep 1000 & exit 0")
 	c.record()
-	c.ask(OpExecKill, 0)
+	c.ask(wire.OpExecKill, 0)
 	b.alone()
 }
 
 func TestExecsEndWithTheBox(t *testing.T) {
 	for name, end := range map[string]func(b *box){
-		"stop": func(b *box) { b.ask(Request{Op: OpStop, Grace: time.Minute}) },
+		"stop": func(b *box) { b.ask(wire.Request{Op: wire.OpStop, Grace: time.Minute}) },
 		"by itself": func(b *box) {
 			_ = unix.Kill(must(strconv.Atoi(b.children()[0])), unix.SIGTERM)
 		},
@@ -392,14 +396,14 @@ func TestExecsEndWithTheBox(t *testing.T) {
 
 func TestExecIsRefused(t *testing.T) {
 	b := sleeper(t)
-	b.ask(Request{Op: OpPause})
-	if r := b.prepare("e1", nil, "true").ask(OpExec, 0); r.Errno != unix.EBUSY {
+	b.ask(wire.Request{Op: wire.OpPause})
+	if r := b.prepare("e1", nil, "true").ask(wire.OpExec, 0); r.Errno != unix.EBUSY {
 		t.Errorf("paused: %+v", r)
 	}
-	b.ask(Request{Op: OpResume})
+	b.ask(wire.Request{Op: wire.OpResume})
 	c := b.prepare("e2", nil, "true")
 	b.spec.Run = "another"
-	if r := c.ask(OpExec, 0); r.Errno != unix.ESTALE {
+	if r := c.ask(wire.OpExec, 0); r.Errno != unix.ESTALE {
 		t.Errorf("another run: %+v", r)
 	}
 }
@@ -408,15 +412,15 @@ func TestExecIsRefused(t *testing.T) {
 func TestALateRecordIsNotOfTheSuccessor(t *testing.T) {
 	b := sleeper(t)
 	c := b.prepare("e", nil, "sh", "-c", "read x; exit $x")
-	late := ExitRecord{Run: b.spec.Run, Code: 7}
-	if err := os.WriteFile(filepath.Join(c.dir, RecordName), late.AppendJSON(nil), 0o600); err != nil {
+	late := wire.ExitRecord{Run: b.spec.Run, Code: 7}
+	if err := os.WriteFile(filepath.Join(c.dir, wire.RecordName), late.AppendJSON(nil), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c.open()
-	if c.reply = c.ask(OpExec, 0); c.reply.State.Phase != ExecRunning {
+	if c.reply = c.ask(wire.OpExec, 0); c.reply.State.Phase != wire.ExecRunning {
 		t.Fatalf("%+v", c.reply)
 	}
-	if data, err := os.ReadFile(filepath.Join(c.dir, RecordName)); !errors.Is(err, fs.ErrNotExist) {
+	if data, err := os.ReadFile(filepath.Join(c.dir, wire.RecordName)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("it has ended before its end: %s (%v)", data, err)
 	}
 	must(fmt.Fprintln(c.in, "3"))
@@ -462,16 +466,16 @@ func TestExecInAFrozenBox(t *testing.T) {
 	b := g.has(newBox(t, "/bin/sleep", "1000")).mustStart()
 	g.freeze()
 	c := b.prepare("e1", nil, "true")
-	answer := make(chan ExecReply, 1)
+	answer := make(chan wire.ExecReply, 1)
 	go func() {
-		r, err := c.try(OpExec, 0)
+		r, err := c.try(wire.OpExec, 0)
 		if err != nil {
 			r.State.Failed = err.Error()
 		}
 		answer <- r
 	}()
-	until(t, "it starts", func() bool { return c.ask(OpExecState, 0).State.Phase == ExecStarting })
-	b.ask(Request{Op: OpState})
+	until(t, "it starts", func() bool { return c.ask(wire.OpExecState, 0).State.Phase == wire.ExecStarting })
+	b.ask(wire.Request{Op: wire.OpState})
 	g.thaw()
 	if r := <-answer; r.Errno != 0 || r.State.Failed != "" {
 		t.Errorf("%+v", r)
@@ -489,11 +493,11 @@ func TestExecEndsBeforeItBegins(t *testing.T) {
 	c := b.prepare("e1", nil, "true")
 	answer := make(chan error, 1)
 	go func() {
-		_, err := c.try(OpExec, 0)
+		_, err := c.try(wire.OpExec, 0)
 		answer <- err
 	}()
-	until(t, "it starts", func() bool { return c.ask(OpExecState, 0).State.Phase == ExecStarting })
-	b.ask(Request{Op: OpStop})
+	until(t, "it starts", func() bool { return c.ask(wire.OpExecState, 0).State.Phase == wire.ExecStarting })
+	b.ask(wire.Request{Op: wire.OpStop})
 	b.wait()
 	if err := <-answer; err != nil {
 		t.Log("the shim went before it answered:", err)
@@ -507,7 +511,7 @@ func TestExecEndsBeforeItBegins(t *testing.T) {
 func TestExecTTYKeepsTheRest(t *testing.T) {
 	b := sleeper(t)
 	// More than the pipe takes, and not more than that and the terminal do.
-	c := b.exec("e1", func(x *ExecSpec) { x.TTY = true }, "sh", "-c", "stty raw; seq 100000 109650")
+	c := b.exec("e1", func(x *wire.ExecSpec) { x.TTY = true }, "sh", "-c", "stty raw; seq 100000 109650")
 	if r := c.record(); r.Code != 0 {
 		t.Errorf("%+v", r)
 	}
@@ -516,43 +520,9 @@ func TestExecTTYKeepsTheRest(t *testing.T) {
 	}
 }
 
-func TestExecOrderIsRefused(t *testing.T) {
-	good := ExecSpec{Argv: []string{"/a"}, Env: []string{"A=b"}, Workdir: "/", Groups: []uint32{1}}
-	whole := good.Append(nil)
-	load := func(b []byte) error {
-		var o execOrder
-		err := o.load(len(b), func(p []byte) (int, error) { return copy(p, b), nil })
-		o.free()
-		return err
-	}
-	if err := load(whole); err != nil {
-		t.Fatal(err)
-	}
-	for n := 1; n < len(whole); n++ {
-		if load(whole[:n]) == nil {
-			t.Errorf("an order cut to %d of %d bytes was accepted", n, len(whole))
-		}
-	}
-	if load(append(whole[:len(whole):len(whole)], 0)) == nil {
-		t.Error("a byte too many was accepted")
-	}
-	for name, spoil := range map[string]func(x *ExecSpec){
-		"relative dir":     func(x *ExecSpec) { x.Workdir = "a" },
-		"no dir":           func(x *ExecSpec) { x.Workdir = "" },
-		"NUL":              func(x *ExecSpec) { x.Env = []string{"A=\x00b"} },
-		"negative timeout": func(x *ExecSpec) { x.TimeoutNs = -1 },
-	} {
-		x := good
-		spoil(&x)
-		if load(x.Append(nil)) == nil {
-			t.Errorf("%s was accepted", name)
-		}
-	}
-}
-
 func TestExecTTY(t *testing.T) {
 	b := sleeper(t)
-	tty := func(x *ExecSpec) { x.TTY = true }
+	tty := func(x *wire.ExecSpec) { x.TTY = true }
 	c := b.exec("e1", tty, "sh", "-c", `stty size; tty; stty -echo; echo ready; read x; echo "got $x"; ps -o tpgid= -p $$ >&2; cat`)
 	var all strings.Builder
 	buf := make([]byte, 4096)
@@ -565,7 +535,7 @@ func TestExecTTY(t *testing.T) {
 	}
 	must(c.in.WriteString("hello\nline\n"))
 	closeFile(c.in)
-	c.ask(OpExecEOF, 0)
+	c.ask(wire.OpExecEOF, 0)
 	if r := c.record(); r.Code != 0 {
 		t.Errorf("%+v", r)
 	}
@@ -576,7 +546,7 @@ func TestExecTTY(t *testing.T) {
 	expect(t, "stderr", c.rest(c.errOut), "")
 	c = b.exec("e2", tty, "sh", "-c", "seq 1 20000; echo end")
 	// Its output has no room in the pipe: it waits for a reader, and nobody else does.
-	b.ask(Request{Op: OpState})
+	b.ask(wire.Request{Op: wire.OpState})
 	all.Reset()
 	for !strings.Contains(all.String(), "end\r\n") {
 		n, err := c.out.Read(buf)
@@ -602,38 +572,8 @@ func TestExecFullPipe(t *testing.T) {
 	if r := b.exec("e2", nil, "true").record(); r.Code != 0 {
 		t.Errorf("%+v", r)
 	}
-	c.ask(OpExecKill, 0)
+	c.ask(wire.OpExecKill, 0)
 	c.record()
-}
-
-func FuzzExecOrder(f *testing.F) {
-	x := ExecSpec{Argv: []string{"sh", "-c", "x"}, Env: []string{"PATH=/bin:/usr/bin", "A="}, Workdir: "/srv", UID: 1, GID: 2, Groups: []uint32{3}, Capabilities: 5, CapAmbient: 1, TimeoutNs: 1, TTY: true}
-	f.Add(x.Append(nil))
-	x = ExecSpec{Argv: []string{"/a"}, Workdir: "/"}
-	f.Add(x.Append(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) == 0 || len(b) > maxSpec {
-			return
-		}
-		var o execOrder
-		rest := b
-		err := o.load(len(b), func(p []byte) (int, error) {
-			n := copy(p, rest)
-			rest = rest[n:]
-			return n, nil
-		})
-		if err != nil {
-			return
-		}
-		defer o.free()
-		if o.argv[len(o.argv)-1] != nil || o.envv[len(o.envv)-1] != nil {
-			t.Error("a list has no end")
-		}
-		for _, p := range append(append([]*byte{o.dir}, o.paths...), o.argv[:len(o.argv)-1]...) {
-			_ = cString(p)
-		}
-		_, _ = o.name(), o.env()
-	})
 }
 
 // An exec that lives on without its stdin costs nothing: nobody is waited for who reads it.
@@ -643,7 +583,7 @@ func TestTheStdinThatNobodyReadsIsGivenUp(t *testing.T) {
 	until(t, "its stdin is given up", func() bool {
 		ends := 0 // of the FIFO; the shim's own writer stays
 		for _, e := range must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.h.PID))) {
-			if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", b.h.PID, e.Name())); err == nil && strings.HasSuffix(to, "/"+ExecStdin) {
+			if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", b.h.PID, e.Name())); err == nil && strings.HasSuffix(to, "/"+wire.ExecStdin) {
 				ends++
 			}
 		}

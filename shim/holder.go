@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
 )
 
 const (
@@ -275,7 +277,7 @@ func vanished(errno unix.Errno) bool { return errno == unix.ENOENT || errno == u
 
 func (d *dirReader) close() {
 	if d.opened {
-		closeFD(d.fd)
+		sys.Close(d.fd)
 		d.opened = false
 	}
 }
@@ -287,7 +289,7 @@ func (d *dirReader) whole() bool { return d.errno == 0 || vanished(d.errno) }
 func (d *dirReader) read() []byte {
 	const lengthAt, nameAt = 16, 19 // of linux_dirent64
 	if d.at >= d.end {
-		n, err := retry(func() (int, error) { return unix.Getdents(d.fd, d.buf[:]) })
+		n, err := sys.Retry(func() (int, error) { return unix.Getdents(d.fd, d.buf[:]) })
 		if n <= 0 || err != nil {
 			d.errno = toErrno(err)
 			return nil

@@ -10,6 +10,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // The init of a container is pid 1 of its pid namespace. What an exec or a probe leaves
@@ -83,7 +86,7 @@ var initSteps = [...]string{
 
 // makeNamespaces makes the user namespace of a container, and the others if it has an
 // init. It takes a process to make one, which waits. It returns the user namespace.
-func makeNamespaces(c *Container) (x containerInit, ids int, err error) {
+func makeNamespaces(c *wire.Container) (x containerInit, ids int, err error) {
 	x.begin, x.failed, ids = -1, -1, -1
 	child := &initChild{
 		loopback: c.Init && c.PrivateNet,
@@ -91,7 +94,7 @@ func makeNamespaces(c *Container) (x containerInit, ids int, err error) {
 		lo:       ifreq{name: [unix.IFNAMSIZ]byte{'l', 'o'}, flags: unix.IFF_UP},
 		ignore:   sigaction{handler: 1}, // SIG_IGN
 	}
-	if child.root, err = syscall.BytePtrFromString(ContainerRoot); err != nil {
+	if child.root, err = syscall.BytePtrFromString(wire.ContainerRoot); err != nil {
 		return x, ids, err
 	}
 	if child.slash, err = syscall.BytePtrFromString("/"); err != nil {
@@ -143,14 +146,14 @@ func forkInitAs(owner uint32, child *initChild, flags uintptr) (int, error) {
 }
 
 // mapIDs gives the user namespace its ids, and returns it.
-func (x *containerInit) mapIDs(c *Container) (int, error) {
+func (x *containerInit) mapIDs(c *wire.Container) (int, error) {
 	ids := []byte("0 " + strconv.FormatUint(uint64(c.FirstID), 10) + " " + strconv.FormatUint(uint64(c.IDs), 10) + "\n")
 	for _, file := range [...]string{"uid_map", "gid_map"} {
 		if err := overwrite(x.proc(file), ids); err != nil {
 			return -1, err
 		}
 	}
-	return retry(func() (int, error) { return unix.Open(x.proc("ns/user"), unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	return sys.Retry(func() (int, error) { return unix.Open(x.proc("ns/user"), unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 }
 
 // proc is a file of the process in /proc.
@@ -160,7 +163,7 @@ func (x *containerInit) proc(file string) string {
 
 // enter lets the process go on, to become the container's init: its root is mounted.
 func (x *containerInit) enter() error {
-	_, err := retry(func() (int, error) { return unix.Write(x.begin, []byte{0}) })
+	_, err := sys.Retry(func() (int, error) { return unix.Write(x.begin, []byte{0}) })
 	if errors.Is(err, unix.EPIPE) {
 		err = nil // it has failed, and await tells why
 	}
@@ -170,20 +173,20 @@ func (x *containerInit) enter() error {
 }
 
 // await waits until the process is the container's init.
-func (x *containerInit) await() *StartError {
+func (x *containerInit) await() *wire.StartError {
 	const what = "cannot make the container's init"
 	var t trouble
 	buf := unsafe.Slice((*byte)(unsafe.Pointer(&t)), unsafe.Sizeof(t))
-	n, err := retry(func() (int, error) { return unix.Read(x.failed, buf) })
+	n, err := sys.Retry(func() (int, error) { return unix.Read(x.failed, buf) })
 	err = errors.Join(err, unix.Close(x.failed))
 	x.failed = -1
 	switch {
 	case err != nil:
-		return startError(StepNamespace, what, err)
+		return wire.NewStartError(wire.StepNamespace, what, err)
 	case n != len(buf):
-		return &StartError{Step: StepNamespace, Detail: what + ": it has ended"}
+		return &wire.StartError{Step: wire.StepNamespace, Detail: what + ": it has ended"}
 	case t.step != 0:
-		return startError(StepNamespace, what+": it "+initSteps[t.step], unix.Errno(t.errno))
+		return wire.NewStartError(wire.StepNamespace, what+": it "+initSteps[t.step], unix.Errno(t.errno))
 	}
 	return nil
 }
@@ -192,13 +195,13 @@ func (x *containerInit) await() *StartError {
 func (x *containerInit) end() error {
 	if x.pid != 0 {
 		kill(x.pid)
-		if _, err := retry(func() (int, error) { return unix.Wait4(x.pid, nil, 0, nil) }); err != nil {
+		if _, err := sys.Retry(func() (int, error) { return unix.Wait4(x.pid, nil, 0, nil) }); err != nil {
 			return err
 		}
 	}
 	for _, fd := range [...]int{x.begin, x.failed} {
 		if fd >= 0 {
-			closeFD(fd)
+			sys.Close(fd)
 		}
 	}
 	*x = containerInit{begin: -1, failed: -1}

@@ -1,12 +1,10 @@
 package shim
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -14,6 +12,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // lineClient is a test's end of a line.
@@ -26,7 +28,7 @@ type lineClient struct {
 // openLine opens a line that is not greeted yet, and closes it with the test.
 func (b *box) openLine(run string) *lineClient {
 	b.t.Helper()
-	fd, err := OpenLine(b.dir, run)
+	fd, err := client.OpenLine(b.dir, run)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -39,7 +41,7 @@ func (b *box) openLine(run string) *lineClient {
 func (b *box) line() *lineClient {
 	b.t.Helper()
 	l := b.openLine(b.spec.Run)
-	if a := l.next(); a.Op != LineHello || a.Errno != 0 || !a.Alive {
+	if a := l.next(); a.Op != wire.LineHello || a.Errno != 0 || !a.Alive {
 		b.t.Fatalf("greeted with %+v", a)
 	}
 	return l
@@ -47,7 +49,7 @@ func (b *box) line() *lineClient {
 
 func (l *lineClient) close() {
 	if l.fd >= 0 {
-		closeFD(l.fd)
+		sys.Close(l.fd)
 		l.fd = -1
 	}
 }
@@ -60,10 +62,10 @@ func (l *lineClient) send(packet []byte) {
 }
 
 // call sends a call and returns its number.
-func (l *lineClient) call(op LineOp) uint32 {
+func (l *lineClient) call(op wire.LineOp) uint32 {
 	l.t.Helper()
 	l.seq++
-	l.send(LineCall{Op: op, Seq: l.seq}.Append(nil))
+	l.send(wire.LineCall{Op: op, Seq: l.seq}.Append(nil))
 	return l.seq
 }
 
@@ -84,7 +86,7 @@ func (l *lineClient) read(wait time.Duration) (packet []byte, end bool) {
 		}
 		break
 	}
-	buf := make([]byte, MaxLineAnswer+1)
+	buf := make([]byte, wire.MaxLineAnswer+1)
 	for range 2 { // see OpenLine
 		n, err := unix.Read(l.fd, buf)
 		if err != nil && !errors.Is(err, unix.ECONNRESET) {
@@ -97,13 +99,13 @@ func (l *lineClient) read(wait time.Duration) (packet []byte, end bool) {
 	return nil, true
 }
 
-func (l *lineClient) next() LineAnswer {
+func (l *lineClient) next() wire.LineAnswer {
 	l.t.Helper()
 	packet, end := l.read(patience)
 	if packet == nil {
 		l.t.Fatalf("no answer; the line has ended: %v", end)
 	}
-	a, err := DecodeLineAnswer(packet)
+	a, err := wire.DecodeLineAnswer(packet)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -114,8 +116,8 @@ func (l *lineClient) next() LineAnswer {
 // the time it answers a ping.
 func (l *lineClient) quiet() {
 	l.t.Helper()
-	seq := l.call(LinePing)
-	if a := l.next(); a.Op != LinePing || a.Seq != seq {
+	seq := l.call(wire.LinePing)
+	if a := l.next(); a.Op != wire.LinePing || a.Seq != seq {
 		l.t.Fatalf("came unasked: %+v", a)
 	}
 }
@@ -137,18 +139,18 @@ func (l *lineClient) ended() {
 // begin begins a probe.
 func (l *lineClient) begin() uint32 {
 	l.t.Helper()
-	seq := l.call(LineProbe)
-	if a := l.next(); a.Op != LineProbe || a.Seq != seq || !a.Begun || a.Errno != 0 || !a.Alive {
+	seq := l.call(wire.LineProbe)
+	if a := l.next(); a.Op != wire.LineProbe || a.Seq != seq || !a.Begun || a.Errno != 0 || !a.Alive {
 		l.t.Fatalf("call %d: %+v", seq, a)
 	}
 	return seq
 }
 
 // result waits for the result of a probe.
-func (l *lineClient) result(seq uint32) ProbeResult {
+func (l *lineClient) result(seq uint32) wire.ProbeResult {
 	l.t.Helper()
 	a := l.next()
-	if a.Op != LineProbe || a.Seq != seq || a.Begun || a.Errno != 0 {
+	if a.Op != wire.LineProbe || a.Seq != seq || a.Begun || a.Errno != 0 {
 		l.t.Fatalf("call %d: %+v", seq, a)
 	}
 	if a.Result.Duration <= 0 {
@@ -157,7 +159,7 @@ func (l *lineClient) result(seq uint32) ProbeResult {
 	return a.Result
 }
 
-func (l *lineClient) probe() ProbeResult {
+func (l *lineClient) probe() wire.ProbeResult {
 	l.t.Helper()
 	return l.result(l.begin())
 }
@@ -165,83 +167,10 @@ func (l *lineClient) probe() ProbeResult {
 // refused asks for a probe that cannot be.
 func (l *lineClient) refused(why syscall.Errno) {
 	l.t.Helper()
-	seq := l.call(LineProbe)
-	if a := l.next(); a.Op != LineProbe || a.Seq != seq || a.Begun || a.Errno != why {
+	seq := l.call(wire.LineProbe)
+	if a := l.next(); a.Op != wire.LineProbe || a.Seq != seq || a.Begun || a.Errno != why {
 		l.t.Errorf("call %d: %+v, not %v", seq, a, why)
 	}
-}
-
-func fullAnswer() LineAnswer {
-	return LineAnswer{Op: LineProbe, Seq: 7, Errno: syscall.EBUSY, Begun: true, Alive: true, Stopping: true, Paused: true,
-		Result: ProbeResult{TimedOut: true, Code: 137, Duration: time.Second, Reason: "r", Output: []byte("a\x00\xff")}}
-}
-
-func TestLineRoundTrip(t *testing.T) {
-	want := fullAnswer()
-	got, err := DecodeLineAnswer(appendLineAnswer(nil, &want))
-	if err != nil || fmt.Sprintf("%#v", got) != fmt.Sprintf("%#v", want) {
-		t.Errorf("got %+v, %v; want %+v", got, err, want)
-	}
-	for n, whole := 0, appendLineAnswer(nil, &want); n < len(whole); n++ {
-		if _, err := DecodeLineAnswer(whole[:n]); err == nil {
-			t.Errorf("an answer cut to %d bytes was accepted", n)
-		}
-	}
-	call := LineCall{Op: LineLog, Seq: 1 << 31}
-	if got, err := decodeLineCall(call.Append(nil)); err != nil || got != call {
-		t.Errorf("got %+v, %v; want %+v", got, err, call)
-	}
-}
-
-func TestLineAnswerIsBounded(t *testing.T) {
-	a := LineAnswer{Result: ProbeResult{Reason: strings.Repeat("é", MaxLineAnswer), Output: bytes.Repeat([]byte{1}, 2*MaxProbeOutput)}}
-	b := appendLineAnswer(nil, &a)
-	if len(b) != MaxLineAnswer {
-		t.Errorf("%d bytes, not %d", len(b), MaxLineAnswer)
-	}
-	got, err := DecodeLineAnswer(b)
-	if err != nil || got.Result.Reason != strings.Repeat("é", maxReason/2) || len(got.Result.Output) != MaxProbeOutput {
-		t.Errorf("got %+v, %v", got, err)
-	}
-	a.Result.Reason = "x" + a.Result.Reason
-	if got, err = DecodeLineAnswer(appendLineAnswer(nil, &a)); err != nil || got.Result.Reason != "x"+strings.Repeat("é", maxReason/2-1) {
-		t.Errorf("got %q, %v", got.Result.Reason, err)
-	}
-}
-
-func FuzzLine(f *testing.F) {
-	a := fullAnswer()
-	f.Add(appendLineAnswer(nil, &a))
-	f.Add(appendLineAnswer(nil, &LineAnswer{}))
-	f.Add(LineCall{Op: LineProbe, Seq: 3}.Append(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if a, err := DecodeLineAnswer(b); err == nil && !bytes.Equal(appendLineAnswer(nil, &a), b) {
-			t.Fatalf("answer %x", b)
-		}
-		if c, err := decodeLineCall(b); err == nil && !bytes.Equal(c.Append(nil), b) {
-			t.Fatalf("call %x", b)
-		}
-	})
-}
-
-func FuzzAddress(f *testing.F) {
-	for _, s := range []string{"", "127.0.0.1", "1.2.3", "1.2.3.4.5", "01.2.3.4", "256.0.0.1", "::", "::1", "1::", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8",
-		"1::2::3", ":::", "1:", ":1", "12345::", "::ffff:1.2.3.4", "1.2.3.4::", "1:2:3:4:5:6:7:1.2.3.4", "1:2:3:4:5:6:1.2.3.4", "::1.2.3.4:5", "fe80::1%lo", "::g", "::+1", "1.2.3.4:5"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		want, err := netip.ParseAddr(s)
-		got, ok := parseAddr(s)
-		if ok != (err == nil && want.Zone() == "") {
-			t.Fatalf("%q: %v, but netip says %v", s, ok, err)
-		}
-		if !ok {
-			return
-		}
-		if got.v4 != want.Is4() || got.v4 && [4]byte(got.bytes[:4]) != want.As4() || !got.v4 && got.bytes != want.As16() {
-			t.Fatalf("%q is %v, not %v", s, got, want)
-		}
-	})
 }
 
 func TestLinePing(t *testing.T) {
@@ -250,19 +179,19 @@ func TestLinePing(t *testing.T) {
 	l := b.line()
 	ping := func(stopping, paused bool) {
 		t.Helper()
-		want := LineAnswer{Op: LinePing, Seq: l.call(LinePing), Alive: true, Stopping: stopping, Paused: paused}
+		want := wire.LineAnswer{Op: wire.LinePing, Seq: l.call(wire.LinePing), Alive: true, Stopping: stopping, Paused: paused}
 		if got := l.next(); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}
 	ping(false, false)
-	b.ask(Request{Op: OpPause})
+	b.ask(wire.Request{Op: wire.OpPause})
 	ping(false, true)
-	b.ask(Request{Op: OpResume})
+	b.ask(wire.Request{Op: wire.OpResume})
 	ping(false, false)
-	b.ask(Request{Op: OpStop, Grace: time.Hour})
+	b.ask(wire.Request{Op: wire.OpStop, Grace: time.Hour})
 	ping(true, false)
-	b.ask(Request{Op: OpStop})
+	b.ask(wire.Request{Op: wire.OpStop})
 	l.ended()
 	b.wait()
 }
@@ -271,25 +200,25 @@ func TestLineOfAnotherRun(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
 	l := b.line()
 	other := b.openLine("another")
-	if a := other.next(); a.Op != LineHello || a.Errno != unix.ESTALE {
+	if a := other.next(); a.Op != wire.LineHello || a.Errno != unix.ESTALE {
 		t.Errorf("greeted with %+v", a)
 	}
 	other.ended()
 	l.quiet() // and was not taken over
 	whichever := b.openLine("")
-	if a := whichever.next(); a.Op != LineHello || a.Errno != 0 {
+	if a := whichever.next(); a.Op != wire.LineHello || a.Errno != 0 {
 		t.Errorf("greeted with %+v", a)
 	}
 }
 
 func TestLineToNobody(t *testing.T) {
 	b := sh(t, "exit 0")
-	if fd, err := OpenLine(b.dir, ""); fd != -1 || !errors.Is(err, unix.ENOENT) {
+	if fd, err := client.OpenLine(b.dir, ""); fd != -1 || !errors.Is(err, unix.ENOENT) {
 		t.Errorf("before: %d, %v", fd, err)
 	}
 	b.mustStart()
 	b.wait()
-	if fd, err := OpenLine(b.dir, ""); fd != -1 || !errors.Is(err, unix.ECONNREFUSED) {
+	if fd, err := client.OpenLine(b.dir, ""); fd != -1 || !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("after: %d, %v", fd, err)
 	}
 }
@@ -301,7 +230,7 @@ func TestLineToOneThatStands(t *testing.T) {
 	before := openFiles(t)
 	var lines []*lineClient
 	for {
-		fd, err := OpenLine(b.dir, b.spec.Run)
+		fd, err := client.OpenLine(b.dir, b.spec.Run)
 		if errors.Is(err, unix.EAGAIN) {
 			break
 		}
@@ -321,7 +250,7 @@ func TestLineToOneThatStands(t *testing.T) {
 		t.Errorf("flags %#x, %#x", flags, cloexec)
 	}
 	b.signal(unix.SIGCONT)
-	if a := last.next(); a.Op != LineHello || a.Errno != 0 {
+	if a := last.next(); a.Op != wire.LineHello || a.Errno != 0 {
 		t.Errorf("greeted with %+v", a)
 	}
 	last.quiet()
@@ -335,7 +264,7 @@ func TestLineIsTakenOver(t *testing.T) {
 	b := probed(t, "/bin/sleep", "1000").mustStart()
 	old := b.line()
 	old.begin()
-	old.call(LineLog)
+	old.call(wire.LineLog)
 	l := b.line()
 	old.ended()
 	// The probe of the old line is gone, and so is what it started.
@@ -350,7 +279,7 @@ func TestLineIsNotEvicted(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
 	l := b.line()
 	var silent *os.File
-	for range 2 * maxConns {
+	for range 2 * wire.MaxConns {
 		silent = rawConn(t, b)
 		defer closeFile(silent)
 	}
@@ -377,16 +306,16 @@ func TestLineThatIsHungUpEndsItsProbe(t *testing.T) {
 
 func TestLineMalformedCalls(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
-	ping := LineCall{Op: LinePing, Seq: 1}.Append(nil)
+	ping := wire.LineCall{Op: wire.LinePing, Seq: 1}.Append(nil)
 	for name, packet := range map[string][]byte{
-		"one byte":      {wireVersion},
+		"one byte":      {wire.Version},
 		"short":         ping[:len(ping)-1],
 		"long":          append(ping[:len(ping):len(ping)], 0),
 		"huge":          append(ping[:len(ping):len(ping)], make([]byte, 10_000)...),
-		"other version": append([]byte{wireVersion + 1}, ping[1:]...),
-		"hello":         LineCall{Op: LineHello}.Append(nil),
-		"a request":     appendRequest(nil, Request{Op: OpState}),
-		"a line":        appendRequest(nil, Request{Op: OpLine}),
+		"other version": append([]byte{wire.Version + 1}, ping[1:]...),
+		"hello":         wire.LineCall{Op: wire.LineHello}.Append(nil),
+		"a request":     wire.Request{Op: wire.OpState}.Append(nil),
+		"a line":        wire.Request{Op: wire.OpLine}.Append(nil),
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := b.line()
@@ -395,7 +324,7 @@ func TestLineMalformedCalls(t *testing.T) {
 		})
 	}
 	l := b.line()
-	for _, op := range []LineOp{lineEnd, 255} { // of a daemon that is newer
+	for _, op := range []wire.LineOp{wire.LineEnd + 1, 255} { // of a daemon that is newer
 		seq := l.call(op)
 		if a := l.next(); a.Op != op || a.Seq != seq || a.Errno != unix.ENOSYS || !a.Alive {
 			t.Errorf("%+v", a)
@@ -408,12 +337,12 @@ func TestLineMalformedCalls(t *testing.T) {
 func TestLineWhoseAnswersAreNotRead(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
 	l := b.line()
-	packet := LineCall{Op: LinePing, Seq: 1}.Append(nil)
+	packet := wire.LineCall{Op: wire.LinePing, Seq: 1}.Append(nil)
 	// Nothing else asks the shim meanwhile: it goes the shortest way.
 	for n := 0; ; n++ {
 		// It waits while the shim is behind.
 		out := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLOUT}}
-		if ready := must(retry(func() (int, error) { return unix.Poll(out, int(patience.Milliseconds())) })); ready == 0 || n > 100_000 {
+		if ready := must(sys.Retry(func() (int, error) { return unix.Poll(out, int(patience.Milliseconds())) })); ready == 0 || n > 100_000 {
 			t.Fatalf("call %d: there is room for %d more", n, ready)
 		}
 		if err := unix.Send(l.fd, packet, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT); errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
@@ -431,15 +360,15 @@ func TestLineFloodOfPings(t *testing.T) {
 	const pings, window = 20_000, 50
 	for sent, got := uint32(0), uint32(0); got < pings; {
 		for sent < pings && sent < got+window {
-			l.call(LinePing)
+			l.call(wire.LinePing)
 			sent++
 		}
-		if a := l.next(); a.Op != LinePing || a.Seq != got+1 {
+		if a := l.next(); a.Op != wire.LinePing || a.Seq != got+1 {
 			t.Fatalf("answer %d: %+v", got, a)
 		}
 		got++
 		if got%5000 == 0 {
-			if r := b.ask(Request{Op: OpState}); !r.State.Alive {
+			if r := b.ask(wire.Request{Op: wire.OpState}); !r.State.Alive {
 				t.Errorf("%+v", r)
 			}
 		}
@@ -452,10 +381,10 @@ func TestLinePingsDelayNothing(t *testing.T) {
 	b.awaitLog("ready")
 	l := b.line()
 	began := time.Now()
-	b.ask(Request{Op: OpStop, Grace: 200 * time.Millisecond})
+	b.ask(wire.Request{Op: wire.OpStop, Grace: 200 * time.Millisecond})
 	for {
 		// EPIPE: the next read tells.
-		if err := unix.Send(l.fd, LineCall{Op: LinePing}.Append(nil), unix.MSG_NOSIGNAL); err != nil && !errors.Is(err, unix.EPIPE) {
+		if err := unix.Send(l.fd, wire.LineCall{Op: wire.LinePing}.Append(nil), unix.MSG_NOSIGNAL); err != nil && !errors.Is(err, unix.EPIPE) {
 			t.Fatal(err)
 		}
 		packet, end := l.read(patience)
@@ -478,25 +407,25 @@ func TestLineLogIsToldOnce(t *testing.T) {
 	l := b.line()
 	say := func(n int) {
 		t.Helper()
-		b.ask(Request{Op: OpSignal, Signal: unix.SIGUSR1})
+		b.ask(wire.Request{Op: wire.OpSignal, Signal: unix.SIGUSR1})
 		until(t, "it is in the log", func() bool { return strings.Count(b.log(), "said\n") == n })
 	}
 	told := func(seq uint32) {
 		t.Helper()
-		if a := l.next(); a.Op != LineLog || a.Seq != seq || a.Errno != 0 || !a.Alive {
+		if a := l.next(); a.Op != wire.LineLog || a.Seq != seq || a.Errno != 0 || !a.Alive {
 			t.Errorf("%+v, not the answer to %d", a, seq)
 		}
 	}
 	say(1)
 	l.quiet() // not asked
-	seq := l.call(LineLog)
+	seq := l.call(wire.LineLog)
 	l.quiet() // not since then
 	say(2)
 	told(seq)
 	say(3)
 	l.quiet() // told already
-	l.call(LineLog)
-	seq = l.call(LineLog) // in place of the one before
+	l.call(wire.LineLog)
+	seq = l.call(wire.LineLog) // in place of the one before
 	say(4)
 	told(seq)
 	say(5)
@@ -506,12 +435,12 @@ func TestLineLogIsToldOnce(t *testing.T) {
 // A flood of output costs no more answers than there are calls.
 func TestLineLogOfAFlood(t *testing.T) {
 	b := newBox(t, "/usr/bin/yes")
-	b.spec.LogMax = MinLogMax * 16
+	b.spec.LogMax = wire.MinLogMax * 16
 	b.mustStart()
 	l := b.line()
 	for range 100 {
-		seq := l.call(LineLog)
-		if a := l.next(); a.Op != LineLog || a.Seq != seq {
+		seq := l.call(wire.LineLog)
+		if a := l.next(); a.Op != wire.LineLog || a.Seq != seq {
 			t.Fatalf("%+v, not the answer to %d", a, seq)
 		}
 	}
@@ -523,15 +452,15 @@ func TestLineAndWatchers(t *testing.T) {
 	b.awaitLog("ready")
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	w := must(WatchLog(ctx, b.dir))
+	w := must(client.WatchLog(ctx, b.dir))
 	l := b.line()
-	seq := l.call(LineLog)
+	seq := l.call(wire.LineLog)
 	l.quiet()
-	b.ask(Request{Op: OpSignal, Signal: unix.SIGUSR1})
+	b.ask(wire.Request{Op: wire.OpSignal, Signal: unix.SIGUSR1})
 	if err := w.Next(ctx); err != nil {
 		t.Error(err)
 	}
-	if a := l.next(); a.Op != LineLog || a.Seq != seq {
+	if a := l.next(); a.Op != wire.LineLog || a.Seq != seq {
 		t.Errorf("%+v", a)
 	}
 	// One goes, the other stays.

@@ -7,6 +7,9 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 const (
@@ -59,13 +62,13 @@ func (w *logWriter) open() error {
 // list returns where the log files present begin, in no order.
 func (w *logWriter) list() ([]int64, error) {
 	// A descriptor of its own: the read position of dirfd is shared with the daemon.
-	fd, err := retry(func() (int, error) {
+	fd, err := sys.Retry(func() (int, error) {
 		return unix.Openat(w.dirfd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	})
 	if err != nil {
 		return nil, err
 	}
-	defer closeFD(fd)
+	defer sys.Close(fd)
 	var bases []int64
 	var names []string
 	buf := make([]byte, 2048)
@@ -79,7 +82,7 @@ func (w *logWriter) list() ([]int64, error) {
 		}
 		_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
 		for _, name := range names {
-			if base, ok := ParseLogName(name); ok {
+			if base, ok := wire.ParseLogName(name); ok {
 				bases = append(bases, base)
 			}
 		}
@@ -88,19 +91,19 @@ func (w *logWriter) list() ([]int64, error) {
 
 // use makes the file that begins at base the current one.
 func (w *logWriter) use(base int64) error {
-	fd, err := retry(func() (int, error) {
-		return unix.Openat(w.dirfd, LogName(base), unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)
+	fd, err := sys.Retry(func() (int, error) {
+		return unix.Openat(w.dirfd, wire.LogName(base), unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)
 	})
 	if err != nil {
 		return err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		closeFD(fd)
+		sys.Close(fd)
 		return err
 	}
 	if w.fd >= 0 {
-		closeFD(w.fd)
+		sys.Close(w.fd)
 	}
 	w.fd, w.base, w.size = fd, base, st.Size
 	return nil
@@ -131,7 +134,7 @@ func (w *logWriter) rotate() error {
 		if b == previous || b == w.base {
 			continue
 		}
-		if err := unix.Unlinkat(w.dirfd, LogName(b), 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := unix.Unlinkat(w.dirfd, wire.LogName(b), 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}
@@ -200,7 +203,7 @@ func (w *logWriter) move(limit, now int64) (n int64, wrote bool) {
 // EAGAIN says that there are none.
 func (w *logWriter) transfer(limit int64) (int64, error) {
 	if !w.copying {
-		n, err := retry(func() (int64, error) {
+		n, err := sys.Retry(func() (int64, error) {
 			off := w.size
 			return unix.Splice(w.pipe, nil, w.fd, &off, int(limit), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 		})
@@ -212,7 +215,7 @@ func (w *logWriter) transfer(limit int64) (int64, error) {
 	if w.buf == nil {
 		w.buf = make([]byte, 4096)
 	}
-	n, err := retry(func() (int, error) {
+	n, err := sys.Retry(func() (int, error) {
 		return unix.Read(w.pipe, w.buf[:min(limit, int64(len(w.buf)))])
 	})
 	if err != nil {
@@ -229,7 +232,7 @@ func (w *logWriter) transfer(limit int64) (int64, error) {
 // write puts b, whole or not at all, at the end of the file.
 func (w *logWriter) write(b []byte) error {
 	for done := 0; done < len(b); {
-		n, err := retry(func() (int, error) { return unix.Pwrite(w.fd, b[done:], w.size+int64(done)) })
+		n, err := sys.Retry(func() (int, error) { return unix.Pwrite(w.fd, b[done:], w.size+int64(done)) })
 		if err != nil {
 			if terr := unix.Ftruncate(w.fd, w.size); terr != nil {
 				say("cannot cut the log back to its last whole line: " + terr.Error())
@@ -243,7 +246,7 @@ func (w *logWriter) write(b []byte) error {
 
 // discard takes up to limit bytes out of the pipe and counts them as lost.
 func (w *logWriter) discard(limit, now int64, why error) int64 {
-	n, err := retry(func() (int64, error) {
+	n, err := sys.Retry(func() (int64, error) {
 		return unix.Splice(w.pipe, nil, w.null, nil, int(limit), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 	})
 	if err != nil && !errors.Is(err, unix.EAGAIN) {

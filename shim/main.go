@@ -11,18 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// The descriptors that a shim inherits; see the package's documentation.
-const (
-	fdNull = iota
-	fdStdout
-	fdStderr
-	fdSpec
-	fdReport
-	fdDir
-	fdListen
-	fdHold
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // failedCode is the exit code of a shim whose command never ran.
@@ -31,7 +22,7 @@ const failedCode = 125
 // Main is the boxlite-shim program. It does not return.
 func Main() {
 	if syscall.Getpid() != 1 || !inherited() {
-		write(fdStderr, []byte("boxlite-shim: this program is started by boxlited, once for each box; it does nothing by hand\n"))
+		write(wire.FDStderr, []byte("boxlite-shim: this program is started by boxlited, once for each box; it does nothing by hand\n"))
 		syscall.Exit(2)
 	}
 	makeThreads()
@@ -42,21 +33,21 @@ func Main() {
 // keeps them from the box and closes all others, which the daemon may itself
 // have inherited from whoever started it.
 func inherited() bool {
-	for fd := fdSpec; fd <= fdListen; fd++ {
+	for fd := wire.FDSpec; fd <= wire.FDListen; fd++ {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
 			return false
 		}
 	}
 	// Only there with a Spec that wants it, which is not known yet.
-	if _, err := unix.FcntlInt(fdHold, unix.F_SETFD, unix.FD_CLOEXEC); err != nil && !errors.Is(err, unix.EBADF) {
+	if _, err := unix.FcntlInt(wire.FDHold, unix.F_SETFD, unix.FD_CLOEXEC); err != nil && !errors.Is(err, unix.EBADF) {
 		return false
 	}
-	return unix.CloseRange(fdHold+1, math.MaxUint32, 0) == nil
+	return unix.CloseRange(wire.FDHold+1, math.MaxUint32, 0) == nil
 }
 
 // boxInit is the life of a shim; it returns the exit code.
 func boxInit() int {
-	s := &supervisor{dirfd: fdDir, freezer: -1}
+	s := &supervisor{dirfd: wire.FDDir, freezer: -1}
 	// What needs no spec is done while the daemon still writes down the pid.
 	failed := s.prepare()
 	spec, err := readSpec()
@@ -64,8 +55,8 @@ func boxInit() int {
 		return failedCode
 	}
 	if err != nil {
-		s.spec = &Spec{}
-		return s.startFailed(&StartError{Step: StepSpec, Detail: err.Error()})
+		s.spec = &wire.Spec{}
+		return s.startFailed(&wire.StartError{Step: wire.StepSpec, Detail: err.Error()})
 	}
 	s.spec = spec
 	s.rankCommand()
@@ -81,12 +72,12 @@ func boxInit() int {
 }
 
 // prepare does what is the same for all boxes.
-func (s *supervisor) prepare() *StartError {
+func (s *supervisor) prepare() *wire.StartError {
 	const what = "cannot prepare the shim"
 	// The kernel named the process after the file it was started from. prctl would name the
 	// thread that calls it, which need not be the first one.
 	if err := overwrite("/proc/self/comm", []byte("boxlite-shim")); err != nil {
-		return startError(StepNamespace, what, err)
+		return wire.NewStartError(wire.StepNamespace, what, err)
 	}
 	unix.Umask(0o022)
 	s.shield()
@@ -95,14 +86,14 @@ func (s *supervisor) prepare() *StartError {
 	}
 	var err error
 	if s.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		return startError(StepNamespace, what, err)
+		return wire.NewStartError(wire.StepNamespace, what, err)
 	}
 	if s.sigfd, err = signalEvents(); err != nil {
-		return startError(StepNamespace, what, err)
+		return wire.NewStartError(wire.StepNamespace, what, err)
 	}
-	for _, fd := range [...]int{s.sigfd, fdListen} {
+	for _, fd := range [...]int{s.sigfd, wire.FDListen} {
 		if err := s.watch(fd); err != nil {
-			return startError(StepNamespace, what, err)
+			return wire.NewStartError(wire.StepNamespace, what, err)
 		}
 	}
 	return nil
@@ -121,12 +112,12 @@ const (
 // shield keeps the OOM killer from the shim, as far as it may: a box of which the
 // supervisor was taken is lost with all it had.
 func (s *supervisor) shield() {
-	fd, err := retry(func() (int, error) { return unix.Open(oomScoreFile, unix.O_RDWR|unix.O_CLOEXEC, 0) })
+	fd, err := sys.Retry(func() (int, error) { return unix.Open(oomScoreFile, unix.O_RDWR|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		say("cannot open " + oomScoreFile + ": " + err.Error())
 		return
 	}
-	defer closeFD(fd)
+	defer sys.Close(fd)
 	var buf [16]byte
 	n, err := unix.Read(fd, buf[:])
 	if err == nil {
@@ -158,7 +149,7 @@ func (s *supervisor) rankCommand() {
 
 // openCgroups opens the files of the box's cgroups while the host's /sys is
 // there.
-func (s *supervisor) openCgroups() *StartError {
+func (s *supervisor) openCgroups() *wire.StartError {
 	for _, path := range s.spec.Cgroups {
 		fd, err := openCgroup(path, s.spec.ReadonlyRoot)
 		if err != nil {
@@ -178,8 +169,8 @@ func (s *supervisor) openCgroups() *StartError {
 
 // openCgroup opens a file for writing. With aside it does so through a mount of its
 // own: one in which a file is open for writing cannot be made read-only.
-func openCgroup(path string, aside bool) (int, *StartError) {
-	fd, err := retry(func() (int, error) {
+func openCgroup(path string, aside bool) (int, *wire.StartError) {
+	fd, err := sys.Retry(func() (int, error) {
 		if !aside {
 			return unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		}
@@ -188,11 +179,11 @@ func openCgroup(path string, aside bool) (int, *StartError) {
 		if err != nil {
 			return -1, err
 		}
-		defer closeFD(tree)
+		defer sys.Close(tree)
 		return unix.Openat(tree, path[slash+1:], unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	})
 	if err != nil {
-		return -1, startError(StepCgroup, "cannot open "+path, err)
+		return -1, wire.NewStartError(wire.StepCgroup, "cannot open "+path, err)
 	}
 	return fd, nil
 }
@@ -211,7 +202,7 @@ func (s *supervisor) unwatch(fd int) {
 }
 
 // start makes the box and runs its command.
-func (s *supervisor) start() *StartError {
+func (s *supervisor) start() *wire.StartError {
 	if err := s.openCgroups(); err != nil {
 		return err
 	}
@@ -226,28 +217,28 @@ func (s *supervisor) start() *StartError {
 	const what = "cannot make the log's pipe"
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return startError(StepLog, what, err)
+		return wire.NewStartError(wire.StepLog, what, err)
 	}
 	// The box's end stays blocking: it is the file description that the box shares.
 	if err := unix.SetNonblock(pipe[0], true); err != nil {
-		return startError(StepLog, what, err)
+		return wire.NewStartError(wire.StepLog, what, err)
 	}
 	if err := giveStream(pipe[1], s.spec.UID, s.spec.GID, outputMode); err != nil {
-		return startError(StepLog, "cannot give the log's pipe to the command", err)
+		return wire.NewStartError(wire.StepLog, "cannot give the log's pipe to the command", err)
 	}
 	if err := s.watch(pipe[0]); err != nil {
-		return startError(StepLog, what, err)
+		return wire.NewStartError(wire.StepLog, what, err)
 	}
 	if s.spec.DieWithDaemon {
-		if err := s.watch(fdHold); err != nil {
-			return startError(StepSpec, "the daemon gave no pipe to die with", err)
+		if err := s.watch(wire.FDHold); err != nil {
+			return wire.NewStartError(wire.StepSpec, "the daemon gave no pipe to die with", err)
 		}
 	}
 	// Not fdNull: the box shares that file description, and with a flag of its own
 	// (O_APPEND) could make each splice fail.
-	null, err := retry(func() (int, error) { return unix.Open("/dev/null", unix.O_WRONLY|unix.O_CLOEXEC, 0) })
+	null, err := sys.Retry(func() (int, error) { return unix.Open("/dev/null", unix.O_WRONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
-		return startError(StepLog, "cannot open /dev/null", err)
+		return wire.NewStartError(wire.StepLog, "cannot open /dev/null", err)
 	}
 	s.log = logWriter{dirfd: s.dirfd, pipe: pipe[0], null: null, max: s.spec.LogMax, fd: -1}
 	s.startedNs = wallclock()
@@ -266,9 +257,9 @@ func (s *supervisor) start() *StartError {
 	return nil
 }
 
-func (s *supervisor) startFailed(e *StartError) int {
+func (s *supervisor) startFailed(e *wire.StartError) int {
 	say("the command was not run: " + e.Error())
-	writeRecord(s.dirfd, &ExitRecord{Run: s.spec.Run, Code: failedCode, Failed: e.Error(), EndedNs: wallclock()})
+	writeRecord(s.dirfd, &wire.ExitRecord{Run: s.spec.Run, Code: failedCode, Failed: e.Error(), EndedNs: wallclock()})
 	report(0, e)
 	return failedCode
 }
@@ -281,29 +272,28 @@ func (e constError) Error() string { return string(e) }
 const errNoSpec = constError("no spec")
 
 // readSpec waits for the spec.
-func readSpec() (*Spec, error) {
-	var head [4]byte
+func readSpec() (*wire.Spec, error) {
+	var head [wire.SpecLengthSize]byte
 	if err := readFull(head[:]); err != nil {
 		return nil, err
 	}
-	d := decoder{buf: head[:]}
-	n := d.u32()
-	if n > maxSpec {
-		return nil, errMalformed
+	n, err := wire.DecodeSpecLength(head)
+	if err != nil {
+		return nil, err
 	}
 	body := make([]byte, n)
 	if err := readFull(body); err != nil {
 		return nil, err
 	}
-	if err := unix.Close(fdSpec); err != nil {
+	if err := unix.Close(wire.FDSpec); err != nil {
 		return nil, err
 	}
-	return decodeSpec(body)
+	return wire.DecodeSpec(body)
 }
 
 func readFull(b []byte) error {
 	for len(b) > 0 {
-		n, err := retry(func() (int, error) { return unix.Read(fdSpec, b) })
+		n, err := sys.Retry(func() (int, error) { return unix.Read(wire.FDSpec, b) })
 		if err != nil {
 			return err
 		}
@@ -317,9 +307,9 @@ func readFull(b []byte) error {
 
 // report tells the daemon how the start went. A daemon that is gone by now
 // learns it from the control socket, or from the exit record.
-func report(startedNs int64, failed *StartError) {
-	write(fdReport, appendReport(nil, startedNs, failed))
-	closeFD(fdReport)
+func report(startedNs int64, failed *wire.StartError) {
+	write(wire.FDReport, wire.AppendReport(nil, startedNs, failed))
+	sys.Close(wire.FDReport)
 }
 
 // say writes a line to shim.log, which is the last place there is: when that
@@ -327,7 +317,7 @@ func report(startedNs int64, failed *StartError) {
 func say(message string) {
 	b := time.Unix(0, wallclock()).UTC().AppendFormat(nil, time.RFC3339Nano)
 	b = append(append(b, " boxlite-shim: "...), message...)
-	write(fdStderr, append(b, '\n'))
+	write(wire.FDStderr, append(b, '\n'))
 }
 
 // fatal ends the shim, and the box with it, over an error that only a mistake
@@ -339,7 +329,7 @@ func fatal(what string, err error) {
 
 func write(fd int, b []byte) {
 	for len(b) > 0 {
-		n, err := retry(func() (int, error) { return unix.Write(fd, b) })
+		n, err := sys.Retry(func() (int, error) { return unix.Write(fd, b) })
 		if err != nil {
 			return
 		}

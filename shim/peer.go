@@ -3,10 +3,9 @@
 package shim
 
 import (
-	"strconv"
-	"strings"
-
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // A box that has no network of its own shares its ports with all others and with the
@@ -14,22 +13,9 @@ import (
 // processes that listens.
 
 const (
-	// reasonForeign is followed by the inode of the socket.
-	reasonForeign = "it is no process of this box that listens there: socket "
-	reasonNobody  = "nobody of this host listens there"
-	reasonWhose   = "it was not found in time whether a process of this box listens there"
+	reasonNobody = "nobody of this host listens there"
+	reasonWhose  = "it was not found in time whether a process of this box listens there"
 )
-
-// ForeignSocket returns the inode of the socket that the reason of a probe names, which
-// answered and is not the box's.
-func ForeignSocket(reason string) (inode uint64, ok bool) {
-	text, ok := strings.CutPrefix(reason, reasonForeign)
-	if !ok {
-		return 0, false
-	}
-	inode, err := strconv.ParseUint(text, 10, 32)
-	return inode, err == nil
-}
 
 // peerSearch finds out whether it is the box that a probe talks to. It is made for the
 // first probe that needs it, and kept.
@@ -67,7 +53,7 @@ func (s *supervisor) meetPeer() {
 		}
 		s.talk()
 	case x.owners.n == 0:
-		p.finish(ProbeResult{Code: 1, Reason: reasonNobody})
+		p.finish(wire.ProbeResult{Code: 1, Reason: reasonNobody})
 	default:
 		s.judgePeer(x.holders.begin(&x.owners, monotonic()))
 	}
@@ -78,14 +64,14 @@ func (s *supervisor) judgePeer(v heldBy) {
 	p := &s.probe
 	switch {
 	case v == heldByOthers:
-		p.finish(ProbeResult{Code: 1, Reason: reasonForeign + strconv.FormatUint(uint64(p.peer.holders.absent), 10)})
+		p.finish(wire.ProbeResult{Code: 1, Reason: wire.ForeignReason(p.peer.holders.absent)})
 	case v == heldLate:
-		p.finish(ProbeResult{Code: 1, Reason: reasonWhose})
+		p.finish(wire.ProbeResult{Code: 1, Reason: reasonWhose})
 	case p.searching():
 		// It is ready to be written to, which epoll would tell all the time.
 		ev := unix.EpollEvent{Fd: int32(p.fd)}
 		if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_MOD, p.fd, &ev); err != nil {
-			p.finish(ProbeResult{Code: 1, Reason: err.Error()})
+			p.finish(wire.ProbeResult{Code: 1, Reason: err.Error()})
 		}
 	default: // the box's, or it is not known, where the shim may not look at all of it
 		s.talk()

@@ -7,6 +7,9 @@ import (
 	"math"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 const (
@@ -31,10 +34,10 @@ type pending struct {
 	retryAt int64 // monotonic time of the next try; 0: there is nothing to write
 	untold  bool  // who watches the execs has missed that there are such
 
-	end     *ExitRecord // of the run, once that has ended and there is something to keep
-	alone   bool        // nothing else of the box is left
-	written bool        // end is on record
-	until   int64       // monotonic time at which the shim ends all the same
+	end     *wire.ExitRecord // of the run, once that has ended and there is something to keep
+	alone   bool             // nothing else of the box is left
+	written bool             // end is on record
+	until   int64            // monotonic time at which the shim ends all the same
 }
 
 // isGone reports whether a record could not be written because its directory is not there
@@ -43,18 +46,18 @@ func isGone(err error) bool { return errors.Is(err, unix.ENOENT) }
 
 // recordExec puts the end of an exec on record, or keeps it.
 func (s *supervisor) recordExec(e *execProcess) {
-	r := ExitRecord{
+	r := wire.ExitRecord{
 		Run: s.spec.Run, Code: e.state.Code, Signal: e.state.Signal, Failed: e.state.Failed,
 		StartedNs: e.state.StartedNs, EndedNs: e.state.EndedNs,
 	}
 	if e.state.TimedOut {
-		r.StoppedBy = StoppedByTimeout
+		r.StoppedBy = wire.StoppedByTimeout
 	}
 	dir, err := s.openExec(e.name)
 	if err == nil {
 		// Not synced: a power loss ends the box too, and nobody waits for it then.
 		err = tryWriteRecord(dir, r.AppendJSON(s.srv.packet[:0]), false)
-		closeFD(dir)
+		sys.Close(dir)
 	}
 	switch {
 	case err == nil || isGone(err):
@@ -105,7 +108,7 @@ func (s *supervisor) writePending(now int64) {
 
 // keepEnd stays with the end of a run as long as there is something to keep. err is why
 // the record of the run could not be written, if it could not.
-func (s *supervisor) keepEnd(r *ExitRecord, err error) {
+func (s *supervisor) keepEnd(r *wire.ExitRecord, err error) {
 	if err != nil {
 		say("cannot write the exit record: " + err.Error())
 	}

@@ -9,6 +9,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 const (
@@ -38,20 +41,20 @@ type probe struct {
 	begun    int64 // monotonic time
 	deadline int64 // monotonic time
 	over     bool  // it has ended with result
-	result   ProbeResult
+	result   wire.ProbeResult
 	out      []byte // what is kept of the output
 	fd       int    // the pipe of a command's output, or the socket; 0, which is /dev/null, for none
 
 	child   *child
-	files   []string      // what the child tries to execute
-	pid     int           // the process of a command; 0 for none
-	group   int           // its process group
-	starter int           // the OCI runtime that is to start it; 0 for none
-	report  int           // the pipe that tells why it was not executed; 0 for none
-	late    [maxLate]int  // processes of others that were killed and have not been reaped
-	calls   [maxLate]bool // which of them are runtimes that were to start one
-	why     trouble       // of the last that could not be executed
-	whyNot  ProbeResult   // the same in words
+	files   []string         // what the child tries to execute
+	pid     int              // the process of a command; 0 for none
+	group   int              // its process group
+	starter int              // the OCI runtime that is to start it; 0 for none
+	report  int              // the pipe that tells why it was not executed; 0 for none
+	late    [maxLate]int     // processes of others that were killed and have not been reaped
+	calls   [maxLate]bool    // which of them are runtimes that were to start one
+	why     trouble          // of the last that could not be executed
+	whyNot  wire.ProbeResult // the same in words
 
 	peer    *peerSearch
 	addrs   []unix.Sockaddr
@@ -67,7 +70,7 @@ func (s *supervisor) mayProbe() unix.Errno {
 	switch {
 	case !s.alive:
 		return unix.ESRCH
-	case s.spec.Probe.Kind == ProbeNone:
+	case s.spec.Probe.Kind == wire.ProbeNone:
 		return unix.ENOENT
 	case s.stopping || s.paused || s.probe.running || s.probe.place(0) < 0:
 		return unix.EBUSY
@@ -90,13 +93,13 @@ func (p *probe) place(pid int) int {
 func (s *supervisor) beginProbe(seq uint32, now int64) {
 	p := &s.probe
 	if p.out == nil {
-		p.out = make([]byte, 0, MaxProbeOutput)
+		p.out = make([]byte, 0, wire.MaxProbeOutput)
 	}
 	p.running, p.over, p.seq, p.begun = true, false, seq, now
 	p.deadline = now + min(s.spec.Probe.TimeoutNs, math.MaxInt64-now)
 	p.out = p.out[:0]
 	p.sent, p.resp, p.decided = -1, response{}, false
-	if s.spec.Probe.Kind == ProbeCommand {
+	if s.spec.Probe.Kind == wire.ProbeCommand {
 		s.startProgram()
 		return
 	}
@@ -107,13 +110,13 @@ func (s *supervisor) beginProbe(seq uint32, now int64) {
 }
 
 // decide notes how the probe has ended, as far as it is known now.
-func (p *probe) decide(r ProbeResult) {
+func (p *probe) decide(r wire.ProbeResult) {
 	r.Duration = time.Duration(monotonic() - p.begun)
 	p.result = r
 }
 
 // finish ends the probe with r.
-func (p *probe) finish(r ProbeResult) {
+func (p *probe) finish(r wire.ProbeResult) {
 	p.decide(r)
 	p.over = true
 }
@@ -126,7 +129,7 @@ func (s *supervisor) concludeProbe() {
 	}
 	s.endProbe()
 	p.result.Output = p.out
-	s.srv.tell(s, &LineAnswer{Op: LineProbe, Seq: p.seq, Result: p.result})
+	s.srv.tell(s, &wire.LineAnswer{Op: wire.LineProbe, Seq: p.seq, Result: p.result})
 }
 
 // endProbe forgets the probe, if one runs, and kills what it started.
@@ -147,7 +150,7 @@ func (s *supervisor) endProbe() {
 	}
 	s.closeProbe()
 	if p.report != 0 {
-		closeFD(p.report)
+		sys.Close(p.report)
 		p.report = 0
 	}
 	p.running = false
@@ -158,7 +161,7 @@ func (s *supervisor) closeProbe() {
 	if fd := s.probe.fd; fd != 0 {
 		s.probe.fd = 0
 		s.unwatch(fd)
-		closeFD(fd)
+		sys.Close(fd)
 	}
 }
 
@@ -172,7 +175,7 @@ func kill(pid int) {
 func (s *supervisor) progress() {
 	p := &s.probe
 	switch {
-	case s.spec.Probe.Kind == ProbeCommand:
+	case s.spec.Probe.Kind == wire.ProbeCommand:
 		s.takeOutput()
 	case p.searching():
 	case p.sent < 0:
@@ -189,14 +192,14 @@ func (s *supervisor) probeLate() {
 	switch {
 	case p.decided:
 		p.over = true
-	case s.spec.Probe.Kind == ProbeCommand:
-		p.finish(ProbeResult{TimedOut: true, Code: 128 + int(unix.SIGKILL)})
+	case s.spec.Probe.Kind == wire.ProbeCommand:
+		p.finish(wire.ProbeResult{TimedOut: true, Code: 128 + int(unix.SIGKILL)})
 	case p.searching():
-		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonWhose})
+		p.finish(wire.ProbeResult{TimedOut: true, Code: 1, Reason: reasonWhose})
 	case p.sent < 0:
-		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonConnecting})
+		p.finish(wire.ProbeResult{TimedOut: true, Code: 1, Reason: reasonConnecting})
 	default:
-		p.finish(ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting})
+		p.finish(wire.ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting})
 	}
 	s.concludeProbe()
 }
@@ -210,17 +213,17 @@ func (s *supervisor) startProgram() {
 	}
 	if p.child == nil {
 		argv := s.spec.Probe.Argv
-		p.files = candidates(s.spec, argv[0])
+		p.files = wire.Candidates(s.spec.Env, argv[0])
 		c, err := s.newChild(argv, p.files)
 		if err != nil {
-			p.finish(ProbeResult{Code: failedCode, Reason: err.Error()})
+			p.finish(wire.ProbeResult{Code: failedCode, Reason: err.Error()})
 			return
 		}
 		c.apart = true
 		p.child = c
 	}
 	if errno := s.fork(p.child); errno != 0 {
-		p.finish(ProbeResult{Code: failedCode, Reason: reasonFork + ": " + errno.Error()})
+		p.finish(wire.ProbeResult{Code: failedCode, Reason: reasonFork + ": " + errno.Error()})
 	}
 }
 
@@ -232,12 +235,12 @@ func (s *supervisor) fork(c *child) unix.Errno {
 		return toErrno(err)
 	}
 	p.fd = out[0]
-	defer closeFD(out[1])
+	defer sys.Close(out[1])
 	if err := unix.Pipe2(report[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return toErrno(err)
 	}
 	p.report = report[0]
-	defer closeFD(report[1])
+	defer sys.Close(report[1])
 	// The box's end stays blocking, as with the log.
 	if err := unix.SetNonblock(out[0], true); err != nil {
 		return toErrno(err)
@@ -248,7 +251,7 @@ func (s *supervisor) fork(c *child) unix.Errno {
 	if err := giveStream(out[1], s.spec.UID, s.spec.GID, outputMode); err != nil {
 		return toErrno(err)
 	}
-	c.files, c.report = [3]uintptr{fdNull, uintptr(out[1]), uintptr(out[1])}, uintptr(report[1])
+	c.files, c.report = [3]uintptr{wire.FDNull, uintptr(out[1]), uintptr(out[1])}, uintptr(report[1])
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
 	if errno != 0 {
@@ -263,9 +266,9 @@ func (s *supervisor) takeOutput() {
 	p := &s.probe
 	for range splicesPerTurn {
 		n, err := p.readOutput()
-		if n == 0 && len(p.out) == MaxProbeOutput {
+		if n == 0 && len(p.out) == wire.MaxProbeOutput {
 			var moved int64
-			moved, err = retry(func() (int64, error) {
+			moved, err = sys.Retry(func() (int64, error) {
 				return unix.Splice(p.fd, nil, s.log.null, nil, maxSplice, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 			})
 			n = int(moved)
@@ -288,7 +291,7 @@ func (p *probe) readOutput() (int, error) {
 	if len(room) == 0 {
 		return 0, nil
 	}
-	n, err := retry(func() (int, error) { return unix.Read(p.fd, room) })
+	n, err := sys.Retry(func() (int, error) { return unix.Read(p.fd, room) })
 	p.out = p.out[:len(p.out)+max(n, 0)]
 	return n, err
 }
@@ -319,7 +322,7 @@ func (s *supervisor) probeEnded(status unix.WaitStatus) {
 	// What it has left behind. The number cannot be another's as long as the group
 	// has a member, and takes a while to come round.
 	kill(-p.group)
-	r := ProbeResult{Code: status.ExitStatus()}
+	r := wire.ProbeResult{Code: status.ExitStatus()}
 	if status.Signaled() {
 		r.Code = 128 + int(status.Signal())
 	}
@@ -336,10 +339,10 @@ func (s *supervisor) probeEnded(status unix.WaitStatus) {
 }
 
 // notExecuted reports whether the child of the probe failed, and sets whyNot.
-func (p *probe) notExecuted(spec *Spec) bool {
+func (p *probe) notExecuted(spec *wire.Spec) bool {
 	var t trouble
 	b := (*[unsafe.Sizeof(t)]byte)(unsafe.Pointer(&t))
-	if n, err := retry(func() (int, error) { return unix.Read(p.report, b[:]) }); err != nil || n != len(b) {
+	if n, err := sys.Retry(func() (int, error) { return unix.Read(p.report, b[:]) }); err != nil || n != len(b) {
 		return false
 	}
 	if t == p.why {
@@ -347,12 +350,12 @@ func (p *probe) notExecuted(spec *Spec) bool {
 	}
 	p.why = t
 	code, e := p.child.notExecuted(t, spec, spec.Probe.Argv[0], p.files)
-	p.whyNot = ProbeResult{Code: code, Reason: e.Error()}
+	p.whyNot = wire.ProbeResult{Code: code, Reason: e.Error()}
 	return true
 }
 
 // addresses gives where an HTTP or TCP probe connects to.
-func addresses(p *Probe) []unix.Sockaddr {
+func addresses(p *wire.Probe) []unix.Sockaddr {
 	port := int(p.Port)
 	if p.Addr == "" {
 		return []unix.Sockaddr{
@@ -360,11 +363,11 @@ func addresses(p *Probe) []unix.Sockaddr {
 			&unix.SockaddrInet6{Port: port, Addr: [16]byte{15: 1}},
 		}
 	}
-	a, _ := parseAddr(p.Addr) // Probe.check has seen it
-	if a.v4 {
-		return []unix.Sockaddr{&unix.SockaddrInet4{Port: port, Addr: [4]byte(a.bytes[:4])}}
+	a, _ := wire.ParseAddress(p.Addr) // Probe.check has seen it
+	if a.V4 {
+		return []unix.Sockaddr{&unix.SockaddrInet4{Port: port, Addr: [4]byte(a.Bytes[:4])}}
 	}
-	return []unix.Sockaddr{&unix.SockaddrInet6{Port: port, Addr: a.bytes}}
+	return []unix.Sockaddr{&unix.SockaddrInet6{Port: port, Addr: a.Bytes}}
 }
 
 // connect begins to connect to the address numbered try.
@@ -412,17 +415,17 @@ func (s *supervisor) connected() {
 // talk goes on with a probe that is connected to the box.
 func (s *supervisor) talk() {
 	p := &s.probe
-	if s.spec.Probe.Kind == ProbeTCP {
+	if s.spec.Probe.Kind == wire.ProbeTCP {
 		// An orderly close, not a reset: a service that has just accepted sees the end
 		// of a client that said nothing, and not an error to be logged. The price is a
 		// minute of TIME_WAIT at this end.
-		p.finish(ProbeResult{})
+		p.finish(wire.ProbeResult{})
 		return
 	}
 	p.sent = 0
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT, Fd: int32(p.fd)}
 	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_MOD, p.fd, &ev); err != nil {
-		p.finish(ProbeResult{Code: 1, Reason: err.Error()})
+		p.finish(wire.ProbeResult{Code: 1, Reason: err.Error()})
 		return
 	}
 	s.converse()
@@ -440,7 +443,7 @@ func (s *supervisor) unconnected(err error) {
 		s.connect(p.try + 1)
 		return
 	}
-	p.finish(ProbeResult{Code: 1, Reason: p.refused.Error()})
+	p.finish(wire.ProbeResult{Code: 1, Reason: p.refused.Error()})
 }
 
 // toItself reports whether a socket is connected to itself. A port of this machine
@@ -474,13 +477,13 @@ func (s *supervisor) converse() {
 		if p.sent == len(request) {
 			ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(p.fd)}
 			if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_MOD, p.fd, &ev); err != nil {
-				p.finish(ProbeResult{Code: 1, Reason: err.Error()})
+				p.finish(wire.ProbeResult{Code: 1, Reason: err.Error()})
 				return
 			}
 		}
 	}
 	buf := s.srv.packet[:]
-	n, err := retry(func() (int, error) { return unix.Read(p.fd, buf) })
+	n, err := sys.Retry(func() (int, error) { return unix.Read(p.fd, buf) })
 	switch {
 	case errors.Is(err, unix.EAGAIN):
 	case n > 0:
@@ -490,12 +493,12 @@ func (s *supervisor) converse() {
 	case p.resp.lines > 0:
 		p.finish(p.resp.verdict())
 	case err != nil:
-		p.finish(ProbeResult{Code: 1, Reason: err.Error()})
+		p.finish(wire.ProbeResult{Code: 1, Reason: err.Error()})
 	case p.resp.begin > 0:
-		p.finish(ProbeResult{Code: 1, Reason: reasonInterim})
+		p.finish(wire.ProbeResult{Code: 1, Reason: reasonInterim})
 	case p.resp.head == 0:
-		p.finish(ProbeResult{Code: 1, Reason: reasonEmpty})
+		p.finish(wire.ProbeResult{Code: 1, Reason: reasonEmpty})
 	default:
-		p.finish(ProbeResult{Code: 1, Reason: reasonNotHTTP})
+		p.finish(wire.ProbeResult{Code: 1, Reason: reasonNotHTTP})
 	}
 }

@@ -16,17 +16,23 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
+
+// reasonRoom is how much of a reason is told, in bytes.
+const reasonRoom = wire.MaxLineAnswer - wire.PongSize - wire.MaxProbeOutput
 
 // probed makes a box that sleeps and is probed by a command.
 func probed(t testing.TB, argv ...string) *box {
 	t.Helper()
 	b := newBox(t, "/bin/sleep", "1000")
-	b.spec.Probe = Probe{Kind: ProbeCommand, Argv: argv, TimeoutNs: int64(patience)}
+	b.spec.Probe = wire.Probe{Kind: wire.ProbeCommand, Argv: argv, TimeoutNs: int64(patience)}
 	return b
 }
 
-func expectResult(t testing.TB, got, want ProbeResult) {
+func expectResult(t testing.TB, got, want wire.ProbeResult) {
 	t.Helper()
 	got.Duration = 0
 	if a, b := fmt.Sprintf("%+v %q", got, got.Output), fmt.Sprintf("%+v %q", want, want.Output); a != b {
@@ -112,17 +118,17 @@ func (g *group) thaw() {
 func TestProbeExit(t *testing.T) {
 	for name, c := range map[string]struct {
 		script string
-		want   ProbeResult
+		want   wire.ProbeResult
 	}{
-		"0":         {"exit 0", ProbeResult{}},
-		"7":         {"echo out; echo err >&2; exit 7", ProbeResult{Code: 7, Output: []byte("out\nerr\n")}},
-		"255":       {"exit 255", ProbeResult{Code: 255}},
-		"SIGTERM":   {"kill -TERM $$", ProbeResult{Code: 143}},
-		"SIGKILL":   {"echo x; kill -KILL $$", ProbeResult{Code: 137, Output: []byte("x\n")}},
-		"any bytes": {`printf '\000\377\n'`, ProbeResult{Output: []byte("\x00\xff\n")}},
-		"no output": {"exec >&- 2>&-; exit 3", ProbeResult{Code: 3}},
-		"1,024":     {"yes | head -c 1024", ProbeResult{Output: []byte(strings.Repeat("y\n", 512))}},
-		"flood":     {"yes | head -c 3000000 && exit 2; exit 1", ProbeResult{Code: 2, Output: []byte(strings.Repeat("y\n", 512))}},
+		"0":         {"exit 0", wire.ProbeResult{}},
+		"7":         {"echo out; echo err >&2; exit 7", wire.ProbeResult{Code: 7, Output: []byte("out\nerr\n")}},
+		"255":       {"exit 255", wire.ProbeResult{Code: 255}},
+		"SIGTERM":   {"kill -TERM $$", wire.ProbeResult{Code: 143}},
+		"SIGKILL":   {"echo x; kill -KILL $$", wire.ProbeResult{Code: 137, Output: []byte("x\n")}},
+		"any bytes": {`printf '\000\377\n'`, wire.ProbeResult{Output: []byte("\x00\xff\n")}},
+		"no output": {"exec >&- 2>&-; exit 3", wire.ProbeResult{Code: 3}},
+		"1,024":     {"yes | head -c 1024", wire.ProbeResult{Output: []byte(strings.Repeat("y\n", 512))}},
+		"flood":     {"yes | head -c 3000000 && exit 2; exit 1", wire.ProbeResult{Code: 2, Output: []byte(strings.Repeat("y\n", 512))}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := probed(t, "/bin/sh", "-c", c.script).mustStart().line()
@@ -144,14 +150,14 @@ func TestProbeIsRunAsTheCommandIs(t *testing.T) {
 		"read pid comm s pp pg sid rest </proc/$$/stat; test $sid = $$ && test $pg = $$ && echo $pp own session",
 		"touch /tmp/x$$ 2>/dev/null && rm /tmp/x$$ && echo writable || echo read-only",
 	}
-	for name, set := range map[string]func(*Spec){
-		"root":         func(*Spec) {},
-		"readonly":     func(s *Spec) { s.ReadonlyRoot = true },
-		"user":         func(s *Spec) { s.UID, s.GID, s.Groups = 1234, 2345, []uint32{7, 9} },
-		"capabilities": func(s *Spec) { s.UID, s.GID, s.Capabilities, s.CapAmbient = 1234, 1234, 1<<10|1, 1<<10 },
-		"all": func(s *Spec) {
+	for name, set := range map[string]func(*wire.Spec){
+		"root":         func(*wire.Spec) {},
+		"readonly":     func(s *wire.Spec) { s.ReadonlyRoot = true },
+		"user":         func(s *wire.Spec) { s.UID, s.GID, s.Groups = 1234, 2345, []uint32{7, 9} },
+		"capabilities": func(s *wire.Spec) { s.UID, s.GID, s.Capabilities, s.CapAmbient = 1234, 1234, 1<<10|1, 1<<10 },
+		"all": func(s *wire.Spec) {
 			s.UID, s.GID, s.NoNewPrivs, s.PrivateNet, s.Workdir, s.Hostname = 1, 1, true, true, "/usr/bin", "boxed"
-			s.Rlimits = []Rlimit{{unix.RLIMIT_NOFILE, 100, 200}, {unix.RLIMIT_CORE, 0, 0}}
+			s.Rlimits = []wire.Rlimit{{Resource: unix.RLIMIT_NOFILE, Soft: 100, Hard: 200}, {Resource: unix.RLIMIT_CORE, Soft: 0, Hard: 0}}
 			s.ReadonlyRoot = true
 		},
 	} {
@@ -161,7 +167,7 @@ func TestProbeIsRunAsTheCommandIs(t *testing.T) {
 				b := g.has(newBox(t, "/bin/sh", "-c", look+"; echo end; sleep 1000"))
 				b.spec.Env = append(b.spec.Env, "A=b c")
 				set(&b.spec)
-				b.spec.Probe = Probe{Kind: ProbeCommand, Argv: []string{"sh", "-c", look + "; echo end; exit 5"}, TimeoutNs: int64(patience)}
+				b.spec.Probe = wire.Probe{Kind: wire.ProbeCommand, Argv: []string{"sh", "-c", look + "; echo end; exit 5"}, TimeoutNs: int64(patience)}
 				b.mustStart()
 				b.awaitLog("end\n")
 				r := b.line().probe()
@@ -182,7 +188,7 @@ func TestProbeThatLeavesAChild(t *testing.T) {
 	b := probed(t, "/bin/sh", "-c", "trap '' TERM HUP; sleep 1000 & echo left; exit 4").mustStart()
 	l := b.line()
 	for range 3 {
-		expectResult(t, l.probe(), ProbeResult{Code: 4, Output: []byte("left\n")})
+		expectResult(t, l.probe(), wire.ProbeResult{Code: 4, Output: []byte("left\n")})
 		b.alone()
 	}
 }
@@ -206,7 +212,7 @@ func TestProbeTimeout(t *testing.T) {
 			if took := time.Since(began); r.Duration < timeout || r.Duration > took || took > timeout+2*time.Second {
 				t.Errorf("%v by the shim, %v in all", r.Duration, took)
 			}
-			expectResult(t, r, ProbeResult{TimedOut: true, Code: 137, Output: []byte(c.out)})
+			expectResult(t, r, wire.ProbeResult{TimedOut: true, Code: 137, Output: []byte(c.out)})
 			l.begin()
 			l.close()
 			b.alone()
@@ -218,9 +224,9 @@ func TestProbeTimeout(t *testing.T) {
 // A shim that waits for a probe does nothing else: neither a pipe that is at its end
 // nor a connection that could be written to keeps it awake.
 func TestProbeThatIsWaitedForCostsNothing(t *testing.T) {
-	for name, p := range map[string]Probe{
-		"closed output": {Kind: ProbeCommand, Argv: []string{"/bin/sh", "-c", "exec >&- 2>&-; sleep 1000"}},
-		"silent peer":   {Kind: ProbeHTTP, Port: serve(t, "127.0.0.1:0", hold), Request: "GET / HTTP/1.0\r\n\r\n"},
+	for name, p := range map[string]wire.Probe{
+		"closed output": {Kind: wire.ProbeCommand, Argv: []string{"/bin/sh", "-c", "exec >&- 2>&-; sleep 1000"}},
+		"silent peer":   {Kind: wire.ProbeHTTP, Port: serve(t, "127.0.0.1:0", hold), Request: "GET / HTTP/1.0\r\n\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := probed(t)
@@ -251,7 +257,7 @@ func TestProbeWhoseChildEscapes(t *testing.T) {
 	b := probed(t, "/bin/sh", "-c", `setsid sh -c 'touch "$0"; exec sleep 1000' "$0" & while ! test -e "$0"; do sleep 0.01; done; rm "$0"; exit 6`, up).mustStart()
 	l := b.line()
 	for i := range 3 {
-		expectResult(t, l.probe(), ProbeResult{Code: 6})
+		expectResult(t, l.probe(), wire.ProbeResult{Code: 6})
 		until(t, "the escaped are left", func() bool { return len(processesWith(t, b.tag)) == 1+i+1 })
 	}
 	l.quiet()
@@ -269,16 +275,16 @@ func TestProbeIsRefused(t *testing.T) {
 		if err := os.WriteFile(done, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		expectResult(t, l.result(seq), ProbeResult{})
+		expectResult(t, l.result(seq), wire.ProbeResult{})
 		l.probe()
 	})
 	t.Run("paused", func(t *testing.T) {
 		b := probed(t, "/bin/true").mustStart()
 		l := b.line()
-		b.ask(Request{Op: OpPause})
+		b.ask(wire.Request{Op: wire.OpPause})
 		l.refused(unix.EBUSY)
-		b.ask(Request{Op: OpResume})
-		expectResult(t, l.probe(), ProbeResult{})
+		b.ask(wire.Request{Op: wire.OpResume})
+		expectResult(t, l.probe(), wire.ProbeResult{})
 	})
 	t.Run("stopping", func(t *testing.T) {
 		b := probed(t, "/bin/true")
@@ -286,7 +292,7 @@ func TestProbeIsRefused(t *testing.T) {
 		b.mustStart()
 		b.awaitLog("ready")
 		l := b.line()
-		b.ask(Request{Op: OpStop, Grace: time.Hour})
+		b.ask(wire.Request{Op: wire.OpStop, Grace: time.Hour})
 		l.refused(unix.EBUSY)
 	})
 }
@@ -307,7 +313,7 @@ func TestProbesOfAFrozenBox(t *testing.T) {
 			l.refused(unix.EBUSY)
 			continue
 		}
-		expectResult(t, l.probe(), ProbeResult{TimedOut: true, Code: 137})
+		expectResult(t, l.probe(), wire.ProbeResult{TimedOut: true, Code: 137})
 	}
 	// The line that goes has no probe left, and the next has the same limit.
 	l.close()
@@ -320,9 +326,9 @@ func TestProbesOfAFrozenBox(t *testing.T) {
 	if ran, err := os.ReadFile(mark); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("they ran on after their time: %s, %v", ran, err)
 	}
-	var r ProbeResult
+	var r wire.ProbeResult
 	until(t, "a probe is in time", func() bool { r = l.probe(); return !r.TimedOut })
-	expectResult(t, r, ProbeResult{Code: 3, Output: []byte("ran\n")})
+	expectResult(t, r, wire.ProbeResult{Code: 3, Output: []byte("ran\n")})
 }
 
 // The child of a probe has all that the shim has open until it executes, and one
@@ -345,7 +351,7 @@ func TestALineEndsThoughAChildHasIt(t *testing.T) {
 		return b.cpuTime() == before
 	})
 	g.thaw()
-	expectResult(t, l.probe(), ProbeResult{})
+	expectResult(t, l.probe(), wire.ProbeResult{})
 }
 
 func TestProbeThatCannotBeStarted(t *testing.T) {
@@ -371,19 +377,19 @@ func TestProbeThatCannotBeStarted(t *testing.T) {
 	search := "PATH=" + dir + "/a:" + locked + ":/no/such:" + dir + "/b"
 	for name, c := range map[string]struct {
 		argv string
-		want ProbeResult
+		want wire.ProbeResult
 	}{
-		"not found":       {"foo", ProbeResult{Code: 127, Reason: cut(`command "foo" not found in PATH `+search[5:]+" (step lookup)", maxReason)}},
-		"out of reach":    {"inside", ProbeResult{Code: 127, Reason: cut(`command "inside" not found in PATH `+search[5:]+" (step lookup)", maxReason)}},
-		"no such file":    {"/no/such", ProbeResult{Code: 127, Reason: `command "/no/such" not found (step lookup)`}},
-		"below a file":    {"/etc/passwd/x", ProbeResult{Code: 127, Reason: `command "/etc/passwd/x" not found (step lookup)`}},
-		"no interpreter":  {noInterpreter, ProbeResult{Code: 127, Reason: `command "` + noInterpreter + `" not found (step lookup)`}},
-		"not executable":  {"plain", ProbeResult{Code: 126, Reason: dir + `/a/plain is not executable for user 1234: permission denied (step exec)`}},
-		"private":         {"private", ProbeResult{Code: 126, Reason: dir + `/b/private is not executable for user 1234: permission denied (step exec)`}},
-		"no #! line":      {"noline", ProbeResult{Code: 126, Reason: "cannot run " + dir + "/b/noline: exec format error (is the #! line missing?) (step exec)"}},
-		"the second is":   {"both", ProbeResult{Code: 9}},
-		"a directory":     {dir, ProbeResult{Code: 126, Reason: dir + ` is not executable for user 1234: permission denied (step exec)`}},
-		"longest of PATH": {strings.Repeat("x", 250), ProbeResult{Code: 127, Reason: `command "` + strings.Repeat("x", maxReason-9)}},
+		"not found":       {"foo", wire.ProbeResult{Code: 127, Reason: wire.Cut(`command "foo" not found in PATH `+search[5:]+" (step lookup)", reasonRoom)}},
+		"out of reach":    {"inside", wire.ProbeResult{Code: 127, Reason: wire.Cut(`command "inside" not found in PATH `+search[5:]+" (step lookup)", reasonRoom)}},
+		"no such file":    {"/no/such", wire.ProbeResult{Code: 127, Reason: `command "/no/such" not found (step lookup)`}},
+		"below a file":    {"/etc/passwd/x", wire.ProbeResult{Code: 127, Reason: `command "/etc/passwd/x" not found (step lookup)`}},
+		"no interpreter":  {noInterpreter, wire.ProbeResult{Code: 127, Reason: `command "` + noInterpreter + `" not found (step lookup)`}},
+		"not executable":  {"plain", wire.ProbeResult{Code: 126, Reason: dir + `/a/plain is not executable for user 1234: permission denied (step exec)`}},
+		"private":         {"private", wire.ProbeResult{Code: 126, Reason: dir + `/b/private is not executable for user 1234: permission denied (step exec)`}},
+		"no #! line":      {"noline", wire.ProbeResult{Code: 126, Reason: "cannot run " + dir + "/b/noline: exec format error (is the #! line missing?) (step exec)"}},
+		"the second is":   {"both", wire.ProbeResult{Code: 9}},
+		"a directory":     {dir, wire.ProbeResult{Code: 126, Reason: dir + ` is not executable for user 1234: permission denied (step exec)`}},
+		"longest of PATH": {strings.Repeat("x", 250), wire.ProbeResult{Code: 127, Reason: `command "` + strings.Repeat("x", reasonRoom-9)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := probed(t, c.argv)
@@ -398,14 +404,14 @@ func TestProbeThatCannotBeStarted(t *testing.T) {
 	t.Run("it comes and goes", func(t *testing.T) {
 		program := filepath.Join(dir, "program")
 		l := probed(t, program).mustStart().line()
-		absent := ProbeResult{Code: 127, Reason: `command "` + program + `" not found (step lookup)`}
+		absent := wire.ProbeResult{Code: 127, Reason: `command "` + program + `" not found (step lookup)`}
 		expectResult(t, l.probe(), absent)
 		file("program", "#!/bin/sh\nexit 8\n", 0o644)
-		expectResult(t, l.probe(), ProbeResult{Code: 126, Reason: program + " is not executable: permission denied (step exec)"})
+		expectResult(t, l.probe(), wire.ProbeResult{Code: 126, Reason: program + " is not executable: permission denied (step exec)"})
 		if err := os.Chmod(program, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		expectResult(t, l.probe(), ProbeResult{Code: 8})
+		expectResult(t, l.probe(), wire.ProbeResult{Code: 8})
 		if err := os.Remove(program); err != nil {
 			t.Fatal(err)
 		}
@@ -419,11 +425,11 @@ func TestProbeThatCannotBeStarted(t *testing.T) {
 		}
 		b.mustStart()
 		l := b.line()
-		expectResult(t, l.probe(), ProbeResult{})
+		expectResult(t, l.probe(), wire.ProbeResult{})
 		if err := os.Remove(b.spec.Workdir); err != nil {
 			t.Fatal(err)
 		}
-		expectResult(t, l.probe(), ProbeResult{Code: 125, Reason: "cannot chdir to " + b.spec.Workdir + ": no such file or directory (step workdir)"})
+		expectResult(t, l.probe(), wire.ProbeResult{Code: 125, Reason: "cannot chdir to " + b.spec.Workdir + ": no such file or directory (step workdir)"})
 	})
 }
 
@@ -459,7 +465,7 @@ while True:
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeFD(fd)
+	defer sys.Close(fd)
 	if err := unix.Mount("boxlite", b.spec.Workdir, "fuse.boxlite", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", fd)); err != nil {
 		t.Fatal(err)
 	}
@@ -479,12 +485,12 @@ while True:
 // After a thousand probes the shim is what it was.
 func TestProbesLeaveNothingBehind(t *testing.T) {
 	server := serve(t, "127.0.0.1:0", func(c net.Conn) { answer(c, "HTTP/1.1 503 Busy\r\n\r\nbody") })
-	for name, p := range map[string]Probe{
-		"command":     {Kind: ProbeCommand, Argv: []string{"true"}},
-		"not found":   {Kind: ProbeCommand, Argv: []string{"/no/such"}},
-		"tcp":         {Kind: ProbeTCP, Port: server},
-		"tcp refused": {Kind: ProbeTCP, Port: closedPort(t)},
-		"http":        {Kind: ProbeHTTP, Port: server, Request: "GET / HTTP/1.0\r\n\r\n"},
+	for name, p := range map[string]wire.Probe{
+		"command":     {Kind: wire.ProbeCommand, Argv: []string{"true"}},
+		"not found":   {Kind: wire.ProbeCommand, Argv: []string{"/no/such"}},
+		"tcp":         {Kind: wire.ProbeTCP, Port: server},
+		"tcp refused": {Kind: wire.ProbeTCP, Port: closedPort(t)},
+		"http":        {Kind: wire.ProbeHTTP, Port: server, Request: "GET / HTTP/1.0\r\n\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newGroup(t).has(probed(t))
@@ -616,7 +622,7 @@ func hold(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
 func closedPort(t testing.TB) uint16 {
 	t.Helper()
 	fd := must(unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
-	t.Cleanup(func() { closeFD(fd) })
+	t.Cleanup(func() { sys.Close(fd) })
 	// Of both, as IPV6_V6ONLY is 0.
 	if err := errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0), unix.Bind(fd, &unix.SockaddrInet6{})); err != nil {
 		t.Fatal(err)
@@ -628,7 +634,7 @@ func closedPort(t testing.TB) uint16 {
 func fullPort(t testing.TB) uint16 {
 	t.Helper()
 	fd := must(unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
-	t.Cleanup(func() { closeFD(fd) })
+	t.Cleanup(func() { sys.Close(fd) })
 	local := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
 	if err := errors.Join(unix.Bind(fd, local), unix.Listen(fd, 0)); err != nil {
 		t.Fatal(err)
@@ -636,12 +642,12 @@ func fullPort(t testing.TB) uint16 {
 	local.Port = as[*unix.SockaddrInet4](must(unix.Getsockname(fd))).Port
 	for range 10 {
 		c := must(unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0))
-		t.Cleanup(func() { closeFD(c) })
+		t.Cleanup(func() { sys.Close(c) })
 		if err := unix.Connect(c, local); err != nil && !errors.Is(err, unix.EINPROGRESS) {
 			t.Fatal(err)
 		}
 		out := []unix.PollFd{{Fd: int32(c), Events: unix.POLLOUT}}
-		if n := must(retry(func() (int, error) { return unix.Poll(out, 100) })); n == 0 {
+		if n := must(sys.Retry(func() (int, error) { return unix.Poll(out, 100) })); n == 0 {
 			return uint16(local.Port)
 		}
 	}
@@ -649,7 +655,7 @@ func fullPort(t testing.TB) uint16 {
 	return 0
 }
 
-func (b *box) probeOnce(p Probe) ProbeResult {
+func (b *box) probeOnce(p wire.Probe) wire.ProbeResult {
 	b.t.Helper()
 	b.spec.Probe = p
 	return b.mustStart().line().probe()
@@ -660,21 +666,21 @@ func TestProbeTCP(t *testing.T) {
 	v6 := serve(t, "[::1]:0", hold)
 	refused := closedPort(t)
 	for name, c := range map[string]struct {
-		probe Probe
-		want  ProbeResult
+		probe wire.Probe
+		want  wire.ProbeResult
 	}{
-		"open":           {Probe{Port: v4}, ProbeResult{}},
-		"open, by name":  {Probe{Port: v4, Addr: "127.0.0.1"}, ProbeResult{}},
-		"only IPv6":      {Probe{Port: v6}, ProbeResult{}},
-		"IPv6":           {Probe{Port: v6, Addr: "::1"}, ProbeResult{}},
-		"not IPv4":       {Probe{Port: v6, Addr: "127.0.0.1"}, ProbeResult{Code: 1, Reason: "connection refused"}},
-		"mapped":         {Probe{Port: v4, Addr: "::ffff:127.0.0.1"}, ProbeResult{}},
-		"refused":        {Probe{Port: refused}, ProbeResult{Code: 1, Reason: "connection refused"}},
-		"does not reply": {Probe{Port: fullPort(t), TimeoutNs: 2e8}, ProbeResult{TimedOut: true, Code: 1, Reason: reasonConnecting}},
+		"open":           {wire.Probe{Port: v4}, wire.ProbeResult{}},
+		"open, by name":  {wire.Probe{Port: v4, Addr: "127.0.0.1"}, wire.ProbeResult{}},
+		"only IPv6":      {wire.Probe{Port: v6}, wire.ProbeResult{}},
+		"IPv6":           {wire.Probe{Port: v6, Addr: "::1"}, wire.ProbeResult{}},
+		"not IPv4":       {wire.Probe{Port: v6, Addr: "127.0.0.1"}, wire.ProbeResult{Code: 1, Reason: "connection refused"}},
+		"mapped":         {wire.Probe{Port: v4, Addr: "::ffff:127.0.0.1"}, wire.ProbeResult{}},
+		"refused":        {wire.Probe{Port: refused}, wire.ProbeResult{Code: 1, Reason: "connection refused"}},
+		"does not reply": {wire.Probe{Port: fullPort(t), TimeoutNs: 2e8}, wire.ProbeResult{TimedOut: true, Code: 1, Reason: reasonConnecting}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBox(t, "/bin/sleep", "1000")
-			c.probe.Kind = ProbeTCP
+			c.probe.Kind = wire.ProbeTCP
 			if c.probe.TimeoutNs == 0 {
 				c.probe.TimeoutNs = int64(patience)
 			}
@@ -700,7 +706,7 @@ func TestProbeTCPEndsInOrder(t *testing.T) {
 		got <- err
 	})
 	b := newBox(t, "/bin/sleep", "1000")
-	expectResult(t, b.probeOnce(Probe{Kind: ProbeTCP, Port: port, TimeoutNs: int64(patience)}), ProbeResult{})
+	expectResult(t, b.probeOnce(wire.Probe{Kind: wire.ProbeTCP, Port: port, TimeoutNs: int64(patience)}), wire.ProbeResult{})
 	if err := <-got; !errors.Is(err, io.EOF) {
 		t.Errorf("got %v", err)
 	}
@@ -711,10 +717,10 @@ func TestProbeTCPEndsInOrder(t *testing.T) {
 func TestProbeIsNotConnectedToItself(t *testing.T) {
 	b := newBox(t, "/bin/sh", "-c", "echo 40001 40001 >/proc/sys/net/ipv4/ip_local_port_range && echo ready; exec sleep 1000")
 	b.spec.PrivateNet = true
-	b.spec.Probe = Probe{Kind: ProbeTCP, Port: 40001, Addr: "127.0.0.1", TimeoutNs: int64(patience)}
+	b.spec.Probe = wire.Probe{Kind: wire.ProbeTCP, Port: 40001, Addr: "127.0.0.1", TimeoutNs: int64(patience)}
 	b.mustStart()
 	b.awaitLog("ready")
-	expectResult(t, b.line().probe(), ProbeResult{Code: 1, Reason: "connection refused"})
+	expectResult(t, b.line().probe(), wire.ProbeResult{Code: 1, Reason: "connection refused"})
 }
 
 func TestProbeHTTP(t *testing.T) {
@@ -723,30 +729,30 @@ func TestProbeHTTP(t *testing.T) {
 	open := func(text string) func(net.Conn) { return func(c net.Conn) { answer(c, text); hold(c) } }
 	for name, c := range map[string]struct {
 		handle func(net.Conn)
-		want   ProbeResult
+		want   wire.ProbeResult
 	}{
-		"200":            {ok("HTTP/1.1 200 OK\r\nX: y\r\n\r\nbody\x00"), ProbeResult{Output: []byte("body\x00")}},
-		"204":            {ok("HTTP/1.0 204 No Content\r\n\r\n"), ProbeResult{}},
-		"302":            {ok("HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n"), ProbeResult{}},
-		"399":            {ok("HTTP/1.1 399\r\n\r\n"), ProbeResult{}},
-		"199":            {ok("HTTP/1.1 199 x\r\n\r\n"), ProbeResult{Code: 1, Reason: reasonInterim}},
-		"404":            {ok("HTTP/1.1 404 Not Found\r\n\r\nnot here"), ProbeResult{Code: 1, Reason: "HTTP status 404", Output: []byte("not here")}},
-		"500":            {ok("HTTP/1.1 500 Oh\r\n\r\n"), ProbeResult{Code: 1, Reason: "HTTP status 500"}},
-		"503, kept open": {open("HTTP/1.1 503 Busy\r\n\r\nwait"), ProbeResult{Code: 1, Reason: "HTTP status 503", Output: []byte("wait")}},
-		"200, kept open": {open("HTTP/1.1 200 OK\r\n\r\nbody"), ProbeResult{Output: []byte("body")}},
-		"line feeds":     {ok("HTTP/1.1 200\nA: b\n\nbody"), ProbeResult{Output: []byte("body")}},
-		"cut head":       {ok("HTTP/1.1 200 OK\r\nA: b"), ProbeResult{}},
-		"cut status":     {ok("HTTP/1.1 200 OK"), ProbeResult{Code: 1, Reason: reasonNotHTTP}},
-		"nothing":        {ok(""), ProbeResult{Code: 1, Reason: reasonEmpty}},
-		"garbage":        {open("SSH-2.0-x\r\n"), ProbeResult{Code: 1, Reason: reasonNotHTTP}},
-		"almost":         {open("HTTP/1.1 2O0 OK\r\n\r\n"), ProbeResult{Code: 1, Reason: reasonNotHTTP}},
-		"four digits":    {open("HTTP/1.1 2000 OK\r\n\r\n"), ProbeResult{Code: 1, Reason: reasonNotHTTP}},
-		"lower case":     {open("http/1.1 200 OK\r\n\r\n"), ProbeResult{Code: 1, Reason: reasonNotHTTP}},
-		"silent":         {hold, ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting}},
-		"half a head":    {open("HTTP/1.1 200 OK\r\nA: "), ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting}},
-		"huge body":      {ok("HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("x", 10<<20)), ProbeResult{Output: []byte(strings.Repeat("x", MaxProbeOutput))}},
-		"huge head":      {ok("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 10<<20)), ProbeResult{Code: 1, Reason: reasonNotHTTP}},
-		"large head":     {ok("HTTP/1.1 404 OK\r\nX: " + strings.Repeat("x", 60<<10) + "\r\n\r\nb"), ProbeResult{Code: 1, Reason: "HTTP status 404", Output: []byte("b")}},
+		"200":            {ok("HTTP/1.1 200 OK\r\nX: y\r\n\r\nbody\x00"), wire.ProbeResult{Output: []byte("body\x00")}},
+		"204":            {ok("HTTP/1.0 204 No Content\r\n\r\n"), wire.ProbeResult{}},
+		"302":            {ok("HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n"), wire.ProbeResult{}},
+		"399":            {ok("HTTP/1.1 399\r\n\r\n"), wire.ProbeResult{}},
+		"199":            {ok("HTTP/1.1 199 x\r\n\r\n"), wire.ProbeResult{Code: 1, Reason: reasonInterim}},
+		"404":            {ok("HTTP/1.1 404 Not Found\r\n\r\nnot here"), wire.ProbeResult{Code: 1, Reason: "HTTP status 404", Output: []byte("not here")}},
+		"500":            {ok("HTTP/1.1 500 Oh\r\n\r\n"), wire.ProbeResult{Code: 1, Reason: "HTTP status 500"}},
+		"503, kept open": {open("HTTP/1.1 503 Busy\r\n\r\nwait"), wire.ProbeResult{Code: 1, Reason: "HTTP status 503", Output: []byte("wait")}},
+		"200, kept open": {open("HTTP/1.1 200 OK\r\n\r\nbody"), wire.ProbeResult{Output: []byte("body")}},
+		"line feeds":     {ok("HTTP/1.1 200\nA: b\n\nbody"), wire.ProbeResult{Output: []byte("body")}},
+		"cut head":       {ok("HTTP/1.1 200 OK\r\nA: b"), wire.ProbeResult{}},
+		"cut status":     {ok("HTTP/1.1 200 OK"), wire.ProbeResult{Code: 1, Reason: reasonNotHTTP}},
+		"nothing":        {ok(""), wire.ProbeResult{Code: 1, Reason: reasonEmpty}},
+		"garbage":        {open("SSH-2.0-x\r\n"), wire.ProbeResult{Code: 1, Reason: reasonNotHTTP}},
+		"almost":         {open("HTTP/1.1 2O0 OK\r\n\r\n"), wire.ProbeResult{Code: 1, Reason: reasonNotHTTP}},
+		"four digits":    {open("HTTP/1.1 2000 OK\r\n\r\n"), wire.ProbeResult{Code: 1, Reason: reasonNotHTTP}},
+		"lower case":     {open("http/1.1 200 OK\r\n\r\n"), wire.ProbeResult{Code: 1, Reason: reasonNotHTTP}},
+		"silent":         {hold, wire.ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting}},
+		"half a head":    {open("HTTP/1.1 200 OK\r\nA: "), wire.ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting}},
+		"huge body":      {ok("HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("x", 10<<20)), wire.ProbeResult{Output: []byte(strings.Repeat("x", wire.MaxProbeOutput))}},
+		"huge head":      {ok("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 10<<20)), wire.ProbeResult{Code: 1, Reason: reasonNotHTTP}},
+		"large head":     {ok("HTTP/1.1 404 OK\r\nX: " + strings.Repeat("x", 60<<10) + "\r\n\r\nb"), wire.ProbeResult{Code: 1, Reason: "HTTP status 404", Output: []byte("b")}},
 		"piecemeal": {func(c net.Conn) {
 			readRequest(c)
 			for _, b := range []byte("HTTP/1.1 404 No\r\n\r\n") {
@@ -755,12 +761,12 @@ func TestProbeHTTP(t *testing.T) {
 			}
 			_, _ = c.Write([]byte("bo"))
 			_, _ = c.Write([]byte("dy"))
-		}, ProbeResult{Code: 1, Reason: "HTTP status 404", Output: []byte("body")}},
+		}, wire.ProbeResult{Code: 1, Reason: "HTTP status 404", Output: []byte("body")}},
 		"trickle": {func(c net.Conn) {
 			for err := error(nil); err == nil; time.Sleep(20 * time.Millisecond) {
 				_, err = c.Write([]byte("HTTP/1.1 200 OK\r\nX: yyyyyyyyyyyyyyyyyyyyyy")[:1])
 			}
-		}, ProbeResult{Code: 1, Reason: reasonNotHTTP}},
+		}, wire.ProbeResult{Code: 1, Reason: reasonNotHTTP}},
 		"trickling head": {func(c net.Conn) {
 			for _, b := range []byte("HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", 100)) {
 				if _, err := c.Write([]byte{b}); err != nil {
@@ -768,16 +774,16 @@ func TestProbeHTTP(t *testing.T) {
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
-		}, ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting}},
-		"before it was asked": {func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 503 Busy\r\n\r\n") }, ProbeResult{Code: 1, Reason: "HTTP status 503"}},
+		}, wire.ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting}},
+		"before it was asked": {func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 503 Busy\r\n\r\n") }, wire.ProbeResult{Code: 1, Reason: "HTTP status 503"}},
 		"reset": {func(c net.Conn) {
 			readRequest(c)
 			_ = as[*net.TCPConn](c).SetLinger(0)
-		}, ProbeResult{Code: 1, Reason: "connection reset by peer"}},
+		}, wire.ProbeResult{Code: 1, Reason: "connection reset by peer"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBox(t, "/bin/sleep", "1000")
-			p := Probe{Kind: ProbeHTTP, Port: serve(t, "127.0.0.1:0", c.handle), Request: "GET / HTTP/1.0\r\n\r\n", TimeoutNs: int64(timeout)}
+			p := wire.Probe{Kind: wire.ProbeHTTP, Port: serve(t, "127.0.0.1:0", c.handle), Request: "GET / HTTP/1.0\r\n\r\n", TimeoutNs: int64(timeout)}
 			if !c.want.TimedOut {
 				p.TimeoutNs = int64(patience)
 			}
@@ -818,10 +824,10 @@ time.sleep(1000)
 `)
 	b.spec.PrivateNet = true
 	request := "GET / HTTP/1.0\r\nX: " + strings.Repeat("0123456789", 10_000) + "\r\n\r\n"
-	b.spec.Probe = Probe{Kind: ProbeHTTP, Port: 41234, Request: request, TimeoutNs: int64(patience)}
+	b.spec.Probe = wire.Probe{Kind: wire.ProbeHTTP, Port: 41234, Request: request, TimeoutNs: int64(patience)}
 	b.mustStart()
 	b.awaitLog("ready")
-	expectResult(t, b.line().probe(), ProbeResult{})
+	expectResult(t, b.line().probe(), wire.ProbeResult{})
 }
 
 func TestProbeInAPrivateNetwork(t *testing.T) {
@@ -834,16 +840,16 @@ while True:
     c.close()
 `)
 	b.spec.PrivateNet = true
-	b.spec.Probe = Probe{Kind: ProbeHTTP, Port: 41234, Request: "GET / HTTP/1.0\r\n\r\n", TimeoutNs: int64(patience)}
+	b.spec.Probe = wire.Probe{Kind: wire.ProbeHTTP, Port: 41234, Request: "GET / HTTP/1.0\r\n\r\n", TimeoutNs: int64(patience)}
 	b.mustStart()
 	b.awaitLog("ready")
-	expectResult(t, b.line().probe(), ProbeResult{Output: []byte("here")})
+	expectResult(t, b.line().probe(), wire.ProbeResult{Output: []byte("here")})
 	// The same from the host's network; and an address that only the host reaches.
 	outside := newBox(t, "/bin/sleep", "1000")
-	expectResult(t, outside.probeOnce(b.spec.Probe), ProbeResult{Code: 1, Reason: "connection refused"})
+	expectResult(t, outside.probeOnce(b.spec.Probe), wire.ProbeResult{Code: 1, Reason: "connection refused"})
 	inside := newBox(t, "/bin/sleep", "1000")
 	inside.spec.PrivateNet = true
-	expectResult(t, inside.probeOnce(Probe{Kind: ProbeTCP, Addr: "192.0.2.1", Port: 80, TimeoutNs: int64(patience)}), ProbeResult{Code: 1, Reason: "network is unreachable"})
+	expectResult(t, inside.probeOnce(wire.Probe{Kind: wire.ProbeTCP, Addr: "192.0.2.1", Port: 80, TimeoutNs: int64(patience)}), wire.ProbeResult{Code: 1, Reason: "network is unreachable"})
 }
 
 // A line that goes while a probe waits for the network takes the probe with it.
@@ -851,7 +857,7 @@ func TestLineThatIsHungUpEndsItsConnection(t *testing.T) {
 	ended := make(chan struct{})
 	port := serve(t, "127.0.0.1:0", func(c net.Conn) { readRequest(c); hold(c); ended <- struct{}{} })
 	b := newBox(t, "/bin/sleep", "1000")
-	b.spec.Probe = Probe{Kind: ProbeHTTP, Port: port, Request: "GET / HTTP/1.0\r\n\r\n", TimeoutNs: int64(time.Hour)}
+	b.spec.Probe = wire.Probe{Kind: wire.ProbeHTTP, Port: port, Request: "GET / HTTP/1.0\r\n\r\n", TimeoutNs: int64(time.Hour)}
 	b.mustStart()
 	l := b.line()
 	l.begin()

@@ -2,6 +2,10 @@
 
 package shim
 
+import (
+	"github.com/boxlitefs/boxlite/shim/wire"
+)
+
 const (
 	// maxHead bounds the head of an HTTP response, in bytes.
 	maxHead = 64 << 10
@@ -37,7 +41,7 @@ func (p *probe) take(b []byte) {
 			r.status[at] = c
 		}
 		if at <= statusLen && !statusByte(at, c) || r.head == maxHead {
-			p.finish(ProbeResult{Code: 1, Reason: reasonNotHTTP})
+			p.finish(wire.ProbeResult{Code: 1, Reason: reasonNotHTTP})
 			return
 		}
 		r.head++
@@ -185,10 +189,10 @@ func statusByte(i int, c byte) bool {
 }
 
 // verdict is what the status of a response says.
-func (r *response) verdict() ProbeResult {
+func (r *response) verdict() wire.ProbeResult {
 	code := r.status[statusLen-3:]
 	if code[0] == '2' || code[0] == '3' {
-		return ProbeResult{}
+		return wire.ProbeResult{}
 	}
-	return ProbeResult{Code: 1, Reason: "HTTP status " + string(code)}
+	return wire.ProbeResult{Code: 1, Reason: "HTTP status " + string(code)}
 }

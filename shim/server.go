@@ -7,12 +7,12 @@ import (
 	"math"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 const (
-	// maxConns bounds the control connections that are open at once, of which
-	// each watcher of the log has one.
-	maxConns = 64
 	// requestTimeoutNs is how long a connection may take to send its request.
 	requestTimeoutNs = 5e9
 )
@@ -21,17 +21,17 @@ const (
 // the connection is closed, but for those that watch the log, and for the line.
 // Nothing here waits; a client that does not take its answer loses it.
 type server struct {
-	conns  [maxConns]conn
+	conns  [wire.MaxConns]conn
 	n      int
 	line   line
-	packet [max(maxMessage, MaxLineAnswer)]byte
+	packet [max(wire.MaxMessage, wire.MaxLineAnswer)]byte
 }
 
 type conn struct {
 	fd       int
-	kept     bool  // it has sent its request and stays: a watcher, or the line
-	watches  Op    // what a watcher watches
-	deadline int64 // monotonic time by which the request must have come
+	kept     bool    // it has sent its request and stays: a watcher, or the line
+	watches  wire.Op // what a watcher watches
+	deadline int64   // monotonic time by which the request must have come
 }
 
 // line is the one connection over which LineCalls come.
@@ -42,8 +42,8 @@ type line struct {
 
 	// For epollWait: the answer to a ping but for its Seq, and what was read, with
 	// room for one byte more than a call has.
-	pong   [pongSize]byte
-	packet [callSize + 1]byte
+	pong   [wire.PongSize]byte
+	packet [wire.LineCallSize + 1]byte
 	got    int
 }
 
@@ -53,8 +53,8 @@ type line struct {
 // shim that stood still, and none of them is silent.
 func (v *server) accept(s *supervisor, now int64) {
 	for {
-		fd, err := retry(func() (int, error) {
-			fd, _, err := unix.Accept4(fdListen, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, err := sys.Retry(func() (int, error) {
+			fd, _, err := unix.Accept4(wire.FDListen, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			return fd, err
 		})
 		if errors.Is(err, unix.ECONNABORTED) {
@@ -67,14 +67,14 @@ func (v *server) accept(s *supervisor, now int64) {
 			return
 		}
 		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-		if err != nil || cred.Uid != 0 || v.n == maxConns && !v.evict(s) {
-			closeFD(fd)
+		if err != nil || cred.Uid != 0 || v.n == wire.MaxConns && !v.evict(s) {
+			sys.Close(fd)
 			continue
 		}
 		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
 		if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 			say("cannot watch a connection: " + err.Error())
-			closeFD(fd)
+			sys.Close(fd)
 			continue
 		}
 		v.conns[v.n] = conn{fd: fd, deadline: now + requestTimeoutNs}
@@ -123,18 +123,18 @@ func (v *server) answer(s *supervisor, i int, now int64) bool {
 	if fd == v.line.fd {
 		return v.hear(s, now)
 	}
-	n, err := retry(func() (int, error) { return unix.Read(fd, v.packet[:]) })
+	n, err := sys.Retry(func() (int, error) { return unix.Read(fd, v.packet[:]) })
 	if errors.Is(err, unix.EAGAIN) {
 		return true
 	}
 	if err != nil || n == 0 || v.conns[i].kept {
 		return false
 	}
-	req, err := decodeRequest(v.packet[:n])
+	req, err := wire.DecodeRequest(v.packet[:n])
 	if err != nil {
 		return false
 	}
-	if req.Op.onExec() {
+	if req.Op.OnExec() {
 		v.conns[i].kept = true // it may be answered later, or be already
 		reply, ready := s.handleExec(req, fd, now)
 		if ready {
@@ -142,18 +142,18 @@ func (v *server) answer(s *supervisor, i int, now int64) bool {
 		}
 		return !ready
 	}
-	if req.Op == OpEnd {
+	if req.Op == wire.OpEnd {
 		s.sendEnd(fd, req.Run)
 		return false
 	}
 	reply := s.handle(req, now)
-	if req.Op == OpLine {
+	if req.Op == wire.OpLine {
 		return v.open(s, i, reply.Errno)
 	}
-	if !send(fd, appendReply(v.packet[:0], &reply)) {
+	if !send(fd, reply.Append(v.packet[:0])) {
 		return false
 	}
-	v.conns[i].kept = req.Op == OpWatchLog || req.Op == OpWatchExecs
+	v.conns[i].kept = req.Op == wire.OpWatchLog || req.Op == wire.OpWatchExecs
 	v.conns[i].watches = req.Op
 	return v.conns[i].kept
 }
@@ -166,8 +166,8 @@ func send(fd int, packet []byte) bool {
 // open makes a connection the line, instead of the one that was it.
 func (v *server) open(s *supervisor, i int, refused unix.Errno) bool {
 	fd := v.conns[i].fd
-	hello := LineAnswer{Op: LineHello, Errno: refused, Alive: s.alive, Stopping: s.stopping, Paused: s.paused}
-	if !send(fd, appendLineAnswer(v.packet[:0], &hello)) || refused != 0 {
+	hello := wire.LineAnswer{Op: wire.LineHello, Errno: refused, Alive: s.alive, Stopping: s.stopping, Paused: s.paused}
+	if !send(fd, hello.Append(v.packet[:0])) || refused != 0 {
 		return false
 	}
 	v.conns[i].kept = true
@@ -183,7 +183,7 @@ func (v *server) hear(s *supervisor, now int64) bool {
 	l.got = 0
 	if n == 0 {
 		var err error
-		n, err = retry(func() (int, error) { return unix.Read(l.fd, l.packet[:]) })
+		n, err = sys.Retry(func() (int, error) { return unix.Read(l.fd, l.packet[:]) })
 		if errors.Is(err, unix.EAGAIN) {
 			return true
 		}
@@ -191,7 +191,7 @@ func (v *server) hear(s *supervisor, now int64) bool {
 			return false
 		}
 	}
-	c, err := decodeLineCall(l.packet[:n])
+	c, err := wire.DecodeLineCall(l.packet[:n])
 	if err != nil {
 		return false
 	}
@@ -202,7 +202,7 @@ func (v *server) hear(s *supervisor, now int64) bool {
 // readyPong prepares the answer to pings that come before anything else happens.
 func (v *server) readyPong(s *supervisor) {
 	if v.line.fd != 0 {
-		appendLineAnswer(v.line.pong[:0], &LineAnswer{Op: LinePing, Alive: s.alive, Stopping: s.stopping, Paused: s.paused})
+		(&wire.LineAnswer{Op: wire.LinePing, Alive: s.alive, Stopping: s.stopping, Paused: s.paused}).Append(v.line.pong[:0])
 	}
 }
 
@@ -215,27 +215,27 @@ func (v *server) hangUp(s *supervisor) {
 
 // tell sends an answer over the line. A line without room for it is dropped: who
 // waits for an answer must not wait for one that was lost.
-func (v *server) tell(s *supervisor, a *LineAnswer) {
+func (v *server) tell(s *supervisor, a *wire.LineAnswer) {
 	if v.line.fd == 0 {
 		return
 	}
 	a.Alive, a.Stopping, a.Paused = s.alive, s.stopping, s.paused
-	if !send(v.line.fd, appendLineAnswer(v.packet[:0], a)) {
+	if !send(v.line.fd, a.Append(v.packet[:0])) {
 		v.hangUp(s)
 	}
 }
 
 // call does what came over the line.
-func (v *server) call(s *supervisor, c LineCall, now int64) {
-	a := LineAnswer{Op: c.Op, Seq: c.Seq}
+func (v *server) call(s *supervisor, c wire.LineCall, now int64) {
+	a := wire.LineAnswer{Op: c.Op, Seq: c.Seq}
 	switch c.Op {
-	case LinePing:
-	case LineProbe:
+	case wire.LinePing:
+	case wire.LineProbe:
 		a.Errno = s.mayProbe()
 		if a.Begun = a.Errno == 0; a.Begun {
 			s.beginProbe(c.Seq, now)
 		}
-	case LineLog:
+	case wire.LineLog:
 		v.line.log, v.line.logSeq = true, c.Seq
 		return
 	default:
@@ -246,22 +246,22 @@ func (v *server) call(s *supervisor, c LineCall, now int64) {
 }
 
 // handle does what req asks for.
-func (s *supervisor) handle(req Request, now int64) Reply {
+func (s *supervisor) handle(req wire.Request, now int64) wire.Reply {
 	var errno unix.Errno
 	if req.Run != "" && req.Run != s.spec.Run {
-		return Reply{Errno: unix.ESTALE, State: State{Run: s.spec.Run}}
+		return wire.Reply{Errno: unix.ESTALE, State: wire.State{Run: s.spec.Run}}
 	}
 	switch req.Op {
-	case OpSignal:
+	case wire.OpSignal:
 		errno = s.signal(req.Signal)
-	case OpStop:
-		s.stop(StoppedByStop, req.Signal, int64(req.Grace), now)
-	case OpPause:
+	case wire.OpStop:
+		s.stop(wire.StoppedByStop, req.Signal, int64(req.Grace), now)
+	case wire.OpPause:
 		errno = s.pause()
-	case OpResume:
+	case wire.OpResume:
 		errno = s.resume()
 	}
-	return Reply{Errno: errno, State: State{
+	return wire.Reply{Errno: errno, State: wire.State{
 		Run:       s.spec.Run,
 		Stopping:  s.stopping,
 		Paused:    s.paused,
@@ -276,14 +276,14 @@ func (s *supervisor) handle(req Request, now int64) Reply {
 func (v *server) logChanged(s *supervisor) {
 	if v.line.log {
 		v.line.log = false
-		v.tell(s, &LineAnswer{Op: LineLog, Seq: v.line.logSeq})
+		v.tell(s, &wire.LineAnswer{Op: wire.LineLog, Seq: v.line.logSeq})
 	}
-	v.changed(s, OpWatchLog)
+	v.changed(s, wire.OpWatchLog)
 }
 
 // execsChanged tells those who watch the execs.
 func (v *server) execsChanged(s *supervisor) {
-	s.pending.untold = !v.changed(s, OpWatchExecs) && s.pending.execs > 0
+	s.pending.untold = !v.changed(s, wire.OpWatchExecs) && s.pending.execs > 0
 }
 
 // endPending says that there is something which could not be put on record, to those who
@@ -293,7 +293,7 @@ func (v *server) endPending(s *supervisor) {
 		v.execsChanged(s)
 	}
 	if s.pending.end != nil && s.pending.alone {
-		v.tell(s, &LineAnswer{Op: LineEnd})
+		v.tell(s, &wire.LineAnswer{Op: wire.LineEnd})
 	}
 }
 
@@ -303,20 +303,17 @@ func (s *supervisor) sendEnd(fd int, run string) {
 	if run != s.spec.Run || !s.pending.alone {
 		end = nil
 	}
-	send(fd, appendEndReply(s.srv.packet[:0], end)) // who does not take it asks again
+	send(fd, wire.AppendEndReply(s.srv.packet[:0], end)) // who does not take it asks again
 }
 
 // changed reports whether all were told.
-func (v *server) changed(s *supervisor, what Op) bool {
+func (v *server) changed(s *supervisor, what wire.Op) bool {
 	all := true
 	for i := v.n - 1; i >= 0; i-- {
 		if !v.conns[i].kept || v.conns[i].watches != what {
 			continue
 		}
-		packet := append(v.packet[:0], wireVersion)
-		if what == OpWatchExecs {
-			packet = appendBool(packet, s.pending.execs > 0)
-		}
+		packet := wire.AppendChange(v.packet[:0], what, s.pending.execs > 0)
 		err := unix.Send(v.conns[i].fd, packet, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		switch {
 		case err == nil:
@@ -357,7 +354,7 @@ func (v *server) drop(s *supervisor, i int) {
 	s.unwatch(fd)
 	// ENOTCONN: the other end is gone.
 	_ = unix.Shutdown(fd, unix.SHUT_RDWR)
-	closeFD(fd)
+	sys.Close(fd)
 	v.n--
 	v.conns[i] = v.conns[v.n]
 	s.execs.hungUp(fd)

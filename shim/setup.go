@@ -4,36 +4,38 @@ package shim
 
 import (
 	"errors"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // detachMounts cuts the box's mount namespace loose from the host's: what is
 // mounted in the box stays there, while an unmount on the host still reaches
 // the box, which therefore never keeps a file system of the host busy.
-func detachMounts() *StartError {
+func detachMounts() *wire.StartError {
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return startError(StepNamespace, "cannot detach the box's mounts from the host's", err)
+		return wire.NewStartError(wire.StepNamespace, "cannot detach the box's mounts from the host's", err)
 	}
 	return nil
 }
 
 // setUp makes the box's view of the system as spec says.
-func setUp(spec *Spec) *StartError {
+func setUp(spec *wire.Spec) *wire.StartError {
 	// Sources are taken before anything is covered: one may be in a place that
 	// the box is not to see.
 	trees := make([]int, len(spec.Mounts))
 	for i, m := range spec.Mounts {
 		fd, err := cloneTree(m.Source)
 		if err != nil {
-			return startError(StepMount, "mount "+m.Source+" on "+m.Target, err)
+			return wire.NewStartError(wire.StepMount, "mount "+m.Source+" on "+m.Target, err)
 		}
 		trees[i] = fd
 	}
 	for _, path := range spec.Mask {
 		if err := mask(path); err != nil {
-			return startError(StepMask, "cannot hide "+path, err)
+			return wire.NewStartError(wire.StepMask, "cannot hide "+path, err)
 		}
 	}
 	if spec.ReadonlyRoot {
@@ -42,21 +44,21 @@ func setUp(spec *Spec) *StartError {
 		}
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return startError(StepNamespace, "cannot mount /proc", err)
+		return wire.NewStartError(wire.StepNamespace, "cannot mount /proc", err)
 	}
 	for i, m := range spec.Mounts {
 		if err := attach(trees[i], m); err != nil {
-			return startError(StepMount, "mount "+m.Source+" on "+m.Target, err)
+			return wire.NewStartError(wire.StepMount, "mount "+m.Source+" on "+m.Target, err)
 		}
 	}
 	if spec.Hostname != "" {
 		if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
-			return startError(StepHostname, "cannot set hostname "+spec.Hostname, err)
+			return wire.NewStartError(wire.StepHostname, "cannot set hostname "+spec.Hostname, err)
 		}
 	}
 	if spec.PrivateNet {
 		if err := loopbackUp(); err != nil {
-			return startError(StepNetwork, "cannot bring up the loopback interface", err)
+			return wire.NewStartError(wire.StepNetwork, "cannot bring up the loopback interface", err)
 		}
 	}
 	return nil
@@ -65,13 +67,13 @@ func setUp(spec *Spec) *StartError {
 // cloneTree returns a detached copy of the mounts at path, which is all of them
 // below a directory.
 func cloneTree(path string) (int, error) {
-	return retry(func() (int, error) {
+	return sys.Retry(func() (int, error) {
 		return unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	})
 }
 
 // attach mounts the detached tree on the target of m.
-func attach(tree int, m Mount) error {
+func attach(tree int, m wire.Mount) error {
 	if m.ReadOnly {
 		ro := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &ro); err != nil {
@@ -149,18 +151,18 @@ func mask(path string) error {
 // readonlyRoot makes every mount read-only. /dev is put back as it was: making
 // it writable afterwards would also open what the host had read-only below it.
 // What the host mounts later comes as the host mounts it.
-func readonlyRoot() *StartError {
+func readonlyRoot() *wire.StartError {
 	const what = "cannot make the root read-only"
 	dev, err := cloneTree("/dev")
 	if err != nil {
-		return startError(StepReadonlyRoot, what, err)
+		return wire.NewStartError(wire.StepReadonlyRoot, what, err)
 	}
 	ro := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &ro); err != nil {
-		return startError(StepReadonlyRoot, what, err)
+		return wire.NewStartError(wire.StepReadonlyRoot, what, err)
 	}
-	if err := attach(dev, Mount{Target: "/dev"}); err != nil {
-		return startError(StepReadonlyRoot, what, err)
+	if err := attach(dev, wire.Mount{Target: "/dev"}); err != nil {
+		return wire.NewStartError(wire.StepReadonlyRoot, what, err)
 	}
 	return nil
 }
@@ -171,7 +173,7 @@ func loopbackUp() error {
 	if err != nil {
 		return err
 	}
-	defer closeFD(fd)
+	defer sys.Close(fd)
 	ifr, err := unix.NewIfreq("lo")
 	if err != nil {
 		return err
@@ -181,106 +183,4 @@ func loopbackUp() error {
 	}
 	ifr.SetUint16(ifr.Uint16() | unix.IFF_UP)
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
-}
-
-// closeFD closes a descriptor whose close can lose nothing: it was not written
-// to, or has been synced, or nobody could be told.
-func closeFD(fd int) { _ = unix.Close(fd) }
-
-// retry makes a system call again when a signal cut it short. The runtime of Go
-// sends itself some at any time.
-func retry[T any](call func() (T, error)) (T, error) {
-	for {
-		v, err := call()
-		if !errors.Is(err, unix.EINTR) {
-			return v, err
-		}
-	}
-}
-
-// defaultPath is searched when the box's environment has no PATH.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-// lookup finds the file to execute for spec.Argv[0], in the current mount
-// namespace. Whether the box's user may execute it is left for execve to say.
-func lookup(spec *Spec) (string, *StartError) {
-	name := spec.Argv[0]
-	if strings.Contains(name, "/") {
-		return name, checkExecutable(name, inWorkdir(spec, name))
-	}
-	var unusable *StartError
-	for _, file := range candidates(spec, name) {
-		var st unix.Stat_t
-		if err := unix.Stat(inWorkdir(spec, file), &st); err != nil {
-			continue
-		}
-		bad := executable(file, &st)
-		if bad == nil {
-			return file, nil
-		}
-		if unusable == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
-			unusable = bad
-		}
-	}
-	if unusable != nil {
-		return "", unusable
-	}
-	return "", &StartError{Step: StepLookup, Errno: unix.ENOENT, Detail: `command "` + name + `" not found in PATH ` + searchPath(spec)}
-}
-
-// searchPath is the PATH of the box.
-func searchPath(spec *Spec) string {
-	path := defaultPath
-	for _, kv := range spec.Env {
-		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
-			path = v
-		}
-	}
-	return path
-}
-
-// candidates gives the files that a program may be, as the box names them.
-func candidates(spec *Spec, name string) []string {
-	if strings.Contains(name, "/") {
-		return []string{name}
-	}
-	var files []string
-	for dir := range strings.SplitSeq(searchPath(spec), ":") {
-		if dir == "" {
-			dir = "."
-		}
-		files = append(files, dir+"/"+name)
-	}
-	return files
-}
-
-// inWorkdir gives the place of a path that the command will see from its
-// working directory.
-func inWorkdir(spec *Spec, path string) string {
-	if strings.HasPrefix(path, "/") {
-		return path
-	}
-	return spec.Workdir + "/" + path
-}
-
-func checkExecutable(name, path string) *StartError {
-	var st unix.Stat_t
-	err := unix.Stat(path, &st)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return &StartError{Step: StepLookup, Errno: toErrno(err), Detail: `command "` + name + `" not found`}
-	}
-	if err != nil {
-		return startError(StepExec, "cannot run "+name, err)
-	}
-	return executable(name, &st)
-}
-
-func executable(name string, st *unix.Stat_t) *StartError {
-	switch {
-	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return &StartError{Step: StepExec, Errno: unix.EISDIR, Detail: "cannot run " + name}
-	case st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0:
-		return &StartError{Step: StepExec, Errno: unix.EACCES, Detail: name + " is not executable"}
-	}
-	return nil
 }

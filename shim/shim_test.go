@@ -18,6 +18,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // These tests run the real program as root. Whatever a box leaves behind fails
@@ -67,10 +71,10 @@ type box struct {
 	t      testing.TB
 	path   string
 	dir    *os.File
-	spec   Spec
+	spec   wire.Spec
 	hold   *os.File
 	tag    string
-	h      *Handle
+	h      *client.Handle
 	reaped bool
 	status unix.WaitStatus
 	usage  unix.Rusage
@@ -96,7 +100,7 @@ func newBoxIn(t testing.TB, dir string, argv ...string) *box {
 	}
 	boxes++
 	b := &box{t: t, path: dir, dir: f, tag: fmt.Sprintf("BOXTAG=%d.%d", os.Getpid(), boxes)}
-	b.spec = Spec{
+	b.spec = wire.Spec{
 		Box: "test", Run: fmt.Sprint("run", boxes), Argv: argv, Env: []string{"PATH=" + path, b.tag}, Workdir: "/",
 		Capabilities: allCaps, StopSignal: syscall.SIGTERM, StopGraceNs: int64(10 * time.Second), LogMax: 10 << 20,
 	}
@@ -110,14 +114,14 @@ func newBoxIn(t testing.TB, dir string, argv ...string) *box {
 				b.wait()
 			}
 			b.h.Close()
-			closeFD(b.h.PIDFD)
+			sys.Close(b.h.PIDFD)
 		}
 		_ = f.Close()
 		if left := processesWith(t, b.tag); len(left) > 0 {
 			t.Errorf("processes left behind: %v", left)
 		}
 		if t.Failed() {
-			own, _ := os.ReadFile(filepath.Join(dir, LogFile))
+			own, _ := os.ReadFile(filepath.Join(dir, client.LogFile))
 			t.Logf("shim.log: %s", own)
 		}
 	})
@@ -154,7 +158,7 @@ func processesWith(t testing.TB, env string) (pids []int) {
 
 func (b *box) launch() {
 	b.t.Helper()
-	h, err := Launch(LaunchOptions{Path: shimProgram(), Dir: b.dir, Spec: b.spec, Hold: b.hold})
+	h, err := client.Launch(client.LaunchOptions{Path: shimProgram(), Dir: b.dir, Spec: b.spec, Hold: b.hold})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -213,13 +217,13 @@ func (b *box) wait() unix.WaitStatus {
 	return b.status
 }
 
-func (b *box) record() ExitRecord {
+func (b *box) record() wire.ExitRecord {
 	b.t.Helper()
-	data, err := os.ReadFile(filepath.Join(b.path, RecordName))
+	data, err := os.ReadFile(filepath.Join(b.path, wire.RecordName))
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	var r ExitRecord
+	var r wire.ExitRecord
 	if err := json.Unmarshal(data, &r); err != nil {
 		b.t.Fatalf("%s: %v", data, err)
 	}
@@ -241,7 +245,7 @@ func (b *box) logFiles() (bases []int64, sizes []int64) {
 		b.t.Fatal(err)
 	}
 	for _, e := range entries {
-		if base, ok := ParseLogName(e.Name()); ok {
+		if base, ok := wire.ParseLogName(e.Name()); ok {
 			info, err := e.Info()
 			if err != nil {
 				b.t.Fatal(err)
@@ -262,7 +266,7 @@ func (b *box) log() string {
 	var all []byte
 	bases, _ := b.logFiles()
 	for _, base := range bases {
-		data, err := os.ReadFile(filepath.Join(b.path, LogName(base)))
+		data, err := os.ReadFile(filepath.Join(b.path, wire.LogName(base)))
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -276,7 +280,7 @@ func (b *box) awaitLog(text string) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	w, err := WatchLog(ctx, b.dir)
+	w, err := client.WatchLog(ctx, b.dir)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -288,11 +292,11 @@ func (b *box) awaitLog(text string) {
 	}
 }
 
-func (b *box) ask(req Request) Reply {
+func (b *box) ask(req wire.Request) wire.Reply {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	r, err := Ask(ctx, b.dir, req)
+	r, err := client.Ask(ctx, b.dir, req)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -339,7 +343,7 @@ func TestTheBoxSeesItsDescriptorsOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeFD(leak)
+	defer sys.Close(leak)
 	if _, err := unix.FcntlInt(uintptr(leak), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
@@ -421,7 +425,7 @@ func helper() int {
 			return fail(errno)
 		}
 	}
-	h, err := Launch(LaunchOptions{Path: os.Getenv("SHIM"), Dir: dir, Spec: Spec{
+	h, err := client.Launch(client.LaunchOptions{Path: os.Getenv("SHIM"), Dir: dir, Spec: wire.Spec{
 		Run: "r", Workdir: "/",
 		// The directory that ls reads is the one more.
 		Argv: []string{"/bin/sh", "-c", `cat /proc/self/status
@@ -442,7 +446,7 @@ func helper() int {
 	if err = errors.Join(err, werr); err != nil {
 		return fail(err)
 	}
-	log, err := os.ReadFile(filepath.Join(dir.Name(), LogName(0)))
+	log, err := os.ReadFile(filepath.Join(dir.Name(), wire.LogName(0)))
 	if err != nil {
 		return fail(err)
 	}
@@ -474,33 +478,35 @@ func TestStartFailures(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		argv  string
-		set   func(*Spec)
+		set   func(*wire.Spec)
 		step  string
 		errno syscall.Errno
 		want  string
 	}{
-		"not found":      {"foo", func(s *Spec) { s.Env = append(s.Env, "PATH=/usr/bin:/bin") }, StepLookup, unix.ENOENT, `command "foo" not found in PATH /usr/bin:/bin`},
-		"no such file":   {"/no/such", nil, StepLookup, unix.ENOENT, `command "/no/such" not found`},
-		"not executable": {"/etc/passwd", nil, StepExec, unix.EACCES, `/etc/passwd is not executable: permission denied`},
-		"in PATH only not executable": {"plain", func(s *Spec) { s.Env = append(s.Env, "PATH="+dir) }, StepExec, unix.EACCES,
+		"not found":      {"foo", func(s *wire.Spec) { s.Env = append(s.Env, "PATH=/usr/bin:/bin") }, wire.StepLookup, unix.ENOENT, `command "foo" not found in PATH /usr/bin:/bin`},
+		"no such file":   {"/no/such", nil, wire.StepLookup, unix.ENOENT, `command "/no/such" not found`},
+		"not executable": {"/etc/passwd", nil, wire.StepExec, unix.EACCES, `/etc/passwd is not executable: permission denied`},
+		"in PATH only not executable": {"plain", func(s *wire.Spec) { s.Env = append(s.Env, "PATH="+dir) }, wire.StepExec, unix.EACCES,
 			plain + ` is not executable: permission denied`},
-		"directory":      {"/usr", nil, StepExec, unix.EISDIR, `cannot run /usr: is a directory`},
-		"no #! line":     {noLine, nil, StepExec, unix.ENOEXEC, `cannot run ` + noLine + `: exec format error (is the #! line missing?)`},
-		"no interpreter": {noInterpreter, nil, StepExec, unix.ENOENT, `cannot run ` + noInterpreter + `: no such file or directory (is its interpreter missing?)`},
-		"another's file": {private, func(s *Spec) { s.UID, s.GID = 65534, 65534 }, StepExec, unix.EACCES,
+		"directory":      {"/usr", nil, wire.StepExec, unix.EISDIR, `cannot run /usr: is a directory`},
+		"no #! line":     {noLine, nil, wire.StepExec, unix.ENOEXEC, `cannot run ` + noLine + `: exec format error (is the #! line missing?)`},
+		"no interpreter": {noInterpreter, nil, wire.StepExec, unix.ENOENT, `cannot run ` + noInterpreter + `: no such file or directory (is its interpreter missing?)`},
+		"another's file": {private, func(s *wire.Spec) { s.UID, s.GID = 65534, 65534 }, wire.StepExec, unix.EACCES,
 			private + ` is not executable for user 65534: permission denied`},
-		"no workdir": {"/bin/true", func(s *Spec) { s.Workdir = "/nope" }, StepWorkdir, unix.ENOENT, `cannot chdir to /nope: no such file or directory`},
-		"locked workdir": {"/bin/true", func(s *Spec) { s.Workdir, s.UID, s.GID = locked, 65534, 65534 }, StepWorkdir, unix.EACCES,
+		"no workdir": {"/bin/true", func(s *wire.Spec) { s.Workdir = "/nope" }, wire.StepWorkdir, unix.ENOENT, `cannot chdir to /nope: no such file or directory`},
+		"locked workdir": {"/bin/true", func(s *wire.Spec) { s.Workdir, s.UID, s.GID = locked, 65534, 65534 }, wire.StepWorkdir, unix.EACCES,
 			`cannot chdir to ` + locked + `: permission denied`},
-		"no source": {"/bin/true", func(s *Spec) { s.Mounts = []Mount{{Source: "/nope", Target: "/mnt"}} }, StepMount, unix.ENOENT,
+		"no source": {"/bin/true", func(s *wire.Spec) { s.Mounts = []wire.Mount{{Source: "/nope", Target: "/mnt"}} }, wire.StepMount, unix.ENOENT,
 			`mount /nope on /mnt: no such file or directory`},
-		"no target": {"/bin/true", func(s *Spec) { s.Mounts = []Mount{{Source: "/etc", Target: "/nope"}} }, StepMount, unix.ENOENT,
+		"no target": {"/bin/true", func(s *wire.Spec) { s.Mounts = []wire.Mount{{Source: "/etc", Target: "/nope"}} }, wire.StepMount, unix.ENOENT,
 			`mount /etc on /nope: no such file or directory`},
-		"file on directory": {"/bin/true", func(s *Spec) { s.Mounts = []Mount{{Source: "/etc/passwd", Target: "/mnt"}} }, StepMount, unix.EISDIR,
+		"file on directory": {"/bin/true", func(s *wire.Spec) { s.Mounts = []wire.Mount{{Source: "/etc/passwd", Target: "/mnt"}} }, wire.StepMount, unix.EISDIR,
 			`mount /etc/passwd on /mnt: is a directory`},
-		"directory on file": {"/bin/true", func(s *Spec) { s.Mounts = []Mount{{Source: "/mnt", Target: "/etc/passwd"}} }, StepMount, unix.ENOTDIR,
+		"directory on file": {"/bin/true", func(s *wire.Spec) { s.Mounts = []wire.Mount{{Source: "/mnt", Target: "/etc/passwd"}} }, wire.StepMount, unix.ENOTDIR,
 			`mount /mnt on /etc/passwd: not a directory`},
-		"rlimit": {"/bin/true", func(s *Spec) { s.Rlimits = []Rlimit{{unix.RLIMIT_CORE, 0, 0}, {unix.RLIMIT_NOFILE, 2, 1}} }, StepRlimit, unix.EINVAL,
+		"rlimit": {"/bin/true", func(s *wire.Spec) {
+			s.Rlimits = []wire.Rlimit{{Resource: unix.RLIMIT_CORE, Soft: 0, Hard: 0}, {Resource: unix.RLIMIT_NOFILE, Soft: 2, Hard: 1}}
+		}, wire.StepRlimit, unix.EINVAL,
 			`cannot set rlimit nofile to 2:1: invalid argument`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -509,7 +515,7 @@ func TestStartFailures(t *testing.T) {
 				c.set(&b.spec)
 			}
 			err := b.start()
-			var se *StartError
+			var se *wire.StartError
 			if !errors.As(err, &se) || se.Step != c.step || !errors.Is(err, c.errno) {
 				t.Fatalf("got %#v", err)
 			}
@@ -529,17 +535,17 @@ func TestStartFailures(t *testing.T) {
 
 func TestLaunchFailures(t *testing.T) {
 	b := newBox(t, "/bin/true")
-	_, err := Launch(LaunchOptions{Path: "/no/shim", Dir: b.dir, Spec: b.spec})
-	var se *StartError
-	if !errors.As(err, &se) || se.Step != StepLaunch || se.Errno != unix.ENOENT || !strings.Contains(err.Error(), "/no/shim") {
+	_, err := client.Launch(client.LaunchOptions{Path: "/no/shim", Dir: b.dir, Spec: b.spec})
+	var se *wire.StartError
+	if !errors.As(err, &se) || se.Step != wire.StepLaunch || se.Errno != unix.ENOENT || !strings.Contains(err.Error(), "/no/shim") {
 		t.Errorf("got %#v", err)
 	}
 	b.spec.Argv = nil
-	if _, err := Launch(LaunchOptions{Path: shimProgram(), Dir: b.dir, Spec: b.spec}); !errors.As(err, &se) || se.Step != StepSpec {
+	if _, err := client.Launch(client.LaunchOptions{Path: shimProgram(), Dir: b.dir, Spec: b.spec}); !errors.As(err, &se) || se.Step != wire.StepSpec {
 		t.Errorf("got %#v", err)
 	}
-	b.spec.Argv = []string{strings.Repeat("x", maxSpec)}
-	if _, err := Launch(LaunchOptions{Path: shimProgram(), Dir: b.dir, Spec: b.spec}); !errors.Is(err, unix.E2BIG) {
+	b.spec.Argv = []string{strings.Repeat("x", wire.MaxSpec)}
+	if _, err := client.Launch(client.LaunchOptions{Path: shimProgram(), Dir: b.dir, Spec: b.spec}); !errors.Is(err, unix.E2BIG) {
 		t.Errorf("got %#v", err)
 	}
 }
@@ -566,9 +572,12 @@ func TestNothingRunsWithoutASpec(t *testing.T) {
 			mark := filepath.Join(t.TempDir(), "ran")
 			b := newBox(t, "/usr/bin/touch", mark)
 			b.launch()
-			if _, err := b.h.specW.Write(b.h.spec[:part]); err != nil {
+			pipe := must(os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", b.h.PID, wire.FDSpec), os.O_WRONLY, 0))
+			spec := b.spec.Append(nil)
+			if _, err := pipe.Write(append(wire.AppendSpecLength(nil, len(spec)), spec...)[:part]); err != nil {
 				t.Fatal(err)
 			}
+			closeFile(pipe)
 			b.h.Close()
 			if ws := b.wait(); ws.ExitStatus() != failedCode {
 				t.Errorf("exit %#x", ws)
@@ -576,7 +585,7 @@ func TestNothingRunsWithoutASpec(t *testing.T) {
 			if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("the command ran: %v", err)
 			}
-			if _, err := os.Stat(filepath.Join(b.path, RecordName)); !errors.Is(err, os.ErrNotExist) {
+			if _, err := os.Stat(filepath.Join(b.path, wire.RecordName)); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("a record was written: %v", err)
 			}
 		})
@@ -600,16 +609,16 @@ func TestCredentials(t *testing.T) {
 	full := must(strconv.ParseUint(field(string(must(os.ReadFile("/proc/self/status"))), "CapPrm"), 16, 64))
 	hex := func(v uint64) string { return fmt.Sprintf("%016x", v) }
 	for name, c := range map[string]struct {
-		set  func(*Spec)
+		set  func(*wire.Spec)
 		want map[string]string
 	}{
-		"root, all": {func(*Spec) {}, map[string]string{"Uid": "0\t0\t0\t0", "Gid": "0\t0\t0\t0", "Groups": "", "CapBnd": hex(full), "CapEff": hex(full), "CapPrm": hex(full), "CapInh": hex(0), "CapAmb": hex(0), "NoNewPrivs": "0"}},
-		"root, some": {func(s *Spec) { s.Capabilities, s.NoNewPrivs = chown|netBind, true },
+		"root, all": {func(*wire.Spec) {}, map[string]string{"Uid": "0\t0\t0\t0", "Gid": "0\t0\t0\t0", "Groups": "", "CapBnd": hex(full), "CapEff": hex(full), "CapPrm": hex(full), "CapInh": hex(0), "CapAmb": hex(0), "NoNewPrivs": "0"}},
+		"root, some": {func(s *wire.Spec) { s.Capabilities, s.NoNewPrivs = chown|netBind, true },
 			map[string]string{"CapBnd": hex(chown | netBind), "CapEff": hex(chown | netBind), "CapPrm": hex(chown | netBind), "CapInh": hex(0), "NoNewPrivs": "1"}},
-		"root, none": {func(s *Spec) { s.Capabilities = 0 }, map[string]string{"CapBnd": hex(0), "CapEff": hex(0), "CapPrm": hex(0)}},
-		"user": {func(s *Spec) { s.UID, s.GID, s.Groups = 1234, 2345, []uint32{7, 9} },
+		"root, none": {func(s *wire.Spec) { s.Capabilities = 0 }, map[string]string{"CapBnd": hex(0), "CapEff": hex(0), "CapPrm": hex(0)}},
+		"user": {func(s *wire.Spec) { s.UID, s.GID, s.Groups = 1234, 2345, []uint32{7, 9} },
 			map[string]string{"Uid": "1234\t1234\t1234\t1234", "Gid": "2345\t2345\t2345\t2345", "Groups": "7 9", "CapBnd": hex(full), "CapEff": hex(0), "CapPrm": hex(0), "CapInh": hex(0), "CapAmb": hex(0)}},
-		"user, ambient": {func(s *Spec) {
+		"user, ambient": {func(s *wire.Spec) {
 			s.UID, s.GID, s.Capabilities, s.CapAmbient, s.NoNewPrivs = 1234, 1234, chown|netBind, netBind, true
 		}, map[string]string{"CapBnd": hex(chown | netBind), "CapEff": hex(netBind), "CapPrm": hex(netBind), "CapInh": hex(netBind), "CapAmb": hex(netBind), "NoNewPrivs": "1"}},
 	} {
@@ -631,7 +640,7 @@ func TestCredentials(t *testing.T) {
 func TestTheShimKeepsItsOwnCredentialsAndLimits(t *testing.T) {
 	b := newBox(t, "/bin/sleep", "1000")
 	b.spec.UID, b.spec.GID, b.spec.Capabilities, b.spec.NoNewPrivs, b.spec.Workdir = 1234, 1234, 0, true, "/tmp"
-	b.spec.Rlimits = []Rlimit{{unix.RLIMIT_NPROC, 5, 5}, {unix.RLIMIT_CPU, 3, 4}, {unix.RLIMIT_AS, 1 << 28, 1 << 28}, {unix.RLIMIT_CORE, 0, 0}}
+	b.spec.Rlimits = []wire.Rlimit{{Resource: unix.RLIMIT_NPROC, Soft: 5, Hard: 5}, {Resource: unix.RLIMIT_CPU, Soft: 3, Hard: 4}, {Resource: unix.RLIMIT_AS, Soft: 1 << 28, Hard: 1 << 28}, {Resource: unix.RLIMIT_CORE, Soft: 0, Hard: 0}}
 	b.mustStart()
 	own, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -676,7 +685,7 @@ func must[T any](v T, err error) T {
 
 func TestRlimits(t *testing.T) {
 	b := newBox(t, "/usr/bin/grep", "-E", "^Max (open files|core file|processes)", "/proc/self/limits")
-	b.spec.Rlimits = []Rlimit{{unix.RLIMIT_NOFILE, 100, 200}, {unix.RLIMIT_CORE, 0, 0}, {unix.RLIMIT_NPROC, 50, 60}}
+	b.spec.Rlimits = []wire.Rlimit{{Resource: unix.RLIMIT_NOFILE, Soft: 100, Hard: 200}, {Resource: unix.RLIMIT_CORE, Soft: 0, Hard: 0}, {Resource: unix.RLIMIT_NPROC, Soft: 50, Hard: 60}}
 	out := strings.Join(strings.Fields(b.output()), " ")
 	expect(t, "limits", out, "Max core file size 0 0 bytes Max processes 50 60 processes Max open files 100 200 files")
 }
@@ -730,7 +739,7 @@ func TestMounts(t *testing.T) {
 				mkdir /dev/shm/$$ && rmdir /dev/shm/$$ && echo shm writable
 				echo 5 >/proc/self/oom_score_adj && echo proc writable
 				exec 2>/dev/null; true`, rw, ro, target, dst))
-			b.spec.Mounts = []Mount{{src, rw, false}, {src, ro, true}, {filepath.Join(src, "f"), target, false}}
+			b.spec.Mounts = []wire.Mount{{Source: src, Target: rw}, {Source: src, Target: ro, ReadOnly: true}, {Source: filepath.Join(src, "f"), Target: target}}
 			b.spec.ReadonlyRoot = readonly
 			out := b.output()
 			for _, line := range []string{"rw\n", "ro\n", "dev writable\n", "shm writable\n", "proc writable\n"} {
@@ -763,7 +772,7 @@ func TestMask(t *testing.T) {
 	place := t.TempDir()
 	b := newBoxIn(t, secret, "/bin/sh", "-c", fmt.Sprintf(`ls -A %[1]s | wc -l; touch %[1]s/x 2>/dev/null || echo ro; cat %[2]s/f; stat -c %%a %[1]s`, secret, place))
 	b.spec.Mask = []string{secret, "/no/such/path"}
-	b.spec.Mounts = []Mount{{Source: inner, Target: place}}
+	b.spec.Mounts = []wire.Mount{{Source: inner, Target: place}}
 	expect(t, "output", b.output(), "0\nro\nkept\n0\n")
 }
 
@@ -890,18 +899,10 @@ func TestTheDirectoryOfAShimHasNoPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Unmount(place, unix.MNT_DETACH) }()
-	dir, err := os.Open(place)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeFile(dir)
 	link := func() string {
-		fd, err := pathless(int(dir.Fd()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeFD(fd)
-		return must(os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)))
+		b := newBoxIn(t, place, "/bin/true")
+		b.launch()
+		return must(os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", b.h.PID, wire.FDDir)))
 	}
 	expect(t, "path", link(), "/")
 	// One that nobody may clone is used all the same.

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
 )
 
 // The shim takes SIGCHLD, and the signals that end a program, as events of its epoll
@@ -76,7 +78,7 @@ func signalEvents() (int, error) {
 // and one that is a stop.
 func takeSignals(fd int) (child, term bool) {
 	var buf [8]byte
-	if _, err := retry(func() (int, error) { return unix.Read(fd, buf[:]) }); err != nil {
+	if _, err := sys.Retry(func() (int, error) { return unix.Read(fd, buf[:]) }); err != nil {
 		if !errors.Is(err, unix.EAGAIN) {
 			fatal("cannot read signals", err)
 		}

@@ -9,6 +9,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // The command is started by a fork and exec of our own. Resource limits,
@@ -74,7 +77,7 @@ type child struct {
 	uid, gid   uintptr
 	groups     *uint32
 	ngroups    uintptr
-	rlimits    []Rlimit
+	rlimits    []wire.Rlimit
 	bounding   uint64
 	held       uint64 // permitted and effective capabilities
 	ambient    uint64
@@ -101,7 +104,7 @@ const capVersion3 = 0x20080522
 
 // spawn starts the command of s.spec with logFD as its stdout and stderr, and
 // returns its pid once it has been executed.
-func spawn(s *supervisor, logFD int) (int, *StartError) {
+func spawn(s *supervisor, logFD int) (int, *wire.StartError) {
 	path, failed := lookup(s.spec)
 	if failed != nil {
 		return 0, failed
@@ -110,34 +113,34 @@ func spawn(s *supervisor, logFD int) (int, *StartError) {
 	if failed != nil {
 		return 0, failed
 	}
-	c.files = [3]uintptr{fdNull, uintptr(logFD), uintptr(logFD)}
+	c.files = [3]uintptr{wire.FDNull, uintptr(logFD), uintptr(logFD)}
 	pid, errno := forkExec(c)
 	runtimeAfterFork()
 	if errno != 0 {
 		return 0, forkFailed(errno)
 	}
 	if c.step != 0 {
-		if _, err := retry(func() (int, error) { return unix.Wait4(int(pid), nil, 0, nil) }); err != nil {
-			return 0, startError(StepFork, "cannot reap the child", err)
+		if _, err := sys.Retry(func() (int, error) { return unix.Wait4(int(pid), nil, 0, nil) }); err != nil {
+			return 0, wire.NewStartError(wire.StepFork, "cannot reap the child", err)
 		}
 		return 0, c.failure(s.spec, path)
 	}
 	return int(pid), nil
 }
 
-func forkFailed(errno uintptr) *StartError {
-	return &StartError{Step: StepFork, Errno: syscall.Errno(errno), Detail: "cannot start a process"}
+func forkFailed(errno uintptr) *wire.StartError {
+	return &wire.StartError{Step: wire.StepFork, Errno: syscall.Errno(errno), Detail: "cannot start a process"}
 }
 
 // newChild prepares a child that executes argv, found in one of paths, as the spec
 // says that the box's command is run.
-func (s *supervisor) newChild(argv, paths []string) (*child, *StartError) {
+func (s *supervisor) newChild(argv, paths []string) (*child, *wire.StartError) {
 	c, err := newChild(s.spec, argv, paths)
 	if err == nil {
 		err = s.unshield(c)
 	}
 	if err != nil {
-		return nil, startError(StepFork, "cannot prepare the command", err)
+		return nil, wire.NewStartError(wire.StepFork, "cannot prepare the command", err)
 	}
 	c.join = s.join
 	return c, nil
@@ -152,7 +155,7 @@ func (s *supervisor) unshield(c *child) (err error) {
 	return err
 }
 
-func newChild(spec *Spec, args, paths []string) (*child, error) {
+func newChild(spec *wire.Spec, args, paths []string) (*child, error) {
 	files, err := syscall.SlicePtrFromStrings(paths)
 	if err != nil {
 		return nil, err
@@ -187,7 +190,7 @@ func newChild(spec *Spec, args, paths []string) (*child, error) {
 		c.ambient = c.held
 	}
 	if lim, raised := raisedNofile(spec); raised {
-		c.rlimits = append([]Rlimit{lim}, c.rlimits...)
+		c.rlimits = append([]wire.Rlimit{lim}, c.rlimits...)
 	}
 	return c, nil
 }
@@ -195,17 +198,17 @@ func newChild(spec *Spec, args, paths []string) (*child, error) {
 // raisedNofile gives the limit of open files for a command whose spec has none.
 // A Go program raises its own soft limit when it starts, which is not meant for
 // others (select(2) breaks above 1024): the command gets the kernel's default.
-func raisedNofile(spec *Spec) (Rlimit, bool) {
+func raisedNofile(spec *wire.Spec) (wire.Rlimit, bool) {
 	for _, r := range spec.Rlimits {
 		if r.Resource == unix.RLIMIT_NOFILE {
-			return Rlimit{}, false
+			return wire.Rlimit{}, false
 		}
 	}
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil || lim.Cur <= 1024 {
-		return Rlimit{}, false
+		return wire.Rlimit{}, false
 	}
-	return Rlimit{Resource: unix.RLIMIT_NOFILE, Soft: 1024, Hard: lim.Max}, true
+	return wire.Rlimit{Resource: unix.RLIMIT_NOFILE, Soft: 1024, Hard: lim.Max}, true
 }
 
 // heldCapabilities returns what the shim has and can therefore pass on.
@@ -219,45 +222,45 @@ func heldCapabilities() (uint64, error) {
 }
 
 // failure says in words where the child failed.
-func (c *child) failure(spec *Spec, path string) *StartError {
-	e := &StartError{Errno: syscall.Errno(c.errno)}
+func (c *child) failure(spec *wire.Spec, path string) *wire.StartError {
+	e := &wire.StartError{Errno: syscall.Errno(c.errno)}
 	switch c.step {
 	case childAlone:
-		e.Step, e.Detail = StepFork, "cannot keep the box from looking into its child"
+		e.Step, e.Detail = wire.StepFork, "cannot keep the box from looking into its child"
 	case childCgroup:
-		e.Step, e.Detail = StepCgroup, "cannot join "+spec.Cgroups[c.index]
+		e.Step, e.Detail = wire.StepCgroup, "cannot join "+spec.Cgroups[c.index]
 	case childOOM:
-		e.Step, e.Detail = StepFork, "cannot set /proc/self/oom_score_adj"
+		e.Step, e.Detail = wire.StepFork, "cannot set /proc/self/oom_score_adj"
 	case childSession:
-		e.Step, e.Detail = StepFork, "cannot make a session"
+		e.Step, e.Detail = wire.StepFork, "cannot make a session"
 	case childFiles:
-		e.Step, e.Detail = StepLog, "cannot connect the command to its log or streams"
+		e.Step, e.Detail = wire.StepLog, "cannot connect the command to its log or streams"
 	case childRlimit:
 		r := c.rlimits[c.index]
-		e.Step, e.Detail = StepRlimit, "cannot set rlimit "+rlimitName(r.Resource)+
+		e.Step, e.Detail = wire.StepRlimit, "cannot set rlimit "+rlimitName(r.Resource)+
 			" to "+strconv.FormatUint(r.Soft, 10)+":"+strconv.FormatUint(r.Hard, 10)
 	case childBounding:
-		e.Step, e.Detail = StepCapabilities, "cannot drop capability "+strconv.Itoa(int(c.index))
+		e.Step, e.Detail = wire.StepCapabilities, "cannot drop capability "+strconv.Itoa(int(c.index))
 	case childGroups:
-		e.Step, e.Detail = StepUser, "cannot set the supplementary groups"
+		e.Step, e.Detail = wire.StepUser, "cannot set the supplementary groups"
 	case childGID:
-		e.Step, e.Detail = StepUser, "cannot become group "+strconv.FormatUint(uint64(spec.GID), 10)
+		e.Step, e.Detail = wire.StepUser, "cannot become group "+strconv.FormatUint(uint64(spec.GID), 10)
 	case childUID:
-		e.Step, e.Detail = StepUser, "cannot become user "+strconv.FormatUint(uint64(spec.UID), 10)
+		e.Step, e.Detail = wire.StepUser, "cannot become user "+strconv.FormatUint(uint64(spec.UID), 10)
 	case childCapabilities:
-		e.Step, e.Detail = StepCapabilities, "cannot set the capabilities"
+		e.Step, e.Detail = wire.StepCapabilities, "cannot set the capabilities"
 	case childAmbient:
-		e.Step, e.Detail = StepCapabilities, "cannot set ambient capability "+strconv.Itoa(int(c.index))
+		e.Step, e.Detail = wire.StepCapabilities, "cannot set ambient capability "+strconv.Itoa(int(c.index))
 	case childWorkdir:
-		e.Step, e.Detail = StepWorkdir, "cannot chdir to "+spec.Workdir
+		e.Step, e.Detail = wire.StepWorkdir, "cannot chdir to "+spec.Workdir
 	case childNoNewPrivs:
-		e.Step, e.Detail = StepPrivileges, "cannot set no_new_privs"
+		e.Step, e.Detail = wire.StepPrivileges, "cannot set no_new_privs"
 	case childCloexec:
-		e.Step, e.Detail = StepFork, "cannot keep the shim's descriptors from the command"
+		e.Step, e.Detail = wire.StepFork, "cannot keep the shim's descriptors from the command"
 	case childSignals:
-		e.Step, e.Detail = StepFork, "cannot reset the signal mask"
+		e.Step, e.Detail = wire.StepFork, "cannot reset the signal mask"
 	default:
-		e.Step, e.Detail = StepExec, "cannot run "+path
+		e.Step, e.Detail = wire.StepExec, "cannot run "+path
 		if e.Errno == unix.EACCES {
 			e.Detail = path + " is not executable"
 			if spec.UID != 0 {
@@ -270,11 +273,11 @@ func (c *child) failure(spec *Spec, path string) *StartError {
 
 // notExecuted says why a child apart, which was told to execute name, found in one of
 // files, has not done so, with the exit code that a shell would give.
-func (c *child) notExecuted(t trouble, spec *Spec, name string, files []string) (int, *StartError) {
+func (c *child) notExecuted(t trouble, spec *wire.Spec, name string, files []string) (int, *wire.StartError) {
 	if errno := syscall.Errno(t.errno); t.step == childExec && (errno == unix.ENOENT || errno == unix.ENOTDIR) {
-		e := &StartError{Step: StepLookup, Errno: errno, Detail: `command "` + name + `" not found`}
+		e := &wire.StartError{Step: wire.StepLookup, Errno: errno, Detail: `command "` + name + `" not found`}
 		if !strings.Contains(name, "/") {
-			e.Detail += " in PATH " + searchPath(spec)
+			e.Detail += " in PATH " + wire.SearchPath(spec.Env)
 		}
 		return 127, e
 	}
@@ -285,7 +288,7 @@ func (c *child) notExecuted(t trouble, spec *Spec, name string, files []string) 
 		file = files[t.index]
 	}
 	e := failed.failure(spec, file)
-	if e.Step == StepExec {
+	if e.Step == wire.StepExec {
 		return 126, e
 	}
 	return failedCode, e
@@ -322,7 +325,7 @@ func forkExec(c *child) (pid, errno uintptr) {
 		i      uintptr
 		fd     uintptr
 		bit    uint64
-		lim    *Rlimit
+		lim    *wire.Rlimit
 		hdr    capHeader
 		caps   [2]capData
 		action sigaction

@@ -6,6 +6,9 @@ import (
 	"errors"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // What a process opens by the name of /dev/stdin, /dev/stdout or /dev/stderr is opened
@@ -46,21 +49,21 @@ func (p *inPump) has(fd int) bool { return p.pipe != 0 && (fd == p.fifo || fd ==
 
 // open makes the pipe, and returns the end that the command is to have, with the pump
 // begun.
-func (p *inPump) open(dir int) (int, *StartError) {
+func (p *inPump) open(dir int) (int, *wire.StartError) {
 	var ends [2]int
 	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
-		return 0, startError(StepExecFiles, "cannot make a pipe", err)
+		return 0, wire.NewStartError(wire.StepExecFiles, "cannot make a pipe", err)
 	}
-	fifo, failed := openFIFO(dir, ExecStdin, unix.O_RDONLY|execFD)
+	fifo, failed := openFIFO(dir, wire.ExecStdin, unix.O_RDONLY|execFD)
 	if failed != nil {
-		closeFD(ends[0])
-		closeFD(ends[1])
+		sys.Close(ends[0])
+		sys.Close(ends[1])
 		return 0, failed
 	}
 	p.fifo, p.pipe = fifo, ends[1]
 	// The command's end stays blocking.
 	if err := unix.SetNonblock(p.pipe, true); err != nil {
-		return ends[0], startError(StepExecFiles, "cannot make a pipe", err)
+		return ends[0], wire.NewStartError(wire.StepExecFiles, "cannot make a pipe", err)
 	}
 	return ends[0], nil
 }
@@ -69,7 +72,7 @@ func (p *inPump) open(dir int) (int, *StartError) {
 func (s *supervisor) pumpStdin(e *execProcess) {
 	p := &e.in
 	for range splicesPerTurn {
-		n, err := retry(func() (int64, error) {
+		n, err := sys.Retry(func() (int64, error) {
 			return unix.Splice(p.fifo, nil, p.pipe, nil, maxSplice, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 		})
 		if errors.Is(err, unix.EAGAIN) && !unread(p.pipe) {
@@ -96,7 +99,7 @@ func (s *supervisor) pumpStdin(e *execProcess) {
 // is nothing to move, and the epoll would say it again and again.
 func unread(pipe int) bool {
 	fds := []unix.PollFd{{Fd: int32(pipe)}}
-	n, err := retry(func() (int, error) { return unix.Poll(fds, 0) })
+	n, err := sys.Retry(func() (int, error) { return unix.Poll(fds, 0) })
 	return err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0
 }
 
@@ -106,7 +109,7 @@ func (s *supervisor) closePump(e *execProcess) {
 	for i, fd := range [...]int{p.fifo, p.pipe} {
 		if fd != 0 {
 			s.await(fd, 0, &p.watched[i])
-			closeFD(fd)
+			sys.Close(fd)
 		}
 	}
 	*p = inPump{}

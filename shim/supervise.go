@@ -7,12 +7,15 @@ import (
 	"math"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // supervisor is a running shim. Everything happens in turn on one thread, in
 // run; nothing it calls waits for anybody.
 type supervisor struct {
-	spec   *Spec
+	spec   *wire.Spec
 	dirfd  int
 	epfd   int
 	sigfd  int // see signalEvents
@@ -78,7 +81,7 @@ func (s *supervisor) run() {
 				if term && s.pending.end != nil {
 					s.pending.until = now
 				} else if term {
-					s.stop(StoppedByTerm, 0, s.spec.StopGraceNs, now)
+					s.stop(wire.StoppedByTerm, 0, s.spec.StopGraceNs, now)
 				}
 			case s.log.pipe:
 				if s.log.pump(now) {
@@ -86,9 +89,9 @@ func (s *supervisor) run() {
 				}
 			case s.probe.fd:
 				s.progress()
-			case fdListen:
+			case wire.FDListen:
 				s.srv.accept(s, now)
-			case fdHold:
+			case wire.FDHold:
 				s.daemonDied()
 			default:
 				if !s.execEvent(fd) {
@@ -149,7 +152,7 @@ func (s *supervisor) timers(now int64) {
 func (s *supervisor) reap() bool {
 	for range reapsPerTurn {
 		var status unix.WaitStatus
-		pid, err := retry(func() (int, error) { return unix.Wait4(-1, &status, unix.WNOHANG, nil) })
+		pid, err := sys.Retry(func() (int, error) { return unix.Wait4(-1, &status, unix.WNOHANG, nil) })
 		if err != nil || pid == 0 {
 			s.nobodyLeft(errors.Is(err, unix.ECHILD))
 			return false
@@ -224,18 +227,18 @@ func (s *supervisor) thaw() {
 	if s.freezer < 0 {
 		return
 	}
-	if _, err := retry(func() (int, error) { return unix.Write(s.freezer, []byte(s.spec.Thaw)) }); err != nil {
+	if _, err := sys.Retry(func() (int, error) { return unix.Write(s.freezer, []byte(s.spec.Thaw)) }); err != nil {
 		say("cannot thaw the box: " + err.Error())
 	}
 }
 
 func (s *supervisor) daemonDied() {
 	// Level-triggered and closed for good: it would be reported for ever.
-	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_DEL, fdHold, nil); err != nil {
+	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_DEL, wire.FDHold, nil); err != nil {
 		fatal("epoll_ctl", err)
 	}
 	if !s.stopping {
-		s.stopping, s.stoppedBy = true, StoppedByDaemonDied
+		s.stopping, s.stoppedBy = true, wire.StoppedByDaemonDied
 	}
 	s.killAll()
 }
@@ -256,7 +259,7 @@ func (s *supervisor) finish() int {
 	now := monotonic()
 	s.log.drain(now)
 	s.log.close(now)
-	r := ExitRecord{
+	r := wire.ExitRecord{
 		Run:       s.spec.Run,
 		StoppedBy: s.stoppedBy,
 		StartedNs: s.startedNs,
@@ -284,48 +287,6 @@ func childrenCPU() int64 {
 		return 0
 	}
 	return (ru.Utime.Nano() + ru.Stime.Nano()) / 1000
-}
-
-// writeRecord writes the exit record. When that fails there is nothing to be
-// done but to say so: the daemon then goes by the shim's own exit status, which
-// carries the same code.
-func writeRecord(dirfd int, r *ExitRecord) {
-	if err := tryWriteRecord(dirfd, r.AppendJSON(nil), true); err != nil {
-		say("cannot write the exit record: " + err.Error())
-	}
-}
-
-func tryWriteRecord(dirfd int, b []byte, sync bool) error {
-	fd, err := retry(func() (int, error) {
-		return unix.Openat(dirfd, recordTemp, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	})
-	if err != nil {
-		return err
-	}
-	size := int64(len(b))
-	for len(b) > 0 && err == nil {
-		var n int
-		n, err = retry(func() (int, error) { return unix.Write(fd, b) })
-		b = b[max(n, 0):]
-	}
-	if err == nil {
-		err = unix.Ftruncate(fd, size)
-	}
-	if err == nil && sync {
-		err = unix.Fsync(fd)
-	}
-	if cerr := unix.Close(fd); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	err = unix.Renameat2(dirfd, recordTemp, dirfd, RecordName, unix.RENAME_EXCHANGE)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		// The first record of the box, or a file system without exchange.
-		err = unix.Renameat(dirfd, recordTemp, dirfd, RecordName)
-	}
-	return err
 }
 
 func monotonic() int64 { return clock(unix.CLOCK_MONOTONIC) }

@@ -9,6 +9,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/client"
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // tether returns a tether to the shim of b, and closes it with the test.
@@ -16,11 +20,11 @@ func (b *box) tether() int {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	fd, err := Tether(ctx, b.dir)
+	fd, err := client.Tether(ctx, b.dir)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.t.Cleanup(func() { closeFD(fd) })
+	b.t.Cleanup(func() { sys.Close(fd) })
 	return fd
 }
 
@@ -66,7 +70,7 @@ func TestTetherHangsUpAtTheEnd(t *testing.T) {
 		stands bool
 		end    func(b *box)
 	}{
-		"the command exits": {false, func(b *box) { b.ask(Request{Op: OpSignal, Signal: unix.SIGUSR2}) }},
+		"the command exits": {false, func(b *box) { b.ask(wire.Request{Op: wire.OpSignal, Signal: unix.SIGUSR2}) }},
 		"killed":            {false, func(b *box) { b.signal(unix.SIGKILL) }},
 		"stood at first":    {true, func(b *box) { b.signal(unix.SIGKILL) }},
 	} {
@@ -88,13 +92,13 @@ func TestTetherHangsUpAtTheEnd(t *testing.T) {
 				}
 				b.signal(unix.SIGCONT)
 			}
-			b.ask(Request{Op: OpState}) // behind the tether in the queue
-			b.ask(Request{Op: OpSignal, Signal: unix.SIGUSR1})
+			b.ask(wire.Request{Op: wire.OpState}) // behind the tether in the queue
+			b.ask(wire.Request{Op: wire.OpSignal, Signal: unix.SIGUSR1})
 			b.awaitLog("said")
-			for range 2 * maxConns {
+			for range 2 * wire.MaxConns {
 				defer closeFile(rawConn(t, b))
 			}
-			b.ask(Request{Op: OpState})
+			b.ask(wire.Request{Op: wire.OpState})
 			if hungUp(t, fd, 0) {
 				t.Error("it has hung up while the shim lives")
 			}
@@ -120,7 +124,7 @@ func TestTetherToOneThatStands(t *testing.T) {
 		t.Error("it has not hung up at the end")
 	}
 	b.wait()
-	if _, err := Tether(context.Background(), b.dir); !errors.Is(err, unix.ECONNREFUSED) {
+	if _, err := client.Tether(context.Background(), b.dir); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("after the end: %v", err)
 	}
 }
@@ -132,10 +136,10 @@ func TestTetherBeforeACrowd(t *testing.T) {
 	b.stands()
 	fd := b.tether()
 	var crowd []*os.File
-	for i := range maxConns + 20 {
+	for i := range wire.MaxConns + 20 {
 		c := rawConn(t, b)
 		defer closeFile(c)
-		if _, err := c.Write(appendRequest(nil, Request{Op: OpState})); err != nil {
+		if _, err := c.Write(wire.Request{Op: wire.OpState}.Append(nil)); err != nil {
 			t.Fatal(err)
 		}
 		if i%2 == 0 {
@@ -145,17 +149,17 @@ func TestTetherBeforeACrowd(t *testing.T) {
 		}
 	}
 	b.signal(unix.SIGCONT)
-	b.ask(Request{Op: OpState})
+	b.ask(wire.Request{Op: wire.OpState})
 	if hungUp(t, fd, 0) {
 		t.Error("it has hung up while the shim lives")
 	}
 	for i, c := range crowd {
-		buf := make([]byte, maxMessage)
+		buf := make([]byte, wire.MaxMessage)
 		n, err := c.Read(buf)
 		if err != nil {
 			t.Fatalf("request %d: %v", i, err)
 		}
-		if r, err := decodeReply(buf[:n]); err != nil || !r.State.Alive {
+		if r, err := wire.DecodeReply(buf[:n]); err != nil || !r.State.Alive {
 			t.Errorf("request %d: %+v, %v", i, r, err)
 		}
 	}
@@ -170,11 +174,9 @@ func TestTetherBeforeACrowd(t *testing.T) {
 func TestTetherToOneWithAFullQueue(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
 	b.stands()
-	once, cancel := context.WithCancel(context.Background())
-	cancel()
 	for n := 0; ; n++ {
-		c, err := dial(once, b.dir)
-		if errors.Is(err, context.Canceled) {
+		c, err := b.connect()
+		if errors.Is(err, unix.EAGAIN) {
 			break // there was no room
 		}
 		if err != nil || n > 1000 {
@@ -191,7 +193,7 @@ func TestTetherToOneWithAFullQueue(t *testing.T) {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
-			fd, err := Tether(ctx, b.dir)
+			fd, err := client.Tether(ctx, b.dir)
 			got <- result{fd, err}
 		}()
 		return got
@@ -219,8 +221,8 @@ func TestTetherToOneWithAFullQueue(t *testing.T) {
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
-	defer closeFD(r.fd)
-	b.ask(Request{Op: OpState})
+	defer sys.Close(r.fd)
+	b.ask(wire.Request{Op: wire.OpState})
 	if hungUp(t, r.fd, 0) {
 		t.Error("it has hung up while the shim lives")
 	}

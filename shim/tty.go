@@ -7,6 +7,9 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 const (
@@ -39,17 +42,17 @@ func (t *tty) has(e *execProcess, fd int) bool {
 }
 
 // openTTY makes a terminal, and returns it as the three files of the command.
-func (s *supervisor) openTTY(e *execProcess, dir int) (files [3]int, failed *StartError) {
+func (s *supervisor) openTTY(e *execProcess, dir int) (files [3]int, failed *wire.StartError) {
 	const what = "cannot make a terminal"
 	t := &e.tty
 	if s.spec.Container != nil {
 		return files, e.openTTYStreams(dir)
 	}
-	master, err := retry(func() (int, error) {
+	master, err := sys.Retry(func() (int, error) {
 		return unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	})
 	if err != nil {
-		return files, startError(StepExecFiles, what, err)
+		return files, wire.NewStartError(wire.StepExecFiles, what, err)
 	}
 	t.master = master
 	number, err := unix.IoctlGetInt(master, unix.TIOCGPTN)
@@ -57,19 +60,19 @@ func (s *supervisor) openTTY(e *execProcess, dir int) (files [3]int, failed *Sta
 		err = unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0)
 	}
 	if err == nil {
-		err = unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &unix.Winsize{Row: TTYRows, Col: TTYCols})
+		err = unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &unix.Winsize{Row: wire.TTYRows, Col: wire.TTYCols})
 	}
 	if err != nil {
-		return files, startError(StepExecFiles, what, err)
+		return files, wire.NewStartError(wire.StepExecFiles, what, err)
 	}
 	name := "/dev/pts/" + strconv.Itoa(number)
-	slave, err := retry(func() (int, error) { return unix.Open(name, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0) })
+	slave, err := sys.Retry(func() (int, error) { return unix.Open(name, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0) })
 	if err != nil {
-		return files, startError(StepExecFiles, what, err)
+		return files, wire.NewStartError(wire.StepExecFiles, what, err)
 	}
 	files = [3]int{slave, slave, slave}
-	if err := unix.Fchown(slave, int(e.order.uid), -1); err != nil {
-		return files, startError(StepExecFiles, what, err)
+	if err := unix.Fchown(slave, int(e.order.UID), -1); err != nil {
+		return files, wire.NewStartError(wire.StepExecFiles, what, err)
 	}
 	if failed := e.openTTYStreams(dir); failed != nil {
 		return files, failed
@@ -79,9 +82,9 @@ func (s *supervisor) openTTY(e *execProcess, dir int) (files [3]int, failed *Sta
 }
 
 // openTTYStreams makes what is needed to move data from and to a terminal.
-func (e *execProcess) openTTYStreams(dir int) (failed *StartError) {
+func (e *execProcess) openTTYStreams(dir int) (failed *wire.StartError) {
 	t := &e.tty
-	t.stdin, failed = openFIFO(dir, ExecStdin, unix.O_RDONLY|execFD)
+	t.stdin, failed = openFIFO(dir, wire.ExecStdin, unix.O_RDONLY|execFD)
 	room := make([]byte, 2*ttyRoom)
 	t.out, t.in = room[:ttyRoom], room[ttyRoom:]
 	return failed
@@ -137,14 +140,14 @@ func (s *supervisor) await(fd int, events uint32, now *int) {
 // moveOut moves output to the pipe, and reports whether there may be more.
 func (t *tty) moveOut(pipe int) bool {
 	if t.nout == 0 {
-		n, err := retry(func() (int, error) { return unix.Read(t.master, t.out) })
+		n, err := sys.Retry(func() (int, error) { return unix.Read(t.master, t.out) })
 		t.hung = errors.Is(err, unix.EIO)
 		if n <= 0 || err != nil {
 			return false
 		}
 		t.nout = n
 	}
-	n, err := retry(func() (int, error) { return unix.Write(pipe, t.out[:t.nout]) })
+	n, err := sys.Retry(func() (int, error) { return unix.Write(pipe, t.out[:t.nout]) })
 	if n <= 0 || err != nil {
 		return false
 	}
@@ -155,7 +158,7 @@ func (t *tty) moveOut(pipe int) bool {
 // moveIn moves input to the terminal, and reports whether there may be more.
 func (t *tty) moveIn() bool {
 	if t.nin == 0 && !t.eof {
-		n, err := retry(func() (int, error) { return unix.Read(t.stdin, t.in) })
+		n, err := sys.Retry(func() (int, error) { return unix.Read(t.stdin, t.in) })
 		if errors.Is(err, unix.EAGAIN) {
 			return false
 		}
@@ -166,7 +169,7 @@ func (t *tty) moveIn() bool {
 	if t.nin == 0 {
 		return false
 	}
-	n, err := retry(func() (int, error) { return unix.Write(t.master, t.in[:t.nin]) })
+	n, err := sys.Retry(func() (int, error) { return unix.Write(t.master, t.in[:t.nin]) })
 	if n <= 0 || err != nil {
 		return false
 	}
@@ -179,12 +182,12 @@ func (t *tty) moveIn() bool {
 func (s *supervisor) closeTTY(e *execProcess) {
 	t := &e.tty
 	if t.listen != 0 {
-		closeFD(t.listen)
+		sys.Close(t.listen)
 		t.listen = 0
 	}
 	if t.master == 0 {
 		if t.stdin != 0 {
-			closeFD(t.stdin)
+			sys.Close(t.stdin)
 		}
 		*t = tty{}
 		return
@@ -194,9 +197,9 @@ func (s *supervisor) closeTTY(e *execProcess) {
 	for i, fd := range [...]int{t.master, t.stdin, e.stdout} {
 		s.await(fd, 0, &t.watched[i])
 	}
-	closeFD(t.master)
+	sys.Close(t.master)
 	if t.stdin != 0 {
-		closeFD(t.stdin)
+		sys.Close(t.stdin)
 	}
 	*t = tty{}
 }

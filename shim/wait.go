@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 //go:linkname entersyscall runtime.entersyscall
@@ -45,10 +47,10 @@ func epollWait(epfd int, events *[maxEvents]unix.EpollEvent, timeout int, l *lin
 			break
 		}
 		l.got = int(r)
-		if l.got != callSize || l.packet[0] != wireVersion || l.packet[1] != byte(LinePing) {
+		if l.got != wire.LineCallSize || l.packet[0] != wire.Version || l.packet[1] != byte(wire.LinePing) {
 			break
 		}
-		for i := 2; i < callSize; i++ {
+		for i := 2; i < wire.LineCallSize; i++ {
 			l.pong[i] = l.packet[i]
 		}
 		// An answer that finds no room is left for the loop to fail with again.

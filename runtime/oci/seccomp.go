@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
-	"github.com/boxlitefs/boxlite/shim"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // crunFilter is the annotation with which crun takes a compiled filter. A crun that
@@ -65,7 +65,7 @@ func (f *Filters) Apply(spec *specs.Spec, runtime string) (*FilterKey, error) {
 // namespace alone. There may be none: the error is then os.ErrNotExist, or os.ErrProcessDone or
 // ESRCH if the run has ended.
 func (f *Filters) Learn(key FilterKey, proc *reaper.Process, box string) error {
-	file, err := os.Open(fmt.Sprintf("/proc/%d/root%s", proc.PID(), shim.ContainerFilter(box)))
+	file, err := os.Open(fmt.Sprintf("/proc/%d/root%s", proc.PID(), wire.ContainerFilter(box)))
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package shim
+package wire
 
 import (
 	"bytes"
@@ -36,7 +36,7 @@ func TestSpecRoundTrip(t *testing.T) {
 			t.Fatalf("the test does not set Spec.%s", v.Type().Field(i).Name)
 		}
 	}
-	got, err := decodeSpec(appendSpec(nil, &want))
+	got, err := DecodeSpec(want.Append(nil))
 	if err != nil || !reflect.DeepEqual(*got, want) {
 		t.Fatalf("got %+v, %v; want %+v", got, err, want)
 	}
@@ -44,13 +44,13 @@ func TestSpecRoundTrip(t *testing.T) {
 
 func TestSpecRefused(t *testing.T) {
 	good := fullSpec()
-	whole := appendSpec(nil, &good)
+	whole := good.Append(nil)
 	for n := range whole {
-		if _, err := decodeSpec(whole[:n]); err == nil {
+		if _, err := DecodeSpec(whole[:n]); err == nil {
 			t.Fatalf("a spec cut to %d of %d bytes was accepted", n, len(whole))
 		}
 	}
-	if _, err := decodeSpec(append(whole[:len(whole):len(whole)], 0)); err == nil {
+	if _, err := DecodeSpec(append(whole[:len(whole):len(whole)], 0)); err == nil {
 		t.Error("a byte too many was accepted")
 	}
 	for name, spoil := range map[string]func(*Spec){
@@ -78,7 +78,7 @@ func TestSpecRefused(t *testing.T) {
 	} {
 		s := fullSpec()
 		spoil(&s)
-		if _, err := decodeSpec(appendSpec(nil, &s)); err == nil {
+		if _, err := DecodeSpec(s.Append(nil)); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -86,13 +86,13 @@ func TestSpecRefused(t *testing.T) {
 
 func FuzzSpec(f *testing.F) {
 	s := fullSpec()
-	f.Add(appendSpec(nil, &s))
-	f.Add(appendSpec(nil, &Spec{Argv: []string{"a"}, Workdir: "/", StopSignal: 9, LogMax: 4096}))
-	f.Add(appendSpec(nil, &Spec{Argv: []string{"a"}, Workdir: "/", StopSignal: 9, LogMax: 4096, Probe: Probe{Kind: ProbeTCP, Port: 1, TimeoutNs: 1}}))
+	f.Add(s.Append(nil))
+	f.Add((&Spec{Argv: []string{"a"}, Workdir: "/", StopSignal: 9, LogMax: 4096}).Append(nil))
+	f.Add((&Spec{Argv: []string{"a"}, Workdir: "/", StopSignal: 9, LogMax: 4096, Probe: Probe{Kind: ProbeTCP, Port: 1, TimeoutNs: 1}}).Append(nil))
 	f.Add([]byte{specVersion, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := decodeSpec(b)
-		if err == nil && !bytes.Equal(appendSpec(nil, s), b) {
+		s, err := DecodeSpec(b)
+		if err == nil && !bytes.Equal(s.Append(nil), b) {
 			t.Fatalf("%x decodes to %+v, which encodes differently", b, s)
 		}
 	})
@@ -101,58 +101,58 @@ func FuzzSpec(f *testing.F) {
 func TestMessageRoundTrip(t *testing.T) {
 	for op := OpState; op < opEnd; op++ {
 		want := Request{Op: op, Run: "r", Signal: 15, Grace: time.Second}
-		got, err := decodeRequest(appendRequest(nil, want))
+		got, err := DecodeRequest(want.Append(nil))
 		if err != nil || got != want {
 			t.Errorf("got %+v, %v; want %+v", got, err, want)
 		}
 	}
 	reply := Reply{Errno: syscall.ESRCH, State: State{Run: "r", Stopping: true, Paused: true, Alive: true, PID: 7, StartedNs: 8}}
-	if got, err := decodeReply(appendReply(nil, &reply)); err != nil || got != reply {
+	if got, err := DecodeReply(reply.Append(nil)); err != nil || got != reply {
 		t.Errorf("got %+v, %v; want %+v", got, err, reply)
 	}
 	for _, r := range []*ExitRecord{nil, {Run: "r", Code: 137, Signal: 9, StoppedBy: StoppedByTerm, EndedNs: 8}} {
-		errno, text, err := decodeEndReply(appendEndReply(nil, r))
+		errno, text, err := DecodeEndReply(AppendEndReply(nil, r))
 		if r == nil && (errno != syscall.EBUSY || text != nil) || r != nil && (errno != 0 || string(text) != string(r.AppendJSON(nil))) || err != nil {
 			t.Errorf("got %v, %q, %v; want %+v", errno, text, err, r)
 		}
 	}
 	failed := &StartError{Step: StepExec, Errno: syscall.EACCES, Detail: "d"}
-	if ns, e, err := decodeReport(appendReport(nil, 0, failed)); err != nil || ns != 0 || *e != *failed {
+	if ns, e, err := DecodeReport(AppendReport(nil, 0, failed)); err != nil || ns != 0 || *e != *failed {
 		t.Errorf("got %v, %v, %v; want %v", ns, e, err, failed)
 	}
-	if ns, e, err := decodeReport(appendReport(nil, 9, nil)); err != nil || ns != 9 || e != nil {
+	if ns, e, err := DecodeReport(AppendReport(nil, 9, nil)); err != nil || ns != 9 || e != nil {
 		t.Errorf("got %v, %v, %v", ns, e, err)
 	}
 }
 
 func TestReportFitsThePipe(t *testing.T) {
-	e := &StartError{Step: StepMount, Errno: 2, Detail: strings.Repeat("x", 2*maxReport)}
-	b := appendReport(nil, 0, e)
-	if len(b) > maxReport {
+	e := &StartError{Step: StepMount, Errno: 2, Detail: strings.Repeat("x", 2*MaxReport)}
+	b := AppendReport(nil, 0, e)
+	if len(b) > MaxReport {
 		t.Fatalf("%d bytes", len(b))
 	}
-	if _, got, err := decodeReport(b); err != nil || got.Errno != 2 {
+	if _, got, err := DecodeReport(b); err != nil || got.Errno != 2 {
 		t.Fatalf("got %v, %v", got, err)
 	}
 }
 
 func FuzzMessage(f *testing.F) {
-	f.Add(appendRequest(nil, Request{Op: OpStop, Signal: 15, Grace: time.Second}))
-	f.Add(appendReply(nil, &Reply{Errno: 3, State: State{Run: "r", PID: 2}}))
-	f.Add(appendEndReply(nil, &ExitRecord{Run: "r", Code: 1}))
-	f.Add(appendReport(nil, 1, nil))
-	f.Add(appendReport(nil, 0, &StartError{Step: StepExec, Errno: 2, Detail: "d"}))
+	f.Add(Request{Op: OpStop, Signal: 15, Grace: time.Second}.Append(nil))
+	f.Add((&Reply{Errno: 3, State: State{Run: "r", PID: 2}}).Append(nil))
+	f.Add(AppendEndReply(nil, &ExitRecord{Run: "r", Code: 1}))
+	f.Add(AppendReport(nil, 1, nil))
+	f.Add(AppendReport(nil, 0, &StartError{Step: StepExec, Errno: 2, Detail: "d"}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if r, err := decodeRequest(b); err == nil && !bytes.Equal(appendRequest(nil, r), b) {
+		if r, err := DecodeRequest(b); err == nil && !bytes.Equal(r.Append(nil), b) {
 			t.Fatalf("request %x", b)
 		}
-		if r, err := decodeReply(b); err == nil && !bytes.Equal(appendReply(nil, &r), b) {
+		if r, err := DecodeReply(b); err == nil && !bytes.Equal(r.Append(nil), b) {
 			t.Fatalf("reply %x", b)
 		}
-		if errno, text, err := decodeEndReply(b); err == nil && !bytes.Equal(appendString(appendU32([]byte{wireVersion}, uint32(errno)), string(text)), b) {
+		if errno, text, err := DecodeEndReply(b); err == nil && !bytes.Equal(appendString(appendU32([]byte{Version}, uint32(errno)), string(text)), b) {
 			t.Fatalf("end %x", b)
 		}
-		if ns, e, err := decodeReport(b); err == nil && len(b) <= maxReport && !bytes.Equal(appendReport(nil, ns, e), b) {
+		if ns, e, err := DecodeReport(b); err == nil && len(b) <= MaxReport && !bytes.Equal(AppendReport(nil, ns, e), b) {
 			t.Fatalf("report %x", b)
 		}
 	})

@@ -1,6 +1,6 @@
 //go:build linux && (amd64 || arm64)
 
-package shim
+package client
 
 import (
 	"context"
@@ -11,24 +11,27 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // Ask sends a request to the shim of the box whose directory dir is, and waits
 // for the answer. A reply with an Errno is no error of Ask. ECONNREFUSED and
 // ENOENT say that there is no shim; io.ErrUnexpectedEOF and ECONNRESET that it
 // ended, or refused the request, before it answered.
-func Ask(ctx context.Context, dir *os.File, req Request) (Reply, error) {
+func Ask(ctx context.Context, dir *os.File, req wire.Request) (wire.Reply, error) {
 	conn, reply, err := ask(ctx, dir, req)
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	return reply, conn.Close()
 }
 
-func ask(ctx context.Context, dir *os.File, req Request) (*os.File, Reply, error) {
+func ask(ctx context.Context, dir *os.File, req wire.Request) (*os.File, wire.Reply, error) {
 	conn, err := dial(ctx, dir)
 	if err != nil {
-		return nil, Reply{}, err
+		return nil, wire.Reply{}, err
 	}
 	reply, err := exchange(ctx, conn, req)
 	if err != nil {
@@ -36,19 +39,19 @@ func ask(ctx context.Context, dir *os.File, req Request) (*os.File, Reply, error
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, Reply{}, err
+		return nil, wire.Reply{}, err
 	}
 	return conn, reply, nil
 }
 
-func exchange(ctx context.Context, conn *os.File, req Request) (Reply, error) {
+func exchange(ctx context.Context, conn *os.File, req wire.Request) (wire.Reply, error) {
 	packet, oob, err := converse(ctx, conn, req)
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
-	reply, err := decodeReply(packet)
+	reply, err := wire.DecodeReply(packet)
 	if err != nil {
-		return Reply{}, err
+		return wire.Reply{}, err
 	}
 	reply.Peer, err = sender(oob)
 	return reply, err
@@ -56,14 +59,14 @@ func exchange(ctx context.Context, conn *os.File, req Request) (Reply, error) {
 
 // converse sends a request and waits for the answer, which comes with credentials, and
 // to some requests with a descriptor.
-func converse(ctx context.Context, conn *os.File, req Request) (packet, oob []byte, err error) {
+func converse(ctx context.Context, conn *os.File, req wire.Request) (packet, oob []byte, err error) {
 	defer deadlineOn(ctx, conn)()
-	if _, err := conn.Write(appendRequest(nil, req)); err != nil {
+	if _, err := conn.Write(req.Append(nil)); err != nil {
 		return nil, nil, err
 	}
-	buf := make([]byte, maxMessage)
+	buf := make([]byte, wire.MaxMessage)
 	room := unix.CmsgSpace(unix.SizeofUcred)
-	if req.Op == OpExec || req.Op == OpExecState {
+	if req.Op == wire.OpExec || req.Op == wire.OpExecState {
 		room += unix.CmsgSpace(4)
 	}
 	oob = make([]byte, room)
@@ -99,10 +102,10 @@ func converse(ctx context.Context, conn *os.File, req Request) (packet, oob []by
 // and the exec goes on whether or not anybody waits for it. Its errors are those of
 // Ask. A shim that knows no execs, being of an older version, gives
 // io.ErrUnexpectedEOF.
-func AskExec(ctx context.Context, dir *os.File, req Request) (ExecReply, error) {
+func AskExec(ctx context.Context, dir *os.File, req wire.Request) (wire.ExecReply, error) {
 	conn, err := dial(ctx, dir)
 	if err != nil {
-		return ExecReply{Stdin: -1}, err
+		return wire.ExecReply{Stdin: -1}, err
 	}
 	defer conn.Close()
 	packet, oob, err := converse(ctx, conn, req)
@@ -110,16 +113,16 @@ func AskExec(ctx context.Context, dir *os.File, req Request) (ExecReply, error) 
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return ExecReply{Stdin: -1}, err
+		return wire.ExecReply{Stdin: -1}, err
 	}
-	reply, err := decodeExecReply(packet)
+	reply, err := wire.DecodeExecReply(packet)
 	reply.Stdin = descriptor(oob)
 	// Before, there may be no process: the kernel would give the shim's own pid.
-	if err == nil && reply.State.Phase == ExecRunning {
+	if err == nil && reply.State.Phase == wire.ExecRunning {
 		reply.PID, err = sender(oob)
 	}
 	if err != nil && reply.Stdin >= 0 {
-		closeFD(reply.Stdin)
+		sys.Close(reply.Stdin)
 		reply.Stdin = -1
 	}
 	return reply, err
@@ -149,14 +152,14 @@ func AskEnd(ctx context.Context, dir *os.File, run string) ([]byte, error) {
 		return nil, err
 	}
 	defer conn.Close()
-	packet, _, err := converse(ctx, conn, Request{Op: OpEnd, Run: run})
+	packet, _, err := converse(ctx, conn, wire.Request{Op: wire.OpEnd, Run: run})
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		return nil, err
 	}
-	errno, record, err := decodeEndReply(packet)
+	errno, record, err := wire.DecodeEndReply(packet)
 	if err == nil && errno != 0 {
 		err = errno
 	}
@@ -185,7 +188,7 @@ func sender(oob []byte) (int, error) {
 // shim has it open all its life, wherever that is moved. ENOENT says that there is no such
 // process, or that it has ended.
 func Home(pid int) (dir unix.Stat_t, err error) {
-	err = unix.Stat("/proc/"+strconv.Itoa(pid)+"/fd/"+strconv.Itoa(fdDir), &dir)
+	err = unix.Stat("/proc/"+strconv.Itoa(pid)+"/fd/"+strconv.Itoa(wire.FDDir), &dir)
 	return dir, err
 }
 
@@ -198,21 +201,21 @@ func dial(ctx context.Context, dir *os.File) (*os.File, error) {
 		return nil, err
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
-		closeFD(fd)
+		sys.Close(fd)
 		return nil, err
 	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		err = withFD(dir, func(dirfd int) error { return unix.Connect(fd, controlAddress(dirfd)) })
 		if err == nil {
-			return os.NewFile(uintptr(fd), SocketName), nil
+			return os.NewFile(uintptr(fd), wire.SocketName), nil
 		}
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			closeFD(fd)
+			sys.Close(fd)
 			return nil, err
 		}
 		select {
 		case <-ctx.Done():
-			closeFD(fd)
+			sys.Close(fd)
 			return nil, context.Cause(ctx)
 		case <-time.After(wait):
 		}
@@ -229,7 +232,7 @@ func Tether(ctx context.Context, dir *os.File) (int, error) {
 	}
 	defer conn.Close()
 	// Only who watches the log is kept on the line.
-	if _, err := conn.Write(appendRequest(nil, Request{Op: OpWatchLog})); err != nil {
+	if _, err := conn.Write(wire.Request{Op: wire.OpWatchLog}.Append(nil)); err != nil {
 		return -1, err
 	}
 	fd := -1
@@ -257,7 +260,7 @@ type watch struct {
 // written after WatchLog has returned makes Next return; what was written
 // before has to be looked for. Its errors are those of Ask.
 func WatchLog(ctx context.Context, dir *os.File) (*LogWatch, error) {
-	w, err := openWatch(ctx, dir, Request{Op: OpWatchLog})
+	w, err := openWatch(ctx, dir, wire.Request{Op: wire.OpWatchLog})
 	if err != nil {
 		return nil, err
 	}
@@ -267,14 +270,14 @@ func WatchLog(ctx context.Context, dir *os.File) (*LogWatch, error) {
 // WatchExecs begins to watch the execs of a run. Of one that ended before WatchExecs
 // has returned, the record has to be looked for. Its errors are those of AskExec.
 func WatchExecs(ctx context.Context, dir *os.File, run string) (*ExecWatch, error) {
-	w, err := openWatch(ctx, dir, Request{Op: OpWatchExecs, Run: run})
+	w, err := openWatch(ctx, dir, wire.Request{Op: wire.OpWatchExecs, Run: run})
 	if err != nil {
 		return nil, err
 	}
 	return &ExecWatch{w}, nil
 }
 
-func openWatch(ctx context.Context, dir *os.File, req Request) (watch, error) {
+func openWatch(ctx context.Context, dir *os.File, req wire.Request) (watch, error) {
 	conn, reply, err := ask(ctx, dir, req)
 	if err != nil {
 		return watch{}, err
@@ -308,7 +311,7 @@ func (w *watch) next(ctx context.Context) (marked bool, err error) {
 		return false, err
 	}
 	changed, ended := false, false
-	var buf [2]byte
+	var buf [wire.MaxChange]byte
 	var rerr error
 	err = raw.Read(func(fd uintptr) bool {
 		for {
@@ -325,7 +328,7 @@ func (w *watch) next(ctx context.Context) (marked bool, err error) {
 				return true
 			default:
 				changed = true
-				marked = marked || n < len(buf) || buf[1] != 0
+				marked = marked || wire.DecodeChange(buf[:n])
 			}
 		}
 	})

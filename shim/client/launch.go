@@ -1,6 +1,6 @@
 //go:build linux && (amd64 || arm64)
 
-package shim
+package client
 
 import (
 	"context"
@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/shim/sys"
+	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
 // LogFile is where, in a box's directory, a shim writes what it has to say of
@@ -26,7 +29,7 @@ type LaunchOptions struct {
 	// its exit record. It stays the caller's.
 	Dir *os.File
 	// Spec is the box.
-	Spec Spec
+	Spec wire.Spec
 	// Hold, with Spec.DieWithDaemon, is the read end of a pipe whose write end
 	// only the daemon has. It stays the caller's.
 	Hold *os.File
@@ -56,17 +59,17 @@ const beginTimeout = 10 * time.Second
 // handle that is closed without Begin makes the shim exit. An error is a
 // *StartError.
 func Launch(opts LaunchOptions) (*Handle, error) {
-	spec := appendSpec(nil, &opts.Spec)
-	if len(spec) > maxSpec {
-		return nil, &StartError{Step: StepSpec, Errno: unix.E2BIG, Detail: "the box's configuration is too large"}
+	spec := opts.Spec.Append(nil)
+	if len(spec) > wire.MaxSpec {
+		return nil, &wire.StartError{Step: wire.StepSpec, Errno: unix.E2BIG, Detail: "the box's configuration is too large"}
 	}
-	if _, err := decodeSpec(spec); err != nil {
-		return nil, &StartError{Step: StepSpec, Detail: err.Error()}
+	if _, err := wire.DecodeSpec(spec); err != nil {
+		return nil, &wire.StartError{Step: wire.StepSpec, Detail: err.Error()}
 	}
 	if opts.Spec.DieWithDaemon && opts.Hold == nil {
-		return nil, &StartError{Step: StepSpec, Detail: "no pipe for a box that dies with the daemon"}
+		return nil, &wire.StartError{Step: wire.StepSpec, Detail: "no pipe for a box that dies with the daemon"}
 	}
-	h := &Handle{PIDFD: -1, spec: append(appendU32(nil, uint32(len(spec))), spec...)}
+	h := &Handle{PIDFD: -1, spec: append(wire.AppendSpecLength(nil, len(spec)), spec...)}
 	err := withFD(opts.Dir, func(dir int) error { return h.launch(&opts, dir) })
 	if err != nil {
 		h.Close()
@@ -76,43 +79,43 @@ func Launch(opts LaunchOptions) (*Handle, error) {
 }
 
 func (h *Handle) launch(opts *LaunchOptions, dir int) error {
-	files := [fdHold + 1]int{fdHold: -1}
+	files := [wire.FDHold + 1]int{wire.FDHold: -1}
 	open := files[:0]
 	defer func() {
 		for _, fd := range open {
-			closeFD(fd)
+			sys.Close(fd)
 		}
 	}()
-	null, err := retry(func() (int, error) { return unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0) })
+	null, err := sys.Retry(func() (int, error) { return unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0) })
 	if err != nil {
-		return startError(StepLaunch, "cannot open "+os.DevNull, err)
+		return wire.NewStartError(wire.StepLaunch, "cannot open "+os.DevNull, err)
 	}
 	open = append(open, null)
 	if dir, err = pathless(dir); err != nil {
-		return startError(StepLaunch, "cannot clone the mount of the box's directory", err)
+		return wire.NewStartError(wire.StepLaunch, "cannot clone the mount of the box's directory", err)
 	}
 	open = append(open, dir)
-	log, err := retry(func() (int, error) {
+	log, err := sys.Retry(func() (int, error) {
 		return unix.Openat(dir, LogFile, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	})
 	if err != nil {
-		return startError(StepLaunch, "cannot open "+LogFile, err)
+		return wire.NewStartError(wire.StepLaunch, "cannot open "+LogFile, err)
 	}
 	open = append(open, log)
 	var specPipe, reportPipe [2]int
 	if err := unix.Pipe2(specPipe[:], unix.O_CLOEXEC); err != nil {
-		return startError(StepLaunch, "cannot make a pipe", err)
+		return wire.NewStartError(wire.StepLaunch, "cannot make a pipe", err)
 	}
 	open = append(open, specPipe[0])
 	h.specW = asyncFile(specPipe[1], "spec pipe")
 	if err := unix.Pipe2(reportPipe[:], unix.O_CLOEXEC); err != nil {
-		return startError(StepLaunch, "cannot make a pipe", err)
+		return wire.NewStartError(wire.StepLaunch, "cannot make a pipe", err)
 	}
 	open = append(open, reportPipe[1])
 	h.reportR = asyncFile(reportPipe[0], "report pipe")
 	listen, err := listenControl(dir)
 	if err != nil {
-		return startError(StepLaunch, "cannot make the control socket", err)
+		return wire.NewStartError(wire.StepLaunch, "cannot make the control socket", err)
 	}
 	open = append(open, listen)
 
@@ -128,12 +131,12 @@ func (h *Handle) launch(opts *LaunchOptions, dir int) error {
 // the links in /proc of what is opened by way of it begin there. The box meets some, as the
 // streams of its execs, and has no business with the daemon's paths.
 func pathless(dir int) (int, error) {
-	tree, err := retry(func() (int, error) {
+	tree, err := sys.Retry(func() (int, error) {
 		return unix.OpenTree(dir, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	})
 	if errors.Is(err, unix.EINVAL) {
 		// The host's mount is unbindable: it is this path or none.
-		return retry(func() (int, error) { return unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0) })
+		return sys.Retry(func() (int, error) { return unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0) })
 	}
 	return tree, err
 }
@@ -151,7 +154,7 @@ func (h *Handle) fork(opts *LaunchOptions, files []uintptr) error {
 	}
 	pid, err := syscall.ForkExec(opts.Path, []string{"boxlite-shim", opts.Spec.Box}, attr)
 	if err != nil {
-		return startError(StepLaunch, "cannot start "+opts.Path+" in namespaces of its own", err)
+		return wire.NewStartError(wire.StepLaunch, "cannot start "+opts.Path+" in namespaces of its own", err)
 	}
 	h.PID = pid
 	return nil
@@ -161,7 +164,7 @@ func (h *Handle) fork(opts *LaunchOptions, files []uintptr) error {
 // way of /proc: the path of a socket may have 108 bytes, that of a directory
 // thousands.
 func listenControl(dir int) (int, error) {
-	if err := unix.Unlinkat(dir, SocketName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := unix.Unlinkat(dir, wire.SocketName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return -1, err
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -175,17 +178,17 @@ func listenControl(dir int) (int, error) {
 		err = unix.Bind(fd, controlAddress(dir))
 	}
 	if err == nil {
-		err = unix.Listen(fd, 2*maxConns)
+		err = unix.Listen(fd, 2*wire.MaxConns)
 	}
 	if err != nil {
-		closeFD(fd)
+		sys.Close(fd)
 		return -1, err
 	}
 	return fd, nil
 }
 
 func controlAddress(dir int) *unix.SockaddrUnix {
-	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/" + SocketName}
+	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/" + wire.SocketName}
 }
 
 // Begin gives the shim its spec: it makes the box and runs the command. To be
@@ -202,19 +205,19 @@ func (h *Handle) Begin() error {
 // *StartError; else the error is that of ctx.
 func (h *Handle) WaitStarted(ctx context.Context) error {
 	defer deadlineOn(ctx, h.reportR)()
-	b, err := io.ReadAll(io.LimitReader(h.reportR, maxReport+1))
+	b, err := io.ReadAll(io.LimitReader(h.reportR, wire.MaxReport+1))
 	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return startError(StepLaunch, "cannot hear from the shim", err)
+		return wire.NewStartError(wire.StepLaunch, "cannot hear from the shim", err)
 	}
 	if len(b) == 0 {
-		return &StartError{Step: StepLaunch, Detail: "the shim died before the command ran"}
+		return &wire.StartError{Step: wire.StepLaunch, Detail: "the shim died before the command ran"}
 	}
-	startedNs, failed, err := decodeReport(b)
+	startedNs, failed, err := wire.DecodeReport(b)
 	if err != nil {
-		return &StartError{Step: StepLaunch, Detail: "the shim is of another version of boxlite"}
+		return &wire.StartError{Step: wire.StepLaunch, Detail: "the shim is of another version of boxlite"}
 	}
 	if failed != nil {
 		return failed

@@ -1,25 +1,26 @@
-package shim
+package wire
 
 import (
 	"strconv"
 	"strings"
 )
 
-// address is an IP address. Package net, and net/netip as well, would add to what
+// Address is an IP address. Package net, and net/netip as well, would add to what
 // each shim keeps in memory.
-type address struct {
-	bytes [16]byte
-	v4    bool // in the first four bytes
+type Address struct {
+	// Bytes has an IPv6 address, or with V4 an IPv4 address in the first four.
+	Bytes [16]byte
+	V4    bool
 }
 
-// parseAddr reads an IP address as net/netip does, but takes no zone.
-func parseAddr(s string) (a address, ok bool) {
+// ParseAddress reads an IP address as net/netip does, but takes no zone.
+func ParseAddress(s string) (a Address, ok bool) {
 	if !strings.Contains(s, ":") {
-		a.v4 = true
-		return a, parseV4(s, a.bytes[:4])
+		a.V4 = true
+		return a, parseV4(s, a.Bytes[:4])
 	}
 	head, tail, gap := strings.Cut(s, "::")
-	front, ok := parseGroups(head, a.bytes[:], !gap)
+	front, ok := parseGroups(head, a.Bytes[:], !gap)
 	if !gap {
 		return a, ok && front == 16
 	}
@@ -32,7 +33,7 @@ func parseAddr(s string) (a address, ok bool) {
 	if !ok || front+back > 14 {
 		return a, false
 	}
-	copy(a.bytes[16-back:], end[:back])
+	copy(a.Bytes[16-back:], end[:back])
 	return a, true
 }
 

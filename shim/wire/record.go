@@ -1,4 +1,4 @@
-package shim
+package wire
 
 import (
 	"strconv"
@@ -7,11 +7,6 @@ import (
 
 // RecordName is the exit record's name in a box's directory.
 const RecordName = "exit.json"
-
-// recordTemp is where a record is written before it changes places with the one of
-// the run before, which is overwritten the next time: see replaceFile in package
-// runtime, which does the same.
-const recordTemp = ".exit.json.tmp"
 
 // What ended a run, as ExitRecord.StoppedBy says it.
 const (

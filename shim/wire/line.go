@@ -1,14 +1,11 @@
-//go:build linux && (amd64 || arm64)
-
-package shim
+package wire
 
 import (
-	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 	"unicode/utf8"
-
-	"golang.org/x/sys/unix"
 )
 
 // A line is a connection to a shim that stays open. The daemon sends a LineCall a
@@ -24,7 +21,7 @@ import (
 type LineOp uint8
 
 const (
-	// LineHello is no call: it marks the answer to OpenLine, which comes first.
+	// LineHello is no call: it marks the answer to OpLine, which comes first.
 	// Errno is ESTALE, and the line is closed, where the shim is of another run.
 	LineHello LineOp = iota
 	// LinePing asks for the state of the box, which each answer has, and is
@@ -43,8 +40,6 @@ const (
 	// LineEnd is no call: it says, unasked and with Seq 0, that the run has ended and
 	// that there is something which could not be put on record. See OpEnd.
 	LineEnd
-
-	lineEnd
 )
 
 // LineCall is what the daemon asks over a line. The answers repeat Seq. One whose
@@ -84,6 +79,25 @@ type ProbeResult struct {
 	Output []byte
 }
 
+// foreignPrefix is followed by the inode of the socket.
+const foreignPrefix = "it is no process of this box that listens there: socket "
+
+// ForeignReason is the ProbeResult.Reason of a probe that was answered by a socket which
+// is not the box's, with its inode.
+func ForeignReason(inode uint32) string {
+	return foreignPrefix + strconv.FormatUint(uint64(inode), 10)
+}
+
+// ForeignSocket is the inverse of ForeignReason: ok is false for any other reason.
+func ForeignSocket(reason string) (inode uint64, ok bool) {
+	text, ok := strings.CutPrefix(reason, foreignPrefix)
+	if !ok {
+		return 0, false
+	}
+	inode, err := strconv.ParseUint(text, 10, 32)
+	return inode, err == nil
+}
+
 // MaxProbeOutput bounds ProbeResult.Output, in bytes.
 const MaxProbeOutput = 1024
 
@@ -92,58 +106,34 @@ const maxReason = 256
 
 // Sizes of encoded messages, in bytes.
 const (
-	callSize = 6  // of a LineCall
-	pongSize = 35 // of a LineAnswer without Reason and Output
+	// LineCallSize is the size of a LineCall.
+	LineCallSize = 6
+	// PongSize is the size of a LineAnswer without Reason and Output.
+	PongSize = 35
 	// MaxLineAnswer is the size of the largest LineAnswer, in bytes.
-	MaxLineAnswer = pongSize + maxReason + MaxProbeOutput
+	MaxLineAnswer = PongSize + maxReason + MaxProbeOutput
 )
-
-// OpenLine connects to the shim of the box whose directory dir is, asks it to make
-// the connection its line, and waits for nothing: not for the answer either, a
-// LineHello. A shim that knows no lines, being of an older version, closes the
-// connection. The descriptor is non-blocking, close-on-exec and the caller's.
-// EAGAIN says that too many wait to be accepted; ECONNREFUSED and ENOENT, that
-// there is no shim.
-//
-// Who reads from it has to know that the kernel may tell the end while there is a
-// packet left: after the end it is worth reading once more.
-func OpenLine(dir *os.File, run string) (int, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return -1, err
-	}
-	err = withFD(dir, func(dirfd int) error {
-		address := controlAddress(dirfd)
-		_, err := retry(func() (struct{}, error) { return struct{}{}, unix.Connect(fd, address) })
-		return err
-	})
-	if err == nil {
-		err = unix.Send(fd, appendRequest(nil, Request{Op: OpLine, Run: run}), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	}
-	if err != nil {
-		closeFD(fd)
-		return -1, err
-	}
-	return fd, nil
-}
 
 // Append appends the call as it is to be sent, in one packet.
 func (c LineCall) Append(b []byte) []byte {
-	return appendU32(append(b, wireVersion, byte(c.Op)), c.Seq)
+	return appendU32(append(b, Version, byte(c.Op)), c.Seq)
 }
 
-func decodeLineCall(b []byte) (LineCall, error) {
+// DecodeLineCall is the inverse of Append. It refuses an Op that is no call.
+func DecodeLineCall(b []byte) (LineCall, error) {
 	d := decoder{buf: b}
 	version := d.u8()
 	c := LineCall{Op: LineOp(d.u8()), Seq: d.u32()}
-	if version != wireVersion || c.Op == LineHello || c.Op == LineEnd {
+	if version != Version || c.Op == LineHello || c.Op == LineEnd {
 		d.bad = true
 	}
 	return c, d.end()
 }
 
-func appendLineAnswer(b []byte, a *LineAnswer) []byte {
-	b = append(b, wireVersion, byte(a.Op))
+// Append appends the answer as it is to be sent, in one packet: its Reason and Output are
+// cut to what there is room for.
+func (a *LineAnswer) Append(b []byte) []byte {
+	b = append(b, Version, byte(a.Op))
 	b = appendU32(b, a.Seq)
 	b = appendU32(b, uint32(a.Errno))
 	b = appendBool(b, a.Begun)
@@ -153,7 +143,7 @@ func appendLineAnswer(b []byte, a *LineAnswer) []byte {
 	b = appendBool(b, a.Result.TimedOut)
 	b = appendU32(b, uint32(a.Result.Code))
 	b = appendI64(b, int64(a.Result.Duration))
-	b = appendString(b, cut(a.Result.Reason, maxReason))
+	b = appendString(b, Cut(a.Result.Reason, maxReason))
 	out := a.Result.Output[:min(len(a.Result.Output), MaxProbeOutput)]
 	b = appendU32(b, uint32(len(out)))
 	return append(b, out...)
@@ -166,7 +156,7 @@ func DecodeLineAnswer(b []byte) (LineAnswer, error) {
 	a := LineAnswer{Op: LineOp(d.u8()), Seq: d.u32(), Errno: syscall.Errno(d.u32())}
 	a.Begun, a.Alive, a.Stopping, a.Paused = d.bool(), d.bool(), d.bool(), d.bool()
 	a.Result = ProbeResult{TimedOut: d.bool(), Code: d.natural(), Duration: time.Duration(d.i64()), Reason: d.string(), Output: d.bytes()}
-	if version != wireVersion || len(a.Result.Reason) > maxReason || len(a.Result.Output) > MaxProbeOutput {
+	if version != Version || len(a.Result.Reason) > maxReason || len(a.Result.Output) > MaxProbeOutput {
 		d.bad = true
 	}
 	if err := d.end(); err != nil {
@@ -175,8 +165,8 @@ func DecodeLineAnswer(b []byte) (LineAnswer, error) {
 	return a, nil
 }
 
-// cut returns the beginning of s, of at most n bytes and whole characters.
-func cut(s string, n int) string {
+// Cut returns the beginning of s, of at most n bytes and whole characters.
+func Cut(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}

@@ -1,9 +1,6 @@
-package shim
+package wire
 
-import (
-	"strconv"
-	"syscall"
-)
+import "syscall"
 
 // Spec is everything a shim must know to run one box once. The daemon resolves
 // names (users, capabilities, rlimits) before, so that the shim needs no lookup
@@ -119,29 +116,6 @@ type File struct {
 	Data []byte
 }
 
-// Where the shim of a container has what config.json names.
-const (
-	// ContainerRoot is the root file system.
-	ContainerRoot = containerDir + "/root"
-	// UserNamespace is the user namespace of the container, with its ids mapped.
-	UserNamespace = containerDir + "/userns"
-	// PIDNamespace and NetworkNamespace are those of the init, if the container has one.
-	PIDNamespace     = containerDir + "/pidns"
-	NetworkNamespace = containerDir + "/netns"
-	containerDir     = privateDir + "/box"
-	// privateDir is covered in the shim's mount namespace.
-	privateDir = "/run"
-)
-
-// ContainerMount is where Spec.Mounts[i] is.
-func ContainerMount(i int) string { return mountsDir + "/" + strconv.Itoa(i) }
-
-// ContainerFile is where a file of Container.Files is.
-func ContainerFile(name string) string { return filesDir + "/" + name }
-
-// ContainerFilter is where crun has the compiled seccomp filter of a box's container.
-func ContainerFilter(box string) string { return runtimeState + "/" + box + "/seccomp.bpf" }
-
 // ProbeKind says how a box is probed.
 type ProbeKind uint8
 
@@ -205,67 +179,3 @@ const (
 
 // MaxExecs is how many execs a box may have at once.
 const MaxExecs = 256
-
-// ExecSpec is what a shim needs to run a command in its box. All that it does not say
-// is as with the box's own command: namespaces, cgroups, limits, no_new_privs.
-type ExecSpec struct {
-	// Argv is the command and its arguments. Argv[0] is looked up in the PATH of Env
-	// when it has no slash, as the user.
-	Argv []string
-	// Env is the whole environment, as KEY=VALUE.
-	Env []string
-	// Workdir is the absolute directory that the command starts in.
-	Workdir string
-	// UID, GID and Groups are the credentials.
-	UID, GID uint32
-	Groups   []uint32
-	// Capabilities and CapAmbient are as in Spec.
-	Capabilities, CapAmbient uint64
-	// TimeoutNs is how long the command may run, in nanoseconds, before all that is
-	// left of its process group is killed; 0 is for ever.
-	TimeoutNs int64
-	// TTY gives the command a terminal of 80x24 as stdin, stdout and stderr.
-	TTY bool
-	// Process is, in a container, what the OCI runtime is to start, as its JSON. Of
-	// the rest only TimeoutNs, TTY, and UID and GID count, which are the host's.
-	Process []byte
-}
-
-// The size of the terminal of an exec.
-const (
-	TTYRows = 24
-	TTYCols = 80
-)
-
-// execSpecVersion is the first byte of an encoded ExecSpec. It goes from one version
-// of the daemon to the shim of another.
-const execSpecVersion = 1
-
-// Append appends the spec as the shim reads it: lists and strings as everywhere, but
-// that each string has a NUL at its end, so that it can be used where it lies.
-func (x *ExecSpec) Append(b []byte) []byte {
-	str := func(s string) {
-		b = appendU32(b, uint32(len(s)+1))
-		b = append(append(b, s...), 0)
-	}
-	list := func(l []string) {
-		b = appendU32(b, uint32(len(l)))
-		for _, s := range l {
-			str(s)
-		}
-	}
-	b = append(b, execSpecVersion)
-	list(candidates(&Spec{Env: x.Env}, x.Argv[0]))
-	list(x.Argv)
-	list(x.Env)
-	str(x.Workdir)
-	b = appendU32(appendU32(b, x.UID), x.GID)
-	b = appendU32(b, uint32(len(x.Groups)))
-	for _, g := range x.Groups {
-		b = appendU32(b, g)
-	}
-	b = appendU64(appendU64(b, x.Capabilities), x.CapAmbient)
-	b = appendI64(b, x.TimeoutNs)
-	b = appendBool(b, x.TTY)
-	return appendString(b, string(x.Process))
-}

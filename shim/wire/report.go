@@ -1,4 +1,4 @@
-package shim
+package wire
 
 import (
 	"errors"
@@ -63,8 +63,8 @@ func (e *StartError) Unwrap() error {
 	return e.Errno
 }
 
-// startError makes a StartError of an error of a system call.
-func startError(step, detail string, err error) *StartError {
+// NewStartError makes a StartError of an error of a system call.
+func NewStartError(step, detail string, err error) *StartError {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
 		return &StartError{Step: step, Errno: errno, Detail: detail}
@@ -72,19 +72,19 @@ func startError(step, detail string, err error) *StartError {
 	return &StartError{Step: step, Detail: detail + ": " + err.Error()}
 }
 
-// maxReport bounds a report so that it goes through the pipe in one piece
+// MaxReport bounds a report, in bytes, so that it goes through the pipe in one piece
 // (PIPE_BUF), and a daemon that reads late cannot hold up the shim.
-const maxReport = 4096
+const MaxReport = 4096
 
-// appendReport encodes how the start went: when the command was started, or
+// AppendReport encodes how the start went: when the command was started, or
 // failed with why it was not.
-func appendReport(b []byte, startedNs int64, failed *StartError) []byte {
-	b = append(b, wireVersion)
+func AppendReport(b []byte, startedNs int64, failed *StartError) []byte {
+	b = append(b, Version)
 	b = appendI64(b, startedNs)
 	b = appendBool(b, failed != nil)
 	if failed != nil {
 		detail := failed.Detail
-		if room := maxReport - len(b) - 12 - len(failed.Step); len(detail) > room {
+		if room := MaxReport - len(b) - 12 - len(failed.Step); len(detail) > room {
 			detail = detail[:room]
 		}
 		b = appendU32(b, uint32(failed.Errno))
@@ -94,9 +94,10 @@ func appendReport(b []byte, startedNs int64, failed *StartError) []byte {
 	return b
 }
 
-func decodeReport(b []byte) (startedNs int64, failed *StartError, err error) {
+// DecodeReport is the inverse of AppendReport. A failure too long for MaxReport was cut.
+func DecodeReport(b []byte) (startedNs int64, failed *StartError, err error) {
 	d := decoder{buf: b}
-	if d.u8() != wireVersion {
+	if d.u8() != Version {
 		d.bad = true
 	}
 	startedNs = d.i64()
