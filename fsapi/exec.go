@@ -11,6 +11,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // execFiles is the list of an exec's files.
@@ -102,7 +103,7 @@ func (d *execsDir) Mkdir(ctx context.Context, name string, mode uint32, out *fus
 	if !ok {
 		return nil, syscall.EIO // as root's it would have root's rights
 	}
-	owner := runtime.Owner{UID: c.Uid, GID: c.Gid, Mode: runtime.ExecMode}
+	owner := status.Owner{UID: c.Uid, GID: c.Gid, Mode: runtime.ExecMode}
 	if mode&noMode == 0 {
 		owner.Mode = mode & 0o777
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // subject is what a file is about: the daemon, a box, an exec or an image. It determines who
@@ -55,18 +56,18 @@ func (o ofBox) own(name string, a attr) (attr, syscall.Errno) {
 	}
 	own, ok := s.Owner(name)
 	if !ok {
-		own.Follows = runtime.FollowsAll
+		own.Follows = status.FollowsAll
 	}
 	if dir, ok := s.Owner(""); ok && name != "" {
 		a.follow(name, dir, own)
 	}
-	if own.Follows&runtime.FollowsUID == 0 {
+	if own.Follows&status.FollowsUID == 0 {
 		a.uid = own.UID
 	}
-	if own.Follows&runtime.FollowsGID == 0 {
+	if own.Follows&status.FollowsGID == 0 {
 		a.gid = own.GID
 	}
-	if own.Follows&runtime.FollowsMode == 0 {
+	if own.Follows&status.FollowsMode == 0 {
 		a.mode = own.Mode
 	}
 	return a, 0
@@ -76,10 +77,10 @@ func (o ofBox) own(name string, a attr) (attr, syscall.Errno) {
 // who may not read the directory may not read the file. A file that not all users may read,
 // by the directory's mode or its own, belongs to the directory's owner. ctl and exec do not:
 // the right to use the box is given with these files alone.
-func (a *attr) follow(name string, dir, own runtime.Owner) {
+func (a *attr) follow(name string, dir, own status.Owner) {
 	a.mode &= dir.Mode | 0o700
 	mode := a.mode
-	if own.Follows&runtime.FollowsMode == 0 {
+	if own.Follows&status.FollowsMode == 0 {
 		mode &= own.Mode
 	}
 	if mode&0o004 == 0 && name != "ctl" && name != "exec" {
@@ -94,11 +95,11 @@ func (o ofBox) setattr(name string, s stater, in *fuse.SetAttrIn, out *fuse.Attr
 		return touchOrphan(s, in, out)
 	}
 	// The directory itself follows nothing.
-	follows := runtime.FollowsAll
+	follows := status.FollowsAll
 	if own, ok := now.Owner(name); ok || name == "" {
 		follows = own.Follows
 	}
-	return giveAway(s, follows, in, out, func(to runtime.Owner) error { return o.box.SetOwner(name, to) })
+	return giveAway(s, follows, in, out, func(to status.Owner) error { return o.box.SetOwner(name, to) })
 }
 
 // ofExec: the file is about an exec. It belongs to the maker of the exec until it is given
@@ -124,7 +125,7 @@ func (o ofExec) setattr(name string, s stater, in *fuse.SetAttrIn, out *fuse.Att
 	if o.removed() {
 		return touchOrphan(s, in, out)
 	}
-	return giveAway(s, 0, in, out, func(to runtime.Owner) error { return o.exec.SetOwner(name, to) })
+	return giveAway(s, 0, in, out, func(to status.Owner) error { return o.exec.SetOwner(name, to) })
 }
 
 // giveAway answers a Setattr of a file by setting the owner and mode that it asks for. What it
@@ -132,7 +133,7 @@ func (o ofExec) setattr(name string, s stater, in *fuse.SetAttrIn, out *fuse.Att
 //
 // A user may own a file only because he owns the directory. The kernel lets him chown the file
 // to himself. That does not make it his for longer than the directory.
-func giveAway(s stater, follows runtime.Follows, in *fuse.SetAttrIn, out *fuse.AttrOut, set func(runtime.Owner) error) syscall.Errno {
+func giveAway(s stater, follows status.Follows, in *fuse.SetAttrIn, out *fuse.AttrOut, set func(status.Owner) error) syscall.Errno {
 	a, errno := s.stat()
 	if errno != 0 {
 		return errno
@@ -141,15 +142,15 @@ func giveAway(s stater, follows runtime.Follows, in *fuse.SetAttrIn, out *fuse.A
 		if !mayGive(&in.Caller, a) {
 			return syscall.EPERM
 		}
-		o := runtime.Owner{UID: a.uid, GID: a.gid, Mode: a.mode, Follows: follows}
+		o := status.Owner{UID: a.uid, GID: a.gid, Mode: a.mode, Follows: follows}
 		if uid, ok := in.GetUID(); ok && (in.Caller.Uid == 0 || uid != a.uid) {
-			o.UID, o.Follows = uid, o.Follows&^runtime.FollowsUID
+			o.UID, o.Follows = uid, o.Follows&^status.FollowsUID
 		}
 		if gid, ok := in.GetGID(); ok {
-			o.GID, o.Follows = gid, o.Follows&^runtime.FollowsGID
+			o.GID, o.Follows = gid, o.Follows&^status.FollowsGID
 		}
 		if mode, ok := in.GetMode(); ok {
-			o.Mode, o.Follows = mode&0o777, o.Follows&^runtime.FollowsMode
+			o.Mode, o.Follows = mode&0o777, o.Follows&^status.FollowsMode
 		}
 		if err := set(o); err != nil {
 			return toErrno(err)

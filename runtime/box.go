@@ -18,6 +18,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/runtime/deep"
 	"github.com/boxlitefs/boxlite/runtime/fault"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -90,7 +91,7 @@ func newBox(rt *Runtime, name string) *Box {
 		b.activeRests.Store(false)
 		b.saveActive()
 	}
-	b.record = stateRecord{Version: recordVersion, Status: StatusEmpty, ExitCode: -1, LastError: "ok", Created: time.Now()}
+	b.record = stateRecord{Version: recordVersion, Status: status.Empty, ExitCode: -1, LastError: "ok", Created: time.Now()}
 	return b
 }
 
@@ -193,7 +194,7 @@ func (b *Box) change(fn func(t *tx) error) (old *Snapshot, f Field, events bool,
 	if err := fn(t); err != nil {
 		return nil, 0, false, err
 	}
-	if t.Status != old.Status && !CanMove(old.Status, t.Status) {
+	if t.Status != old.Status && !status.CanMove(old.Status, t.Status) {
 		return nil, 0, false, &TransitionError{From: old.Status, To: t.Status}
 	}
 	s := t.Snapshot
@@ -297,7 +298,7 @@ func (b *Box) nextState(edit func(*stateRecord)) stateRecord {
 	}
 	if !s.Status.Active() {
 		// While a run goes on, what is known of the last one stays.
-		r.Status, r.ExitCode, r.Started, r.Ended, r.RestartAt = s.Status.onRecord(), s.ExitCode, s.Started, s.Ended, s.RestartAt
+		r.Status, r.ExitCode, r.Started, r.Ended, r.RestartAt = recordedStatus(s.Status), s.ExitCode, s.Started, s.Ended, s.RestartAt
 	} else {
 		r.Remove = false
 	}
@@ -368,9 +369,9 @@ func (b *Box) Configure(text []byte) error {
 	fault.Point("config.written")
 	first := false
 	err = b.update("config", func(t *tx) error {
-		first = t.Status == StatusEmpty
-		if t.Status == StatusEmpty || t.Status == StatusFailed {
-			t.Status = StatusConfigured
+		first = t.Status == status.Empty
+		if t.Status == status.Empty || t.Status == status.Failed {
+			t.Status = status.Configured
 		}
 		t.Config, t.Text, t.LastError = cfg, text, "ok"
 		t.Pending = t.Status.Active() && b.run != nil && !b.run.cfg.runsLike(cfg)
@@ -413,20 +414,20 @@ func (b *Box) RefuseCommand(err error) error { return b.refuse(b.fail("ctl", err
 
 // Owner returns who may use the file name of the box ("" is its directory), and
 // whether that was ever changed.
-func (s *Snapshot) Owner(name string) (Owner, bool) {
+func (s *Snapshot) Owner(name string) (status.Owner, bool) {
 	o, ok := s.owners[name]
 	return o, ok
 }
 
 // SetOwner changes who may use the file name of the box ("" is its directory),
 // for good. What cannot be written down does not hold either.
-func (b *Box) SetOwner(name string, o Owner) error {
+func (b *Box) SetOwner(name string, o status.Owner) error {
 	// Under save nobody else changes an owner, or writes them down.
 	b.save.Lock()
 	defer b.save.Unlock()
 	owners := maps.Clone(b.Snapshot().owners)
 	if owners == nil {
-		owners = map[string]Owner{}
+		owners = map[string]status.Owner{}
 	}
 	owners[name] = o
 	// At once for the next daemon, and soon for the next boot: a client holds a
@@ -540,9 +541,9 @@ func (b *Box) mayLeave() (*Snapshot, error) {
 	switch {
 	case b.removed:
 		return nil, ErrRemoved
-	case s.Status == StatusUnknown:
+	case s.Status == status.Unknown:
 		return nil, b.lookAgain()
-	case s.Status.Active() || s.Status == StatusRestarting:
+	case s.Status.Active() || s.Status == status.Restarting:
 		return nil, fmt.Errorf("%w: it is %s (kill it first)", ErrBusy, s.Status)
 	}
 	fault.Point("remove.accepted")

@@ -14,6 +14,7 @@ import (
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/image"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/client"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -130,18 +131,18 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 		switch {
 		case stops >= 0 && stops != b.stops:
 			return fmt.Errorf("%w: a later stop or kill wins over the restart", ErrCanceled)
-		case stops == policyStart && (t.Status != StatusRestarting || b.rt.isClosing()):
+		case stops == policyStart && (t.Status != status.Restarting || b.rt.isClosing()):
 			return fmt.Errorf("%w: it does not wait for a restart any more", ErrCanceled)
-		case t.Status == StatusRunning || t.Status == StatusPaused:
+		case t.Status == status.Running || t.Status == status.Paused:
 			if stops == personStart {
 				// An earlier daemon was asked to end it, and died before it did.
 				b.run.final, b.record.Asked = false, ""
 			}
-		case t.Status == StatusStarting:
+		case t.Status == status.Starting:
 			done = b.run.began
-		case t.Status == StatusUnknown:
+		case t.Status == status.Unknown:
 			return b.lookAgain()
-		case t.Status == StatusStopping:
+		case t.Status == status.Stopping:
 			return fmt.Errorf("%w: it is stopping (wait/stopped tells when it has)", ErrBusy)
 		case t.Config == nil:
 			return ErrNotConfigured
@@ -151,10 +152,10 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 			r.before = b.run
 			b.run, t.run = r, r
 			done = r.began
-			t.Status, t.Runs, t.Started, t.Pending = StatusStarting, r.n, time.Now(), false
+			t.Status, t.Runs, t.Started, t.Pending = status.Starting, r.n, time.Now(), false
 			t.OOMKills, t.RestartAt = 0, time.Time{}
-			if t.Health = HealthStarting; r.cfg.Health.Disabled {
-				t.Health = HealthNone
+			if t.Health = status.HealthStarting; r.cfg.Health.Disabled {
+				t.Health = status.HealthNone
 			}
 			if r.again = stops < personStart; r.again {
 				t.Restarts++
@@ -190,13 +191,13 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 	waited, remove, final, resumed := false, false, false, false
 	force := c.Verb == VerbKill
 	err := b.update(string(c.Verb), func(t *tx) error {
-		if t.Status == StatusUnknown {
+		if t.Status == status.Unknown {
 			return b.lookAgain()
 		}
-		if c.waiting && t.Status != StatusRestarting {
+		if c.waiting && t.Status != status.Restarting {
 			return ErrCanceled
 		}
-		if c.only != nil && (b.run != c.only || !t.Status.Active() || t.Status == StatusStopping) {
+		if c.only != nil && (b.run != c.only || !t.Status.Active() || t.Status == status.Stopping) {
 			return ErrCanceled
 		}
 		b.stops++
@@ -209,8 +210,8 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 			b.record.Again = ""
 		}
 		t.event("command", note)
-		if t.Status == StatusRestarting {
-			t.Status, t.RestartAt = StatusStopped, time.Time{}
+		if t.Status == status.Restarting {
+			t.Status, t.RestartAt = status.Stopped, time.Time{}
 			if c.said != "" {
 				t.LastError = c.said
 			}
@@ -236,7 +237,7 @@ func (b *Box) stop(note string, c Command) (*Completion, int, error) {
 		force = force || grace == 0
 		r.killed = r.killed || force
 		r.asked = c.cause()
-		t.Status = StatusStopping
+		t.Status = status.Stopping
 		return nil
 	})
 	if err != nil {
@@ -397,15 +398,15 @@ func (b *Box) ask(note string, c Command) (*Completion, error) {
 		switch {
 		case !t.Status.Active():
 			return ErrNoProcess
-		case t.Status == StatusUnknown:
+		case t.Status == status.Unknown:
 			return b.lookAgain()
-		case t.Status != StatusRunning && t.Status != StatusPaused:
-			if c.Verb == VerbSignal && t.Status == StatusStopping {
+		case t.Status != status.Running && t.Status != status.Paused:
+			if c.Verb == VerbSignal && t.Status == status.Stopping {
 				break // a process that is asked to end can take a signal
 			}
 			return fmt.Errorf("%w: it is %s", ErrBusy, t.Status)
 		}
-		if c.Verb == VerbSignal && c.Signal == syscall.SIGCONT && t.Status == StatusPaused {
+		if c.Verb == VerbSignal && c.Signal == syscall.SIGCONT && t.Status == status.Paused {
 			return fmt.Errorf("%w: it is paused: resume it", ErrBusy)
 		}
 		if c.Verb == VerbSignal {
@@ -460,7 +461,7 @@ func (b *Box) asked(r *run, c Command) error {
 	overtaken := false
 	err = b.update(string(c.Verb), func(t *tx) error {
 		// Whatever came between (an end, a stop) stands.
-		if b.run != r || t.Status != StatusRunning && t.Status != StatusPaused {
+		if b.run != r || t.Status != status.Running && t.Status != status.Paused {
 			overtaken = true
 			return nil
 		}
@@ -506,7 +507,7 @@ func (b *Box) freeze(r *run, freeze bool, s wire.State) (bool, error) {
 		switch s := b.Snapshot(); {
 		case s.run != r || !s.Status.Active():
 			return false, ErrNoProcess
-		case s.Status == StatusStopping:
+		case s.Status == status.Stopping:
 			return false, syscall.EBUSY
 		}
 		return false, err

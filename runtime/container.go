@@ -23,6 +23,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -139,7 +140,7 @@ func (b *Box) imageRoot(ctx context.Context, r *run) (*oci.Root, error) {
 // explain says what a run that is being started waits for. note may add to it.
 func (b *Box) explain(r *run, detail string, note func(*tx)) {
 	if err := b.update("start", func(t *tx) error {
-		if b.run == r && (t.Status == StatusStarting || detail == "") {
+		if b.run == r && (t.Status == status.Starting || detail == "") {
 			t.Detail = detail
 			if note != nil {
 				note(t)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // The kinds of refusal and failure. Compare with errors.Is.
@@ -56,7 +58,7 @@ func (e *Error) Error() string { return fmt.Sprintf("box %q: %s: %v", e.Box, e.O
 func (e *Error) Unwrap() error { return e.Err }
 
 // TransitionError is the refusal of a move that the state table does not allow.
-type TransitionError struct{ From, To Status }
+type TransitionError struct{ From, To status.Status }
 
 // Error names both states.
 func (e *TransitionError) Error() string {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 func fieldsByLine(s string) (out [][]string) {
@@ -117,7 +119,7 @@ func TestARemovedBoxTellsNothing(t *testing.T) {
 	rt := testRuntime(t)
 	b, err := rt.Create("b")
 	must(t, err)
-	e, err := b.CreateExec("e", Owner{Mode: 0o700})
+	e, err := b.CreateExec("e", status.Owner{Mode: 0o700})
 	must(t, err)
 	s := b.WaitEvent()
 	must(t, b.Remove())

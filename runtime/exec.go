@@ -21,6 +21,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
 	"github.com/boxlitefs/boxlite/shim/client"
 	"github.com/boxlitefs/boxlite/shim/wire"
@@ -76,9 +77,9 @@ type ExecSnapshot struct {
 	Removed bool
 
 	stdinClosed bool
-	run         string // id of the run that it belongs to
-	owner       Owner  // who made it
-	owners      map[string]Owner
+	run         string       // id of the run that it belongs to
+	owner       status.Owner // who made it
+	owners      map[string]status.Owner
 	next        chan struct{}
 }
 
@@ -87,11 +88,11 @@ func (s *ExecSnapshot) Next() <-chan struct{} { return s.next }
 
 // Owner returns who may use the file name of the exec ("" is its directory): by
 // default who made it, with that mode.
-func (s *ExecSnapshot) Owner(name string, mode uint32) Owner {
+func (s *ExecSnapshot) Owner(name string, mode uint32) status.Owner {
 	if o, ok := s.owners[name]; ok {
 		return o
 	}
-	return Owner{UID: s.owner.UID, GID: s.owner.GID, Mode: mode}
+	return status.Owner{UID: s.owner.UID, GID: s.owner.GID, Mode: mode}
 }
 
 // Exec is a command that is run in a box beside its own. All methods may be called at
@@ -139,14 +140,14 @@ type execs struct {
 
 // execRecord is exec.json. It holds the command, which may hold secrets.
 type execRecord struct {
-	Version int              `json:"version"`
-	Created time.Time        `json:"created"`
-	UID     uint32           `json:"uid"`
-	GID     uint32           `json:"gid"`
-	Owners  map[string]Owner `json:"owners,omitempty"`
-	Run     string           `json:"run,omitempty"` // empty: no command yet
-	Boot    string           `json:"boot,omitempty"`
-	Cmd     string           `json:"cmd,omitempty"`
+	Version int                     `json:"version"`
+	Created time.Time               `json:"created"`
+	UID     uint32                  `json:"uid"`
+	GID     uint32                  `json:"gid"`
+	Owners  map[string]status.Owner `json:"owners,omitempty"`
+	Run     string                  `json:"run,omitempty"` // empty: no command yet
+	Boot    string                  `json:"boot,omitempty"`
+	Cmd     string                  `json:"cmd,omitempty"`
 }
 
 func decodeExecRecord(b []byte) (*execRecord, error) {
@@ -210,17 +211,17 @@ func (b *Box) newExec(name string, rec *execRecord) *Exec {
 	e.in = inStream{e: e, fd: -1}
 	e.snap.Store(&ExecSnapshot{
 		Status: ExecEmpty, PID: -1, ExitCode: -1, Created: rec.Created, Changed: rec.Created,
-		owner: Owner{UID: rec.UID, GID: rec.GID}, owners: rec.Owners, run: rec.Run, Text: []byte(rec.Cmd), next: make(chan struct{}),
+		owner: status.Owner{UID: rec.UID, GID: rec.GID}, owners: rec.Owners, run: rec.Run, Text: []byte(rec.Cmd), next: make(chan struct{}),
 	})
 	return e
 }
 
 // CreateExec makes an empty exec that belongs to owner, whose mode is that of its
 // directory; 0 is the default.
-func (b *Box) CreateExec(name string, owner Owner) (*Exec, error) {
+func (b *Box) CreateExec(name string, owner status.Owner) (*Exec, error) {
 	rec := &execRecord{Version: recordVersion, Created: time.Now(), UID: owner.UID, GID: owner.GID}
 	if owner.Mode != 0 && owner.Mode != ExecMode {
-		rec.Owners = map[string]Owner{"": owner}
+		rec.Owners = map[string]status.Owner{"": owner}
 	}
 	e, err := b.createExec(name, rec)
 	if err != nil {
@@ -401,7 +402,7 @@ func (e *Exec) tell(detail string) {
 
 // SetOwner changes who may use the file name of the exec ("" is its directory), for
 // good. What cannot be written down does not hold either.
-func (e *Exec) SetOwner(name string, o Owner) error {
+func (e *Exec) SetOwner(name string, o status.Owner) error {
 	root, err := e.b.pin()
 	if err != nil {
 		return e.fail(ErrRemoved)
@@ -415,7 +416,7 @@ func (e *Exec) SetOwner(name string, o Owner) error {
 	changed := *e.snap.Load()
 	changed.owners = maps.Clone(changed.owners)
 	if changed.owners == nil {
-		changed.owners = map[string]Owner{}
+		changed.owners = map[string]status.Owner{}
 	}
 	changed.owners[name] = o
 	if err := e.save(root, e.record(&changed)); err != nil {
@@ -543,11 +544,11 @@ func (e *Exec) mayRun() error {
 		return ErrRemoved
 	case s.Status != ExecEmpty:
 		return fmt.Errorf("%w: it had its command already (rmdir it, and make another)", ErrBusy)
-	case box.Status == StatusUnknown:
+	case box.Status == status.Unknown:
 		return e.b.lookAgain()
 	case !box.Status.Active():
 		return fmt.Errorf("%w: the box is %s", ErrNoProcess, box.Status)
-	case box.Status != StatusRunning:
+	case box.Status != status.Running:
 		return fmt.Errorf("%w: the box is %s", ErrBusy, box.Status)
 	}
 	return nil

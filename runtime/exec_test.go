@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -126,7 +127,7 @@ func execBox(t *testing.T) (*Box, *Exec) {
 	})
 	b, err := rt.Create("box")
 	must(t, err)
-	e, err := b.CreateExec("e1", Owner{UID: 1, GID: 2})
+	e, err := b.CreateExec("e1", status.Owner{UID: 1, GID: 2})
 	must(t, err)
 	t.Cleanup(func() {
 		if b.Exec("e1") == e {
@@ -142,9 +143,9 @@ func (b *Box) inRun(t *testing.T, text string) *run {
 	c, err := ParseConfig("box", []byte(text))
 	must(t, err)
 	r := newRun(1, "r1", c, []byte(text))
-	must(t, b.update("test", func(t *tx) error { t.Config, t.Status = c, StatusConfigured; return nil }))
-	must(t, b.update("test", func(t *tx) error { t.Status, t.run = StatusStarting, r; return nil }))
-	must(t, b.update("test", func(t *tx) error { t.Status = StatusRunning; return nil }))
+	must(t, b.update("test", func(t *tx) error { t.Config, t.Status = c, status.Configured; return nil }))
+	must(t, b.update("test", func(t *tx) error { t.Status, t.run = status.Starting, r; return nil }))
+	must(t, b.update("test", func(t *tx) error { t.Status = status.Running; return nil }))
 	b.run = r
 	return r
 }
@@ -342,9 +343,9 @@ func TestStdinBlocksAndBreaks(t *testing.T) {
 
 func TestExecsAreFoundAgain(t *testing.T) {
 	b, e := execBox(t)
-	must(t, e.SetOwner("cmd", Owner{UID: 7, GID: 8, Mode: 0o640}))
+	must(t, e.SetOwner("cmd", status.Owner{UID: 7, GID: 8, Mode: 0o640}))
 	for _, name := range []string{"ended", "lost", "rebooted"} {
-		_, err := b.CreateExec(name, Owner{})
+		_, err := b.CreateExec(name, status.Owner{})
 		must(t, err)
 		boot := b.rt.bootID
 		if name == "rebooted" {
@@ -362,7 +363,7 @@ func TestExecsAreFoundAgain(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(dir, "half"), 0o700))
 
 	again := newBox(b.rt, "box")
-	again.publish(&Snapshot{Status: StatusStopped, PID: -1, LastError: "ok"}, time.Now())
+	again.publish(&Snapshot{Status: status.Stopped, PID: -1, LastError: "ok"}, time.Now())
 	must(t, again.readBackExecs())
 	again.endExecs()
 	defer again.dropExecs()
@@ -378,10 +379,10 @@ func TestExecsAreFoundAgain(t *testing.T) {
 	if want := "e1 empty ,ended stopped sleep 1,lost stopped sleep 1,rebooted stopped sleep 1"; strings.Join(got, ",") != want {
 		t.Errorf("got %q", got)
 	}
-	if o := again.Exec("e1").Snapshot().Owner("cmd", 0o600); o != (Owner{UID: 7, GID: 8, Mode: 0o640}) {
+	if o := again.Exec("e1").Snapshot().Owner("cmd", 0o600); o != (status.Owner{UID: 7, GID: 8, Mode: 0o640}) {
 		t.Errorf("owner %+v", o)
 	}
-	if o := again.Exec("e1").Snapshot().Owner("ctl", 0o200); o != (Owner{UID: 1, GID: 2, Mode: 0o200}) {
+	if o := again.Exec("e1").Snapshot().Owner("ctl", 0o200); o != (status.Owner{UID: 1, GID: 2, Mode: 0o200}) {
 		t.Errorf("owner %+v of a file that was not given away", o)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "half")); !errors.Is(err, os.ErrNotExist) {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // activePause is the least time from one writing down of signs of life to the next.
@@ -119,7 +121,7 @@ func (b *Box) expire(r *run, key string) {
 	}
 	b.mu.Lock()
 	s := b.snap.Load()
-	over := b.run != r || !s.Status.Active() || s.Status == StatusStopping
+	over := b.run != r || !s.Status.Active() || s.Status == status.Stopping
 	if !over {
 		r.expired = said
 	}

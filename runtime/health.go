@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/client"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -118,16 +119,16 @@ func parseProbeURL(text string) (addr string, port uint16, request string, err e
 }
 
 // left is the health that the end of a run leaves behind. Under the box's mu.
-func (r *run) left(v *ending, rec *wire.ExitRecord, stopping bool) Health {
+func (r *run) left(v *ending, rec *wire.ExitRecord, stopping bool) status.Health {
 	switch {
 	case r.cfg.Health.Disabled:
-		return HealthNone
+		return status.HealthNone
 	case r.bounced && !r.final:
-		return HealthUnhealthy
+		return status.Unhealthy
 	case stopping, v.code == 0, r.failure != nil && !r.again, rec != nil && rec.StoppedBy != "":
-		return HealthNone
+		return status.HealthNone
 	}
-	return HealthUnhealthy
+	return status.Unhealthy
 }
 
 // prober makes the probes of all boxes. It keeps one connection to each running
@@ -298,7 +299,7 @@ func (p *prober) watch(b *Box, r *run, adopted bool) {
 	now := time.Now()
 	switch {
 	case h.Disabled:
-	case h.pings() && s.Health == HealthHealthy:
+	case h.pings() && s.Health == status.Healthy:
 		// It has just been asked. Those that begin together are spread.
 		c.due = together(now.Add(time.Duration(rand.Int64N(int64(h.Interval)))), h.Interval)
 	case adopted:
@@ -393,7 +394,7 @@ func (p *prober) begin(c *check) {
 		p.queue = append(p.queue, c)
 		return
 	}
-	if c.b.Snapshot().Status != StatusRunning {
+	if c.b.Snapshot().Status != status.Running {
 		p.skip(c)
 		return
 	}
@@ -601,7 +602,7 @@ func (p *prober) over(c *check) {
 // skip gives up a probe of which nothing can be concluded.
 func (p *prober) skip(c *check) {
 	p.over(c)
-	if c.b.Snapshot().Health == HealthStarting {
+	if c.b.Snapshot().Health == status.HealthStarting {
 		p.again(c, c.sooner())
 		return
 	}
@@ -634,7 +635,7 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 	h := &c.r.cfg.Health
 	p.over(c)
 	snap := c.b.Snapshot()
-	if snap.Status != StatusRunning || c.disturbed && !report.Healthy {
+	if snap.Status != status.Running || c.disturbed && !report.Healthy {
 		p.again(c, h.Interval)
 		return // it is paused or asked to end, or was paused meanwhile
 	}
@@ -651,11 +652,11 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 	c.r.probe.Store(report)
 	now, after := snap.Health, h.Interval
 	if report.Healthy {
-		c.failures, now = 0, HealthHealthy
-	} else if snap.Health == HealthStarting && c.began.elapsed() < h.StartPeriod {
+		c.failures, now = 0, status.Healthy
+	} else if snap.Health == status.HealthStarting && c.began.elapsed() < h.StartPeriod {
 		after = c.sooner()
 	} else if c.failures++; c.failures >= h.Retries {
-		now = HealthUnhealthy
+		now = status.Unhealthy
 	}
 	if now != snap.Health {
 		c.b.healthIs(c.r, now, report)
@@ -687,16 +688,16 @@ func (p *prober) askLog(c *check) {
 }
 
 // healthIs says how a running box is.
-func (b *Box) healthIs(r *run, h Health, report *ProbeReport) {
+func (b *Box) healthIs(r *run, h status.Health, report *ProbeReport) {
 	changed := false
 	if err := b.update("health", func(t *tx) error {
-		if b.run != r || t.Status != StatusRunning || t.Health == h {
+		if b.run != r || t.Status != status.Running || t.Health == h {
 			return nil
 		}
 		changed = true
 		t.Health = h
-		r.setWell(h == HealthHealthy, momentOf(report.At))
-		if h == HealthUnhealthy {
+		r.setWell(h == status.Healthy, momentOf(report.At))
+		if h == status.Unhealthy {
 			t.why = " " + report.words()
 		}
 		return nil
@@ -708,7 +709,7 @@ func (b *Box) healthIs(r *run, h Health, report *ProbeReport) {
 	}
 	b.log("health").WithField("health", h).Info("health changed")
 	b.saveSoon()
-	if h == HealthUnhealthy && r.cfg.Health.OnUnhealthy == "restart" {
+	if h == status.Unhealthy && r.cfg.Health.OnUnhealthy == "restart" {
 		go b.bounce(r)
 	}
 }

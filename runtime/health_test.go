@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // running makes a box whose run goes on, without a shim.
@@ -26,19 +28,19 @@ func running(t *testing.T, cfg *Config) (*Box, *run) {
 	defer b.mu.Unlock()
 	b.run = r
 	s := *b.Snapshot()
-	s.Status, s.Health, s.run, s.Config, s.Started = StatusRunning, HealthHealthy, r, cfg, time.Now()
+	s.Status, s.Health, s.run, s.Config, s.Started = status.Running, status.Healthy, r, cfg, time.Now()
 	b.publish(&s, time.Now())
 	return b, r
 }
 
-func becomes(t *testing.T, b *Box, status Status, health Health) {
+func becomes(t *testing.T, b *Box, now status.Status, health status.Health) {
 	t.Helper()
-	must(t, b.update("test", func(x *tx) error { x.Status, x.Health = status, health; return nil }))
+	must(t, b.update("test", func(x *tx) error { x.Status, x.Health = now, health; return nil }))
 }
 
 func TestProbesOfALongStartPeriodKeepTheirInterval(t *testing.T) {
 	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, StartPeriod: 24 * time.Hour, Retries: 3, Timeout: time.Second}})
-	becomes(t, b, StatusRunning, HealthStarting)
+	becomes(t, b, status.Running, status.HealthStarting)
 	p := b.rt.prober
 	p.watch(b, r, false)
 	p.mu.Lock()
@@ -64,24 +66,24 @@ func TestProbeThatWasPausedDoesNotFail(t *testing.T) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.outcome(c, &ProbeReport{ExitCode: 1, TimedOut: true})
-	if h := b.Snapshot().Health; h != HealthHealthy {
+	if h := b.Snapshot().Health; h != status.Healthy {
 		t.Errorf("health is %s", h)
 	}
 	c.phase, c.disturbed = begun, false // as begin does
 	p.busy++
 	p.outcome(c, &ProbeReport{ExitCode: 1})
-	if h := b.Snapshot().Health; h != HealthUnhealthy || p.busy != 0 {
+	if h := b.Snapshot().Health; h != status.Unhealthy || p.busy != 0 {
 		t.Errorf("after the next failure health is %s, %d under way", h, p.busy)
 	}
 }
 
 func TestABoxThatIsStoppedWhileItIsRestartedForItsHealthHasNone(t *testing.T) {
 	r := &run{cfg: &Config{}, bounced: true}
-	if h := r.left(&ending{code: 143}, nil, true); h != HealthUnhealthy {
+	if h := r.left(&ending{code: 143}, nil, true); h != status.Unhealthy {
 		t.Errorf("restarted: %s", h)
 	}
 	r.final = true
-	if h := r.left(&ending{code: 143}, nil, true); h != HealthNone {
+	if h := r.left(&ending{code: 143}, nil, true); h != status.HealthNone {
 		t.Errorf("stopped: %s", h)
 	}
 }
@@ -94,10 +96,10 @@ func TestFailuresCountOnlyInARow(t *testing.T) {
 	defer p.mu.Unlock()
 	for i, c := range []struct {
 		healthy bool
-		want    Health
+		want    status.Health
 	}{
-		{false, HealthHealthy}, {true, HealthHealthy}, {false, HealthHealthy}, {true, HealthHealthy},
-		{false, HealthHealthy}, {false, HealthUnhealthy}, {false, HealthUnhealthy}, {true, HealthHealthy}, {false, HealthHealthy},
+		{false, status.Healthy}, {true, status.Healthy}, {false, status.Healthy}, {true, status.Healthy},
+		{false, status.Healthy}, {false, status.Unhealthy}, {false, status.Unhealthy}, {true, status.Healthy}, {false, status.Healthy},
 	} {
 		p.outcome(p.checks[r], &ProbeReport{Healthy: c.healthy})
 		if got := b.Snapshot().Health; got != c.want {
@@ -110,7 +112,7 @@ func TestDaemonWithoutDescriptorsCallsNoBoxUnhealthy(t *testing.T) {
 	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
 	p := b.rt.prober
 	p.watch(b, r, false)
-	probe := func() Health {
+	probe := func() status.Health {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		c := p.checks[r]
@@ -131,10 +133,10 @@ func TestDaemonWithoutDescriptorsCallsNoBoxUnhealthy(t *testing.T) {
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}))
 	h := probe()
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old))
-	if h != HealthHealthy {
+	if h != status.Healthy {
 		t.Errorf("health is %s", h)
 	}
-	if h := probe(); h != HealthUnhealthy { // there is no shim
+	if h := probe(); h != status.Unhealthy { // there is no shim
 		t.Errorf("with descriptors, health is %s", h)
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // An image is used by the boxes that run on it, and by those that have changes on it:
@@ -43,7 +45,7 @@ func (b *Box) useOf(digest string) string {
 	switch {
 	case removed:
 		return ""
-	case last == digest && (s.Status.Active() || s.Status == StatusRestarting):
+	case last == digest && (s.Status.Active() || s.Status == status.Restarting):
 		return "runs on it"
 	case b.hasChanges(digest, s):
 		return "has changes on it"

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 func TestWhatABoxHasChangedOfAnImage(t *testing.T) {
@@ -13,25 +15,25 @@ func TestWhatABoxHasChangedOfAnImage(t *testing.T) {
 	must(t, err)
 	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	upper := filepath.Join(b.dir, changesDir, imageKey(digest), "upper")
-	look := func(status Status, runs int, want bool) {
+	look := func(is status.Status, runs int, want bool) {
 		t.Helper()
 		s := *b.Snapshot()
-		s.Status, s.Runs = status, runs
+		s.Status, s.Runs = is, runs
 		if got := b.hasChanges(digest, &s); got != want {
-			t.Errorf("%s after %d runs: %v", status, runs, got)
+			t.Errorf("%s after %d runs: %v", is, runs, got)
 		}
 	}
-	look(StatusStopped, 1, false)
+	look(status.Stopped, 1, false)
 	// Who looks while a start still waits for the registry sees nothing, and that is not
 	// what is known when the run is over.
-	look(StatusStarting, 2, false)
+	look(status.Starting, 2, false)
 	must(t, os.MkdirAll(filepath.Join(upper, "etc"), 0o755))
 	must(t, os.WriteFile(filepath.Join(upper, "etc/hosts"), nil, 0o644)) // for a mount
-	look(StatusStopped, 2, false)
+	look(status.Stopped, 2, false)
 	must(t, os.WriteFile(filepath.Join(upper, "mine"), nil, 0o644))
-	look(StatusStarting, 3, true)
-	look(StatusStopped, 2, false) // it was seen, and only a run makes changes
-	look(StatusStopped, 3, true)
+	look(status.Starting, 3, true)
+	look(status.Stopped, 2, false) // it was seen, and only a run makes changes
+	look(status.Stopped, 3, true)
 }
 
 func TestALookAtAnUpperDirectoryIsBounded(t *testing.T) {

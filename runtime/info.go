@@ -5,31 +5,33 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // Info is all that is known of a box, as info.json shows it. It repeats no value
 // of env: those may be secrets.
 type Info struct {
-	Name          string      `json:"name"`
-	Status        Status      `json:"status"`
-	Detail        *string     `json:"detail"` // what a start waits for
-	Health        Health      `json:"health"`
-	PID           int         `json:"pid"`
-	ExitCode      int         `json:"exit_code"`
-	LastError     string      `json:"last_error"`
-	Runs          int         `json:"runs"`
-	Created       time.Time   `json:"created"`
-	Started       *time.Time  `json:"started"`
-	Ended         *time.Time  `json:"ended"`
-	OOMKills      uint64      `json:"oom_kills"`
-	Restarts      int         `json:"restarts"`
-	RestartAt     *time.Time  `json:"restart_at"`
-	ConfigPending bool        `json:"config_pending"`
-	FirstID       *uint32     `json:"first_id"` // of the host, of the box's containers
-	Probe         *ProbeInfo  `json:"probe"`
-	Execs         ExecsInfo   `json:"execs"`
-	Effective     *Effective  `json:"effective"` // of the last container; null for engine host
-	Config        *ConfigInfo `json:"config"`
+	Name          string        `json:"name"`
+	Status        status.Status `json:"status"`
+	Detail        *string       `json:"detail"` // what a start waits for
+	Health        status.Health `json:"health"`
+	PID           int           `json:"pid"`
+	ExitCode      int           `json:"exit_code"`
+	LastError     string        `json:"last_error"`
+	Runs          int           `json:"runs"`
+	Created       time.Time     `json:"created"`
+	Started       *time.Time    `json:"started"`
+	Ended         *time.Time    `json:"ended"`
+	OOMKills      uint64        `json:"oom_kills"`
+	Restarts      int           `json:"restarts"`
+	RestartAt     *time.Time    `json:"restart_at"`
+	ConfigPending bool          `json:"config_pending"`
+	FirstID       *uint32       `json:"first_id"` // of the host, of the box's containers
+	Probe         *ProbeInfo    `json:"probe"`
+	Execs         ExecsInfo     `json:"execs"`
+	Effective     *Effective    `json:"effective"` // of the last container; null for engine host
+	Config        *ConfigInfo   `json:"config"`
 }
 
 // ConfigInfo is the configuration with its defaults filled in: that of the

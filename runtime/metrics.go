@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -110,7 +111,7 @@ func (m *Metrics) register(reg prometheus.Registerer, rt *Runtime) error {
 
 // changed counts what the change of a box from old to s says.
 func (m *Metrics) changed(old, s *Snapshot) {
-	if s.Status == StatusStarting && old.Status != StatusStarting {
+	if s.Status == status.Starting && old.Status != status.Starting {
 		m.starts.Inc()
 	}
 	if s.Restarts > old.Restarts {

@@ -10,6 +10,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/boxlitefs/boxlite/runtime/fault"
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // boxCollector tells at each scrape how many boxes are in which state, and of each
@@ -40,19 +41,20 @@ func (boxCollector) Describe(ch chan<- *prometheus.Desc) {
 // has none, and spoils nothing.
 func (c boxCollector) Collect(ch chan<- prometheus.Metric) {
 	defer endOnPanic()
-	count := map[Status]int{}
+	count := map[status.Status]int{}
 	boxes := c.rt.Boxes()
 	fault.Point("metrics.collecting")
 	in := parents{}
 	defer in.close()
-	all := make([]series, 0, seriesPerBox*len(boxes)+len(moves))
+	words := status.All()
+	all := make([]series, 0, seriesPerBox*len(boxes)+len(words))
 	for _, b := range boxes {
 		s := b.Snapshot()
 		count[s.Status]++
 		all = c.collect(all, in, b, s)
 	}
-	for status := range moves {
-		all = append(all, series{desc: boxesDesc, labels: []*dto.LabelPair{pair("status", string(status))}, value: float64(count[status])})
+	for _, word := range words {
+		all = append(all, series{desc: boxesDesc, labels: []*dto.LabelPair{pair("status", string(word))}, value: float64(count[word])})
 	}
 	// Told in one go: each by itself, between two reads, would wake the receiver.
 	for i := range all {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -62,9 +63,9 @@ func TestWhatIsCounted(t *testing.T) {
 	}{
 		"nothing": {func(*Metrics) {}, "map[]"},
 		"a start": {func(m *Metrics) {
-			m.changed(&Snapshot{Status: StatusStopped}, &Snapshot{Status: StatusStarting})
-			m.changed(&Snapshot{Status: StatusStarting}, &Snapshot{Status: StatusStarting})
-			m.changed(&Snapshot{Status: StatusStarting}, &Snapshot{Status: StatusRunning})
+			m.changed(&Snapshot{Status: status.Stopped}, &Snapshot{Status: status.Starting})
+			m.changed(&Snapshot{Status: status.Starting}, &Snapshot{Status: status.Starting})
+			m.changed(&Snapshot{Status: status.Starting}, &Snapshot{Status: status.Running})
 		}, "map[starts_total{}:1]"},
 		"OOM kills": {func(m *Metrics) {
 			m.changed(&Snapshot{}, &Snapshot{OOMKills: 2})

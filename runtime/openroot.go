@@ -7,6 +7,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/rootfs"
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // rootOfHost offers the files of boxes of engine host too.
@@ -44,7 +45,7 @@ func (b *Box) rooted() (*run, rootfs.IDs, error) {
 	switch {
 	case !offered:
 		return nil, ids, unix.ENOENT
-	case !going || s.Status == StatusStarting || s.Status == StatusUnknown:
+	case !going || s.Status == status.Starting || s.Status == status.Unknown:
 		return nil, ids, b.fail("root", ErrNoProcess)
 	}
 	return r.r, ids, nil

@@ -16,6 +16,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/fault"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/client"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -74,7 +75,7 @@ func (rt *Runtime) Autostart() {
 	for _, b := range rt.Boxes() {
 		s := b.Snapshot()
 		b.awaitRestart()
-		if s.Config == nil || !s.Config.Autostart && !b.wantedAtBoot() || s.Status.Active() || s.Status == StatusRestarting {
+		if s.Config == nil || !s.Config.Autostart && !b.wantedAtBoot() || s.Status.Active() || s.Status == status.Restarting {
 			continue
 		}
 		if s.Config.Restart.Policy == RestartNo {
@@ -93,7 +94,7 @@ func (b *Box) wantedAtBoot() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.snap.Load()
-	if s.Config == nil || b.run != nil && !b.run.rebooted || !b.booted || !s.Status.ended() {
+	if s.Config == nil || b.run != nil && !b.run.rebooted || !b.booted || !s.Status.Ended() {
 		return false
 	}
 	last := b.record.LastRun
@@ -120,7 +121,7 @@ func (b *Box) recover() {
 		return
 	}
 	b.reconsider(complaints, patience)
-	if b.Snapshot().Status == StatusUnknown {
+	if b.Snapshot().Status == status.Unknown {
 		// It may be that its shim needs longer.
 		b.rt.background(func() { b.reconsider(nil, askBound) })
 	}
@@ -143,7 +144,7 @@ func (b *Box) readBack() (complaints []error) {
 	}
 	rec := b.record
 	s := &Snapshot{
-		Status: StatusUnknown, Health: HealthNone, PID: -1, ExitCode: rec.ExitCode, LastError: rec.LastError,
+		Status: status.Unknown, Health: status.HealthNone, PID: -1, ExitCode: rec.ExitCode, LastError: rec.LastError,
 		Runs: rec.Runs, Created: rec.Created, Started: rec.Started, Ended: rec.Ended, owners: rec.Owners,
 		CPU: time.Duration(rec.CPUUsec) * time.Microsecond, OOMKills: rec.OOMKills, Restarts: rec.Restarts,
 	}
@@ -206,7 +207,7 @@ func (b *Box) reconsider(complaints []error, bound time.Duration) {
 		return // somebody does already
 	}
 	defer b.look.Unlock()
-	if s := b.Snapshot(); s.Status != StatusUnknown || s.run != nil {
+	if s := b.Snapshot(); s.Status != status.Unknown || s.run != nil {
 		return
 	}
 	b.settle(b.lookAt(complaints, bound))
@@ -286,7 +287,7 @@ func (b *Box) conclude(f *finding) {
 		switch {
 		case !f.known:
 		case f.others != nil:
-			t.Status, t.ExitCode, t.Health = StatusStopped, -1, HealthNone
+			t.Status, t.ExitCode, t.Health = status.Stopped, -1, status.HealthNone
 			t.Runs, t.Started, t.Ended = max(t.Runs, f.live.Number), f.live.Started, time.Now()
 		case r == nil:
 			t.Status = b.record.rest(t.Config)
@@ -295,11 +296,11 @@ func (b *Box) conclude(f *finding) {
 			}
 			b.booted = f.live != nil && f.live.Identity.BootID != b.rt.bootID
 			// What is to be started after a boot is not what had only failed before it.
-			if t.Status == StatusStopped && !b.record.RestartAt.IsZero() && !b.record.Remove && !b.booted {
-				t.Status, t.RestartAt = StatusRestarting, b.record.RestartAt
+			if t.Status == status.Stopped && !b.record.RestartAt.IsZero() && !b.record.Remove && !b.booted {
+				t.Status, t.RestartAt = status.Restarting, b.record.RestartAt
 			}
-			if again := b.record.Again; again != "" && again == b.record.LastRun && t.Status.ended() && t.Config != nil {
-				t.Status, t.RestartAt = StatusRestarting, time.Now() // the second half of a restart is left
+			if again := b.record.Again; again != "" && again == b.record.LastRun && t.Status.Ended() && t.Config != nil {
+				t.Status, t.RestartAt = status.Restarting, time.Now() // the second half of a restart is left
 			}
 		default:
 			r.said = said
@@ -320,14 +321,14 @@ func (b *Box) conclude(f *finding) {
 			}
 			switch h := &r.cfg.Health; {
 			case h.Disabled:
-			case b.record.HealthRun == r.id && (b.record.Health == HealthHealthy || b.record.Health == HealthUnhealthy):
+			case b.record.HealthRun == r.id && (b.record.Health == status.Healthy || b.record.Health == status.Unhealthy):
 				t.Health = b.record.Health
 			case h.pings() && f.reply != nil && f.reply.State.Alive:
-				t.Health = HealthHealthy
+				t.Health = status.Healthy
 			default:
-				t.Health = HealthStarting
+				t.Health = status.HealthStarting
 			}
-			r.setWell(t.Health == HealthNone || t.Health == HealthHealthy, r.since)
+			r.setWell(t.Health == status.HealthNone || t.Health == status.Healthy, r.since)
 		}
 		return nil
 	}); err != nil {
@@ -408,12 +409,12 @@ func (b *Box) finish(r *run) {
 	var err error
 	by := fmt.Sprintf("by=0:%d ", os.Getpid())
 	switch {
-	case s.Status != StatusRunning && s.Status != StatusPaused:
+	case s.Status != status.Running && s.Status != status.Paused:
 	case r.resumed:
 		_, err = b.restart(by+"restart", Command{Verb: VerbRestart})
 	case final:
 		_, _, err = b.stop(by+"stop", Command{Verb: VerbStop})
-	case s.Status == StatusRunning && s.Health == HealthUnhealthy && r.cfg.Health.OnUnhealthy == "restart":
+	case s.Status == status.Running && s.Health == status.Unhealthy && r.cfg.Health.OnUnhealthy == "restart":
 		go b.bounce(r)
 	}
 	if err != nil {
@@ -451,7 +452,7 @@ func (b *Box) listenOnce(f *finding) {
 func (b *Box) becomes(f *finding) {
 	if err := b.update("recover", func(t *tx) error {
 		now := f.status()
-		if b.run == f.run && (t.Status == StatusUnknown || t.Status == StatusRunning || t.Status == StatusPaused && now == StatusStopping) {
+		if b.run == f.run && (t.Status == status.Unknown || t.Status == status.Running || t.Status == status.Paused && now == status.Stopping) {
 			t.Status = now
 		}
 		return nil
@@ -465,7 +466,7 @@ func (b *Box) becomes(f *finding) {
 func (f *finding) ended() bool { return f.reply != nil && !f.reply.State.Alive }
 
 // status is the state of a box whose shim lives.
-func (f *finding) status() Status {
+func (f *finding) status() status.Status {
 	reply := wire.Reply{}
 	if f.reply != nil {
 		reply = *f.reply
@@ -521,14 +522,14 @@ func (b *Box) lookAgain() error {
 }
 
 // rest is the state of a box of which no run goes on.
-func (r *stateRecord) rest(c *Config) Status {
+func (r *stateRecord) rest(c *Config) status.Status {
 	switch {
-	case r.Status.ended():
+	case r.Status.Ended():
 		return r.Status
 	case c == nil:
-		return StatusEmpty
+		return status.Empty
 	}
-	return StatusConfigured
+	return status.Configured
 }
 
 // findShim looks for the shim of a run whose record is lost, to this daemon or to
@@ -567,18 +568,15 @@ func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
 }
 
 // adopted is the state of a box whose shim answered.
-func adopted(reply *wire.Reply) Status {
+func adopted(reply *wire.Reply) status.Status {
 	switch {
 	case reply.State.Stopping:
-		return StatusStopping
+		return status.Stopping
 	case reply.State.Paused:
-		return StatusPaused
+		return status.Paused
 	}
-	return StatusRunning
+	return status.Running
 }
-
-// ended reports whether the state is one that a run left behind.
-func (s Status) ended() bool { return s == StatusStopped || s == StatusFailed }
 
 // lastChange is the time that the files of a recovered box show.
 func (r *stateRecord) lastChange() time.Time {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/runtime/fault"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -47,7 +48,7 @@ func (r *run) wantsAgain(v ending, rec *wire.ExitRecord, retries int) (again, ex
 	case c.Restart.Policy == RestartAlways || c.Restart.Policy == RestartUnlessStopped:
 		return true, false
 	case c.Restart.Policy == RestartOnFailure:
-		again = !r.rebooted && (v.code != 0 || v.status == StatusFailed)
+		again = !r.rebooted && (v.code != 0 || v.status == status.Failed)
 	}
 	if again && c.Restart.MaxRetries > 0 && retries >= c.Restart.MaxRetries {
 		return false, true
@@ -82,11 +83,11 @@ func (t *tx) afterwards(b *Box, r *run, v *ending, rec *wire.ExitRecord, now tim
 	case exhausted:
 		v.message += fmt.Sprintf("; not restarted again (max_retries: %d)", r.cfg.Restart.MaxRetries)
 	case again && r.resumed:
-		v.status, t.RestartAt = StatusRestarting, now
+		v.status, t.RestartAt = status.Restarting, now
 	case again:
 		wait := backoff(b.retries)
 		b.retries++
-		v.status = StatusRestarting
+		v.status = status.Restarting
 		switch {
 		case v.message != "ok":
 		case r.bounced:
@@ -103,7 +104,7 @@ func (t *tx) afterwards(b *Box, r *run, v *ending, rec *wire.ExitRecord, now tim
 // so waits for the daemon to be ready.
 func (b *Box) awaitRestart() {
 	s := b.Snapshot()
-	if s.Status != StatusRestarting || !b.rt.ready.Load() {
+	if s.Status != status.Restarting || !b.rt.ready.Load() {
 		return
 	}
 	b.rt.timers.set(&b.restartTimer, s.RestartAt)
@@ -126,8 +127,8 @@ func (b *Box) restartDue() {
 // configuration cannot be read any more.
 func (b *Box) giveUp(why error) {
 	if err := b.update("restart", func(t *tx) error {
-		if t.Status == StatusRestarting {
-			t.Status, t.RestartAt, t.LastError = StatusStopped, time.Time{}, oneLine("not restarted: "+why.Error())
+		if t.Status == status.Restarting {
+			t.Status, t.RestartAt, t.LastError = status.Stopped, time.Time{}, oneLine("not restarted: "+why.Error())
 		}
 		return nil
 	}); err != nil && !errors.Is(err, ErrRemoved) {

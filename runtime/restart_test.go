@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -26,8 +27,8 @@ func TestRestartPolicies(t *testing.T) {
 	policy := func(p string) *Config { return &Config{Restart: Restart{Policy: p}} }
 	most := func(n int) *Config { return &Config{Restart: Restart{RestartOnFailure, n}} }
 	bounces := &Config{Restart: Restart{Policy: RestartNo}, Health: HealthCheck{OnUnhealthy: "restart"}}
-	fine, failed := ending{status: StatusStopped}, ending{status: StatusStopped, code: 3}
-	unseen, crashed := ending{status: StatusStopped, code: -1}, ending{status: StatusFailed, code: 0}
+	fine, failed := ending{status: status.Stopped}, ending{status: status.Stopped, code: 3}
+	unseen, crashed := ending{status: status.Stopped, code: -1}, ending{status: status.Failed, code: 0}
 	by := func(who string) *wire.ExitRecord { return &wire.ExitRecord{StoppedBy: who} }
 	for i, c := range []struct {
 		cfg              *Config
@@ -114,7 +115,7 @@ func TestEndAfterACalmRunBeginsANewRow(t *testing.T) {
 		b.retries = 5
 		r := newRun(1, "id", &Config{Restart: Restart{Policy: RestartAlways}}, nil)
 		r.wasCalm = calm
-		v := ending{status: StatusStopped, message: "ok"}
+		v := ending{status: status.Stopped, message: "ok"}
 		tx := &tx{}
 		now := time.Now()
 		tx.afterwards(b, r, &v, nil, now)
@@ -122,7 +123,7 @@ func TestEndAfterACalmRunBeginsANewRow(t *testing.T) {
 		if calm {
 			want = 1
 		}
-		if b.retries != want || !tx.RestartAt.Equal(now.Add(backoff(want-1))) || v.status != StatusRestarting {
+		if b.retries != want || !tx.RestartAt.Equal(now.Add(backoff(want-1))) || v.status != status.Restarting {
 			t.Errorf("calm %t: %d in a row, %s, status %s", calm, b.retries, tx.RestartAt.Sub(now), v.status)
 		}
 	}
@@ -175,7 +176,7 @@ func TestStopInABackoffIsNotUndoneByTheRecordOfTheEnd(t *testing.T) {
 		close(ended)
 	}()
 	<-r.done
-	if s := b.Snapshot().Status; s != StatusRestarting {
+	if s := b.Snapshot().Status; s != status.Restarting {
 		t.Fatalf("status %s", s)
 	}
 	done, err := b.Do(By{}, Command{Verb: VerbKill})
@@ -196,7 +197,7 @@ func TestKillOfARestartIsNotUndoneByTheBackoffBeforeIt(t *testing.T) {
 	b, first := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
 	b.save.Lock()
 	must(t, b.saveNow(loose, func(s *stateRecord) {
-		s.LastRun, s.Status, s.RestartAt = first.id, StatusStopped, time.Now()
+		s.LastRun, s.Status, s.RestartAt = first.id, status.Stopped, time.Now()
 	}))
 	b.save.Unlock()
 	// The daemon may die before the shim of this one is on record.
@@ -216,22 +217,22 @@ func TestKillOfARestartIsNotUndoneByTheBackoffBeforeIt(t *testing.T) {
 
 func TestOnlyTheRunThatIsUnhealthyIsStopped(t *testing.T) {
 	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}, Health: HealthCheck{OnUnhealthy: "restart"}})
-	becomes(t, b, StatusRestarting, HealthUnhealthy)
+	becomes(t, b, status.Restarting, status.Unhealthy)
 	b.bounce(r)
-	if s := b.Snapshot().Status; s != StatusRestarting {
+	if s := b.Snapshot().Status; s != status.Restarting {
 		t.Errorf("a run that had ended when it was to be stopped for its health: the box is %s", s)
 	}
 }
 
 func TestOnlyTheRunThatHasExpiredIsStopped(t *testing.T) {
 	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
-	becomes(t, b, StatusRestarting, HealthUnhealthy)
+	becomes(t, b, status.Restarting, status.Unhealthy)
 	for _, run := range []*run{r, newRun(0, "earlier", r.cfg, nil)} {
 		if _, _, err := b.stop("", Command{Verb: VerbStop, because: causeExpired, only: run}); !errors.Is(err, ErrCanceled) {
 			t.Errorf("stop of run %d: %v", run.n, err)
 		}
 	}
-	if s := b.Snapshot().Status; s != StatusRestarting {
+	if s := b.Snapshot().Status; s != status.Restarting {
 		t.Errorf("the box is %s", s)
 	}
 }
@@ -239,7 +240,7 @@ func TestOnlyTheRunThatHasExpiredIsStopped(t *testing.T) {
 func TestUnhealthyRunDoesNotOvertakeAPersonsRestart(t *testing.T) {
 	b, r := running(t, &Config{})
 	must(t, b.update("test", func(x *tx) error {
-		b.stops, x.Status, x.Restarting = 1, StatusStopping, true
+		b.stops, x.Status, x.Restarting = 1, status.Stopping, true
 		return nil
 	}))
 	b.bounce(r)

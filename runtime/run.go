@@ -22,6 +22,7 @@ import (
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/client"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -144,12 +145,12 @@ func (b *Box) launch(r *run) {
 		fault.Point("start.executed")
 		b.learnFilter(r)
 		err := b.update("start", func(t *tx) error {
-			if t.Status == StatusStarting {
-				t.Status = StatusRunning
+			if t.Status == status.Starting {
+				t.Status = status.Running
 				if r.cfg.Health.pings() {
-					t.Health = HealthHealthy // the shim has just said that the command is alive
+					t.Health = status.Healthy // the shim has just said that the command is alive
 				}
-				r.setWell(t.Health != HealthStarting, bootTime())
+				r.setWell(t.Health != status.HealthStarting, bootTime())
 			}
 			return nil
 		})
@@ -510,7 +511,7 @@ func (b *Box) account(r *run, e reaper.Exit, rec *wire.ExitRecord, broken error)
 	if !e.Outcome.Gone() {
 		log = log.WithField("outcome", "told by its shim")
 	}
-	if done.Status == StatusFailed {
+	if done.Status == status.Failed {
 		log.WithError(errors.New(done.LastError)).Warn("failed")
 	} else {
 		log.Info("ended")
@@ -530,10 +531,10 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *wire.ExitRecord, broken error)
 	}
 	v := judge(r, rec, e, used, filepath.Join(b.dir, client.LogFile))
 	s := b.Snapshot()
-	stopping := s.Status == StatusStopping
+	stopping := s.Status == status.Stopping
 	if stopping && !v.supervisor {
 		// It was asked to end: that it did is no failure, however it did.
-		v.status = StatusStopped
+		v.status = status.Stopped
 		if r.failure == nil || errors.Is(r.failure, ErrCanceled) {
 			v.message = "ok"
 		}
@@ -570,11 +571,11 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *wire.ExitRecord, broken error)
 	if err := b.update("reap", func(t *tx) error {
 		t.Health = r.left(&v, rec, stopping)
 		t.afterwards(b, r, &v, rec, e.At)
-		done.Status, done.LastError, done.RestartAt, done.Health = v.status.onRecord(), oneLine(v.message), t.RestartAt, t.Health
+		done.Status, done.LastError, done.RestartAt, done.Health = recordedStatus(v.status), oneLine(v.message), t.RestartAt, t.Health
 		t.Status, t.ExitCode, t.LastError, t.PID = v.status, done.ExitCode, done.LastError, -1
 		t.Ended, t.CPU, t.Pending = done.Ended, v.cpu, false
 		t.countOOM(used.OOMKills)
-		done.Remove = r.cfg.RemoveOnExit && v.status == StatusStopped && !t.Restarting
+		done.Remove = r.cfg.RemoveOnExit && v.status == status.Stopped && !t.Restarting
 		if r.proc != nil && e.Outcome.Gone() {
 			t.event("reaped", fmt.Sprintf("pid=%d outcome=%s", r.proc.PID(), e.Outcome))
 		}
@@ -622,7 +623,7 @@ func (b *Box) removeItself() {
 
 // ending is how a run ended.
 type ending struct {
-	status  Status
+	status  status.Status
 	code    int
 	message string // for last_error
 	cpu     time.Duration
@@ -634,10 +635,10 @@ type ending struct {
 // code; without one it is what the kernel says of the shim, which has not run
 // the command to its end then.
 func judge(r *run, rec *wire.ExitRecord, e reaper.Exit, used Stats, shimLog string) ending {
-	v := ending{status: StatusStopped, code: -1, message: "ok", cpu: e.CPU}
+	v := ending{status: status.Stopped, code: -1, message: "ok", cpu: e.CPU}
 	switch {
 	case r.failure != nil:
-		v.status, v.message = StatusFailed, "start: "+r.failure.Error()
+		v.status, v.message = status.Failed, "start: "+r.failure.Error()
 		if failed := new(wire.StartError); errors.As(r.failure, &failed) && failed.Step == wire.StepLaunch && e.Code >= 0 {
 			v.message += ", it " + howEnded(e)
 		}
@@ -645,7 +646,7 @@ func judge(r *run, rec *wire.ExitRecord, e reaper.Exit, used Stats, shimLog stri
 			v.message += "; its shim's log is " + shimLog
 		}
 	case rec != nil && rec.Failed != "":
-		v.status, v.message = StatusFailed, "start: "+rec.Failed+"; its shim's log is "+shimLog
+		v.status, v.message = status.Failed, "start: "+rec.Failed+"; its shim's log is "+shimLog
 	case rec != nil:
 		v.code = rec.Code
 		switch {
@@ -671,7 +672,7 @@ func judge(r *run, rec *wire.ExitRecord, e reaper.Exit, used Stats, shimLog stri
 	case e.Code >= 0:
 		// It ended without a record, and nobody killed it: its own fault. The
 		// exit status of a shim is its command's where it got so far.
-		v.status, v.code, v.supervisor = StatusFailed, e.Code, true
+		v.status, v.code, v.supervisor = status.Failed, e.Code, true
 		v.message = "its shim " + howEnded(e) + " by itself and left no exit record; its log is " + shimLog
 	default:
 		v.message = "it ended while nobody watched, and left no exit record"

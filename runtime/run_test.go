@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -22,29 +23,29 @@ func TestWhatIsSaidOfAnEnd(t *testing.T) {
 		exit    reaper.Exit
 		used    Stats
 
-		status  Status
+		status  status.Status
 		code    int
 		message string // what it begins with
 	}{
-		"exit 0":                  {rec: exited(0), status: StatusStopped, message: "ok"},
-		"exit 3":                  {rec: exited(3), status: StatusStopped, code: 3, message: "the command exited with status 3"},
-		"killed":                  {rec: killed, status: StatusStopped, code: 137, message: "the command was killed by SIGKILL"},
-		"killed for memory":       {rec: killed, used: oom, status: StatusStopped, code: 137, message: "the command was killed by the OOM killer: it needed more memory"},
-		"a child, and it exits 3": {rec: exited(3), used: oom, status: StatusStopped, code: 3, message: "the command exited with status 3; the OOM killer had killed 2 of its processes"},
-		"a child, and it exits 0": {rec: exited(0), used: oom, status: StatusStopped, message: "ok"},
+		"exit 0":                  {rec: exited(0), status: status.Stopped, message: "ok"},
+		"exit 3":                  {rec: exited(3), status: status.Stopped, code: 3, message: "the command exited with status 3"},
+		"killed":                  {rec: killed, status: status.Stopped, code: 137, message: "the command was killed by SIGKILL"},
+		"killed for memory":       {rec: killed, used: oom, status: status.Stopped, code: 137, message: "the command was killed by the OOM killer: it needed more memory"},
+		"a child, and it exits 3": {rec: exited(3), used: oom, status: status.Stopped, code: 3, message: "the command exited with status 3; the OOM killer had killed 2 of its processes"},
+		"a child, and it exits 0": {rec: exited(0), used: oom, status: status.Stopped, message: "ok"},
 		"a child, and a SIGTERM": {
 			rec:  &wire.ExitRecord{Run: "r", Code: 143, Signal: int(unix.SIGTERM)},
-			used: oom, status: StatusStopped, code: 143, message: "the command was killed by SIGTERM",
+			used: oom, status: status.Stopped, code: 143, message: "the command was killed by SIGTERM",
 		},
 		"a stop": {
 			rec:  &wire.ExitRecord{Run: "r", Code: 137, Signal: int(unix.SIGKILL), StoppedBy: wire.StoppedByStop},
-			used: oom, status: StatusStopped, code: 137, message: "ok",
+			used: oom, status: status.Stopped, code: 137, message: "ok",
 		},
-		"the shim killed":     {exit: reaper.Exit{Code: 137, Signal: unix.SIGKILL}, status: StatusStopped, code: 137, message: "its shim was killed by SIGKILL"},
-		"the shim's own end":  {exit: reaper.Exit{Code: 2}, status: StatusFailed, code: 2, message: "its shim exited with status 2 by itself"},
-		"nobody saw it":       {exit: reaper.Exit{Code: -1}, status: StatusStopped, code: -1, message: "it ended while nobody watched"},
-		"it never ran":        {rec: &wire.ExitRecord{Run: "r", Code: 125, Failed: "no such file"}, status: StatusFailed, code: -1, message: "start: no such file"},
-		"the start was to be": {failure: errors.New("no cgroup"), exit: reaper.Exit{Code: -1}, status: StatusFailed, code: -1, message: "start: no cgroup"},
+		"the shim killed":     {exit: reaper.Exit{Code: 137, Signal: unix.SIGKILL}, status: status.Stopped, code: 137, message: "its shim was killed by SIGKILL"},
+		"the shim's own end":  {exit: reaper.Exit{Code: 2}, status: status.Failed, code: 2, message: "its shim exited with status 2 by itself"},
+		"nobody saw it":       {exit: reaper.Exit{Code: -1}, status: status.Stopped, code: -1, message: "it ended while nobody watched"},
+		"it never ran":        {rec: &wire.ExitRecord{Run: "r", Code: 125, Failed: "no such file"}, status: status.Failed, code: -1, message: "start: no such file"},
+		"the start was to be": {failure: errors.New("no cgroup"), exit: reaper.Exit{Code: -1}, status: status.Failed, code: -1, message: "start: no cgroup"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRun(1, "r", defaultConfig("x"), nil)
@@ -89,10 +90,10 @@ func TestTheEndThatARestartBringsRemovesNothing(t *testing.T) {
 		r.began.complete(nil)
 		close(r.forked)
 		close(r.launched)
-		for _, status := range []Status{StatusStarting, StatusRunning, StatusStopping} {
+		for _, now := range []status.Status{status.Starting, status.Running, status.Stopping} {
 			must(t, b.update("test", func(tx *tx) error {
 				b.run, tx.run = r, r
-				tx.Status, tx.Restarting = status, restarting
+				tx.Status, tx.Restarting = now, restarting
 				return nil
 			}))
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // Observer is told what changed, so that a facade can drop what its clients
@@ -278,9 +279,9 @@ func (rt *Runtime) CreateMode(name string, mode uint32) (*Box, error) {
 	}
 	b := newBox(rt, name)
 	now := time.Now()
-	s := &Snapshot{Status: StatusEmpty, Health: HealthNone, PID: -1, ExitCode: -1, LastError: "ok", Created: now}
+	s := &Snapshot{Status: status.Empty, Health: status.HealthNone, PID: -1, ExitCode: -1, LastError: "ok", Created: now}
 	if mode != BoxMode {
-		s.owners = map[string]Owner{"": {Mode: mode}}
+		s.owners = map[string]status.Owner{"": {Mode: mode}}
 	}
 	b.publish(s, now)
 	// The box is in the map before its directory exists, and answers only after:

@@ -1,6 +1,10 @@
 package runtime
 
-import "time"
+import (
+	"time"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
+)
 
 // Field names what of a box changed, for the observer and for file times.
 type Field uint
@@ -23,8 +27,8 @@ const (
 // Snapshot is the state of a box at one moment. It is never changed after it was
 // published: a change publishes another.
 type Snapshot struct {
-	Status    Status
-	Health    Health
+	Status    status.Status
+	Health    status.Health
 	PID       int // host pid of the shim, -1 when there is none
 	ExitCode  int // of the last run; -1 when none, or nobody witnessed it
 	LastError string
@@ -55,7 +59,7 @@ type Snapshot struct {
 	// OOMKills is how many processes of the last run the OOM killer took.
 	OOMKills uint64
 
-	owners    map[string]Owner
+	owners    map[string]status.Owner
 	run       *run
 	effective *Effective // of the last container
 	changed   [numFields]time.Time
@@ -92,25 +96,3 @@ func (s *Snapshot) diff(o *Snapshot) Field {
 	set(s.Pending != o.Pending || s.Restarting != o.Restarting || s.Detail != o.Detail || s.Removed != o.Removed || s.Runs != o.Runs || s.Restarts != o.Restarts || !s.RestartAt.Equal(o.RestartAt) || s.OOMKills != o.OOMKills || s.run != o.run || s.effective != o.effective || !s.Started.Equal(o.Started), FieldInfo)
 	return f
 }
-
-// Owner is who may use a file of a box, as set by chown and chmod.
-type Owner struct {
-	UID  uint32 `json:"uid"`
-	GID  uint32 `json:"gid"`
-	Mode uint32 `json:"mode"` // permission bits
-	// Follows says what of it was never set. The value is then what it was at the last
-	// change, as a daemon that does not know the word takes it.
-	Follows Follows `json:"follows,omitempty"`
-}
-
-// Follows is what of a file's Owner follows the box's directory.
-type Follows uint32
-
-// The parts of an Owner. The numbers are on disk.
-const (
-	FollowsUID Follows = 1 << iota
-	FollowsGID
-	FollowsMode
-
-	FollowsAll = FollowsUID | FollowsGID | FollowsMode
-)

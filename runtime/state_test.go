@@ -6,57 +6,15 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
-var allStatuses = []Status{
-	StatusEmpty, StatusConfigured, StatusStarting, StatusRunning, StatusPaused, StatusStopping, StatusStopped, StatusRestarting, StatusFailed, StatusUnknown,
-}
-
-// The table as the design draws it, written a second time and in another form: a
-// move that is added to one and not to the other fails here.
-const drawn = `
-unknown empty
-unknown configured
-unknown running
-unknown paused
-unknown stopping
-unknown stopped
-unknown restarting
-unknown failed
-empty configured
-configured starting
-starting running
-starting stopping
-starting restarting
-starting failed
-running paused
-running stopping
-running stopped
-running restarting
-running failed
-paused running
-paused stopping
-paused stopped
-paused restarting
-paused failed
-stopping stopped
-stopping restarting
-stopping failed
-stopped starting
-restarting starting
-restarting stopped
-failed starting
-failed configured
-`
-
-func TestEveryMoveOfTheTable(t *testing.T) {
+// What the table of moves does not allow, update refuses, and changes nothing.
+func TestUpdateRefusesWhatTheTableDoes(t *testing.T) {
 	rt := testRuntime(t)
-	allowed := map[[2]Status]bool{}
-	for _, pair := range fieldsByLine(drawn) {
-		allowed[[2]Status{Status(pair[0]), Status(pair[1])}] = true
-	}
-	for _, from := range allStatuses {
-		for _, to := range allStatuses {
+	for _, from := range status.All() {
+		for _, to := range status.All() {
 			b := newBox(rt, "b")
 			b.publish(&Snapshot{Status: from, PID: -1, ExitCode: -1, LastError: "ok"}, time.Now())
 			before := b.Snapshot()
@@ -65,7 +23,7 @@ func TestEveryMoveOfTheTable(t *testing.T) {
 				tx.LastError = "changed"
 				return nil
 			})
-			if from == to || allowed[[2]Status{from, to}] {
+			if from == to || status.CanMove(from, to) {
 				if err != nil || b.Snapshot().Status != to {
 					t.Errorf("%s → %s: %v, status %s", from, to, err, b.Snapshot().Status)
 				}
@@ -87,7 +45,7 @@ func TestUpdateWakesAndTellsOnlyOnAChange(t *testing.T) {
 	rt := testRuntime(t)
 	rt.opt.Observer = seen
 	b := newBox(rt, "b")
-	b.publish(&Snapshot{Status: StatusConfigured, PID: -1, LastError: "ok"}, time.Now())
+	b.publish(&Snapshot{Status: status.Configured, PID: -1, LastError: "ok"}, time.Now())
 	next := b.Snapshot().Next()
 	must(t, b.update("test", func(*tx) error { return nil }))
 	select {

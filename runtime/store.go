@@ -19,6 +19,7 @@ import (
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/deep"
 	"github.com/boxlitefs/boxlite/runtime/fault"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -243,14 +244,14 @@ type stateRecord struct {
 	LastRun string    `json:"last_run,omitempty"` // id of the last run that was seen to end
 	// LastNumber is its number. The record of its shim may be an earlier run's: it may
 	// never have had one.
-	LastNumber int       `json:"last_number,omitempty"`
-	Status     Status    `json:"status"` // stopped or failed after the last run, else configured
-	ExitCode   int       `json:"exit_code"`
-	LastError  string    `json:"last_error"`
-	Started    time.Time `json:"started,omitzero"`
-	Ended      time.Time `json:"ended,omitzero"`
-	CPUUsec    int64     `json:"cpu_usec,omitempty"`
-	OOMKills   uint64    `json:"oom_kills,omitempty"`
+	LastNumber int           `json:"last_number,omitempty"`
+	Status     status.Status `json:"status"` // stopped or failed after the last run, else configured
+	ExitCode   int           `json:"exit_code"`
+	LastError  string        `json:"last_error"`
+	Started    time.Time     `json:"started,omitzero"`
+	Ended      time.Time     `json:"ended,omitzero"`
+	CPUUsec    int64         `json:"cpu_usec,omitempty"`
+	OOMKills   uint64        `json:"oom_kills,omitempty"`
 	// RestartAt is when the box is to be started again after its last run; zero if
 	// it is not.
 	RestartAt time.Time `json:"restart_at,omitzero"`
@@ -267,10 +268,10 @@ type stateRecord struct {
 	// Again is the id of the last run that a person has asked to end for a restart.
 	Again string `json:"again,omitempty"`
 	// Health is that of the run HealthRun, or what that run left.
-	Health    Health           `json:"health,omitempty"`
-	HealthRun string           `json:"health_run,omitempty"`
-	Active    time.Time        `json:"active,omitzero"` // see expire.idle
-	Owners    map[string]Owner `json:"owners,omitempty"`
+	Health    status.Health           `json:"health,omitempty"`
+	HealthRun string                  `json:"health_run,omitempty"`
+	Active    time.Time               `json:"active,omitzero"` // see expire.idle
+	Owners    map[string]status.Owner `json:"owners,omitempty"`
 	// FirstID is the first of the host's ids that the box's containers have; see
 	// Options.FirstID.
 	FirstID uint32 `json:"first_id,omitempty"`
@@ -303,11 +304,11 @@ type shimRecord struct {
 
 const recordVersion = 1
 
-// onRecord is the status as state.json has it. That a box is restarting is told by
+// recordedStatus is the status as state.json has it. That a box is restarting is told by
 // RestartAt: a daemon that does not know the word finds the box stopped.
-func (s Status) onRecord() Status {
-	if s == StatusRestarting {
-		return StatusStopped
+func recordedStatus(s status.Status) status.Status {
+	if s == status.Restarting {
+		return status.Stopped
 	}
 	return s
 }
@@ -324,14 +325,14 @@ func decodeState(b []byte) (*stateRecord, error) {
 		return nil, fmt.Errorf("version %d is not %d", r.Version, recordVersion)
 	case r.Runs < 0:
 		return nil, fmt.Errorf("runs is %d", r.Runs)
-	case r.Status != StatusConfigured && r.Status != StatusStopped && r.Status != StatusFailed && r.Status != StatusEmpty:
+	case r.Status != status.Configured && r.Status != status.Stopped && r.Status != status.Failed && r.Status != status.Empty:
 		return nil, fmt.Errorf("status is %q", r.Status)
 	}
 	if r.Restarts < 0 || r.Retries < 0 {
 		return nil, fmt.Errorf("restarts is %d, retries %d", r.Restarts, r.Retries)
 	}
 	switch r.Health {
-	case "", HealthNone, HealthStarting, HealthHealthy, HealthUnhealthy:
+	case "", status.HealthNone, status.HealthStarting, status.Healthy, status.Unhealthy:
 	default:
 		r.Health = "" // another version's word: the next probe tells
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -113,7 +114,7 @@ func FuzzRecords(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	add(stateRecord{Version: 1, Status: StatusStopped, Created: now, Owners: map[string]Owner{"ctl": {UID: 1, Mode: 0o600}}})
+	add(stateRecord{Version: 1, Status: status.Stopped, Created: now, Owners: map[string]status.Owner{"ctl": {UID: 1, Mode: 0o600}}})
 	add(shimRecord{Version: 1, Run: "r", Identity: reaper.Identity{BootID: "b", PID: 2}})
 	f.Add((&wire.ExitRecord{Run: "r", Code: 137, Signal: 9}).AppendJSON(nil))
 	f.Add([]byte(`{"version":1,"status":"stopped","owners":{"x":{"mode":99999}}}`))

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 func TestTimersFireInOrderAndOnce(t *testing.T) {
@@ -108,11 +110,11 @@ func TestTheLoopOfTimersDoesNotWaitForTheDisk(t *testing.T) {
 				_ = dir.Close()
 			}
 		},
-		"an exec that is made": func(b *Box, _ *run) { _, _ = b.CreateExec("e", Owner{}) },
+		"an exec that is made": func(b *Box, _ *run) { _, _ = b.CreateExec("e", status.Owner{}) },
 		"a box that is removed": func(b *Box, r *run) {
 			b.mu.Lock()
 			s := *b.Snapshot()
-			s.Status = StatusStopped
+			s.Status = status.Stopped
 			b.publish(&s, time.Now())
 			b.mu.Unlock()
 			_ = b.Remove()
@@ -140,7 +142,7 @@ func TestTheLoopOfTimersDoesNotWaitForTheDisk(t *testing.T) {
 			fired := make(chan string, 16)
 			for what, fire := range map[string]func(){
 				"its life": func() { b.lookAtLife(r) }, "its backoff": b.restartDue, "its signs of life": b.activeTimer.fire,
-				"its health": func() { b.healthIs(r, HealthUnhealthy, &ProbeReport{At: time.Now()}) },
+				"its health": func() { b.healthIs(r, status.Unhealthy, &ProbeReport{At: time.Now()}) },
 			} {
 				b.rt.timers.set(&timer{fire: func() { fire(); fired <- what }}, time.Now())
 			}
@@ -166,7 +168,7 @@ func TestExecsAreMadeOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 4 * MaxExecs {
 		all.Go(func() {
-			_, err := b.CreateExec("e"+strconv.Itoa(i%(2*MaxExecs)), Owner{})
+			_, err := b.CreateExec("e"+strconv.Itoa(i%(2*MaxExecs)), status.Owner{})
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"strconv"
 	"sync"
+
+	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // Stream is what a file in wait/ reads from. Its position is its own: offsets
@@ -55,9 +57,9 @@ func (b *Box) WaitRunning() Stream {
 		switch {
 		case s.Removed:
 			return "", nil, b.fail("wait", fmt.Errorf("%w: %w", ErrCanceled, ErrRemoved))
-		case s.Status == StatusRunning:
-			return string(StatusRunning), nil, nil
-		case s.Status.ended() && !s.Restarting:
+		case s.Status == status.Running:
+			return string(status.Running), nil, nil
+		case s.Status.Ended() && !s.Restarting:
 			return "", nil, b.fail("wait", fmt.Errorf("%w: it is %s", ErrCanceled, s.Status))
 		}
 		return "", s.Next(), nil
@@ -76,9 +78,9 @@ func (b *Box) WaitHealthy() Stream {
 		switch {
 		case s.Removed:
 			return "", nil, b.fail("wait", fmt.Errorf("%w: %w", ErrCanceled, ErrRemoved))
-		case s.Health == HealthHealthy:
-			return string(HealthHealthy), nil, nil
-		case s.Status.ended() && !s.Restarting:
+		case s.Health == status.Healthy:
+			return string(status.Healthy), nil, nil
+		case s.Status.Ended() && !s.Restarting:
 			return "", nil, b.fail("wait", fmt.Errorf("%w: it is %s", ErrCanceled, s.Status))
 		case c != nil && c.Health.Disabled:
 			return "", nil, b.fail("wait", fmt.Errorf("%w: its health checks are disabled", ErrCanceled))
@@ -105,9 +107,9 @@ func (b *Box) WaitExit() Stream {
 		switch {
 		case s.Removed:
 			return "", nil, b.fail("wait", ErrRemoved)
-		case s.Status == StatusUnknown:
+		case s.Status == status.Unknown:
 			return "", s.Next(), nil
-		case opened.Status == StatusUnknown:
+		case opened.Status == status.Unknown:
 			opened = s
 			if r, going = s.Run(); going {
 				return "", r.Done(), nil
@@ -119,7 +121,7 @@ func (b *Box) WaitExit() Stream {
 
 // goesOn reports whether there may be a process, or one is to be started again.
 func (s *Snapshot) goesOn() bool {
-	return !s.Removed && (s.Status.Active() || s.Status == StatusRestarting || s.Restarting)
+	return !s.Removed && (s.Status.Active() || s.Status == status.Restarting || s.Restarting)
 }
 
 // WaitStopped gives the exit code of the last run once no process is left and

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/test/daemon"
 )
 
@@ -286,7 +287,7 @@ func logOf(t *testing.T, b *runtime.Box) runtime.Stream {
 func (c *core) chown(name, file string, uid, gid, mode uint32) kind {
 	b, err := c.box(name)
 	if err == nil {
-		err = b.SetOwner(file, runtime.Owner{UID: uid, GID: gid, Mode: mode})
+		err = b.SetOwner(file, status.Owner{UID: uid, GID: gid, Mode: mode})
 	}
 	return kindOf(err)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/test/daemon"
 )
 
@@ -161,7 +162,7 @@ func (r *recovered) live(first string) error {
 		}
 		_, _ = e.Run(runtime.By{}, []byte("true"))
 	}
-	if e, err := b.CreateExec("g", runtime.Owner{}); err == nil {
+	if e, err := b.CreateExec("g", status.Owner{}); err == nil {
 		_, _ = e.Run(runtime.By{}, []byte("true"))
 	}
 	for _, name := range []string{"e", "f", "g"} {
