@@ -1,14 +1,12 @@
 package fsapi
 
 import (
-	"bytes"
 	"context"
-	"os"
 	"strconv"
-	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
@@ -37,20 +35,15 @@ func tgid(tid int) int {
 	if tid <= 0 {
 		return 0
 	}
-	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	status, err := procfs.Of(tid).Status()
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(status)) {
-		if v, ok := strings.CutPrefix(line, "Tgid:"); ok {
-			n, err := strconv.Atoi(strings.TrimSpace(v))
-			if err != nil {
-				return 0
-			}
-			return n
-		}
+	n, err := strconv.Atoi(status.Field("Tgid"))
+	if err != nil {
+		return 0
 	}
-	return 0
+	return n
 }
 
 // proc is a process. A later one with the same pid is another proc.
@@ -66,28 +59,14 @@ func (p proc) ended() bool { return p.began != 0 && startTime(p.pid) != p.began 
 
 // startTime returns when a process began, in ticks since the boot; 0 if that can't be known.
 func startTime(pid int) uint64 {
-	f := procStat(pid)
-	if len(f) < 20 {
-		return 0
-	}
-	ticks, err := strconv.ParseUint(f[19], 10, 64)
-	if err != nil {
-		return 0
-	}
-	return ticks
-}
-
-// procStat returns the fields of /proc/PID/stat of a process or thread, from the third on,
-// which is its state.
-func procStat(pid int) []string {
 	if pid <= 0 {
-		return nil
+		return 0
 	}
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	s, err := procfs.Of(pid).Stat()
 	if err != nil {
-		return nil
+		return 0
 	}
-	return strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	return s.StartTicks
 }
 
 // pfExiting is PF_EXITING of linux/sched.h.
@@ -97,16 +76,9 @@ const pfExiting = 0x4
 // files of a killed process as it closes those of any other, so the flush of a half-written
 // file looks like that of a whole one. Only this tells them apart.
 func dying(tid int) bool {
-	// Flags are the ninth field, the exit code is the fifty-second and holds a wait
-	// status.
-	f := procStat(tid)
-	if len(f) < 50 {
+	if tid <= 0 {
 		return false
 	}
-	flags, err := strconv.ParseUint(f[6], 10, 64)
-	if err != nil || flags&pfExiting == 0 {
-		return false
-	}
-	code, err := strconv.Atoi(f[49])
-	return err == nil && code&0x7f != 0
+	s, err := procfs.Of(tid).Stat()
+	return err == nil && s.Flags&pfExiting != 0 && s.ExitStatus.Signaled()
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
@@ -222,36 +223,16 @@ func (m *mountPoint) minor() string {
 // mountedAt returns what is mounted at exactly this path, the uppermost if there are several,
 // or nil. It reads mountinfo: to stat the path itself could hang.
 func mountedAt(path string) (*mountPoint, error) {
-	info, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := procfs.Self.Mounts(-1)
 	if err != nil {
 		return nil, fmt.Errorf("look for mounts: %w", err)
 	}
 	path = filepath.Clean(path)
 	var found *mountPoint
-	for line := range strings.Lines(string(info)) {
-		front, back, ok := strings.Cut(line, " - ")
-		f := strings.Fields(front)
-		b := strings.Fields(back)
-		if !ok || len(f) < 5 || len(b) < 1 || unescape(f[4]) != path {
-			continue
+	for m := range mounts {
+		if m.Point == path {
+			found = &mountPoint{device: m.Device, fsType: m.Type}
 		}
-		found = &mountPoint{device: f[2], fsType: b[0]}
 	}
 	return found, nil
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	var out strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				out.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		out.WriteByte(s[i])
-	}
-	return out.String()
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
@@ -103,26 +104,19 @@ func credentials(tid int) (groups []uint32, caps uint64) {
 	if tid <= 0 {
 		return nil, 0
 	}
-	task := "/proc/" + strconv.Itoa(tid)
-	status, err := os.ReadFile(task + "/status")
+	status, err := procfs.Of(tid).Status()
 	if err != nil {
 		return nil, 0
 	}
-	for line := range strings.Lines(string(status)) {
-		if v, ok := strings.CutPrefix(line, "Groups:"); ok {
-			for word := range strings.FieldsSeq(v) {
-				if id, err := strconv.ParseUint(word, 10, 32); err == nil {
-					groups = append(groups, uint32(id))
-				}
-			}
-		}
-		if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
-			if caps, err = strconv.ParseUint(strings.TrimSpace(v), 16, 64); err != nil {
-				caps = 0
-			}
+	for word := range strings.FieldsSeq(status.Field("Groups")) {
+		if id, err := strconv.ParseUint(word, 10, 32); err == nil {
+			groups = append(groups, uint32(id))
 		}
 	}
-	if caps != 0 && !sameUserNamespace(task) {
+	if caps, err = strconv.ParseUint(status.Field("CapEff"), 16, 64); err != nil {
+		caps = 0
+	}
+	if caps != 0 && !sameUserNamespace("/proc/"+strconv.Itoa(tid)) {
 		caps = 0
 	}
 	return groups, caps

@@ -1,14 +1,14 @@
 package reaper
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 )
 
 // ErrGone says that no process with the identity asked for exists any more: it
@@ -57,8 +57,8 @@ func identify(bootID string, pid, pidfd int) (Identity, error) {
 		}
 		id.Inode = st.Ino
 	}
-	st, err := readStat(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/stat")
-	id.StartTicks = st.startTicks
+	st, err := procfs.Of(pid).Stat()
+	id.StartTicks = st.StartTicks
 	return id, err
 }
 
@@ -71,68 +71,12 @@ func (id Identity) same(o Identity) bool {
 	return id == o
 }
 
-// stat is what is needed of /proc/PID/stat.
-type stat struct {
-	state      string
-	parent     int
-	threads    int
-	startTicks uint64
-	// exit is the wait status of a zombie; 0 where it is not for this process to see.
-	exit unix.WaitStatus
-}
-
-// readStat reads a stat file of /proc, by a path that may start at a directory of
-// a process.
-func readStat(dirfd int, path string) (stat, error) {
-	var buf [1024]byte
-	b, err := read(dirfd, path, buf[:])
-	if err != nil {
-		return stat{}, err
-	}
-	// The second field, the command's name, may hold spaces and parentheses.
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(f) < 50 {
-		return stat{}, fmt.Errorf("%s of a process has only %d fields after the name", path, len(f))
-	}
-	s := stat{state: f[0]}
-	var perr, terr, serr error
-	s.parent, perr = strconv.Atoi(f[1])
-	s.threads, terr = strconv.Atoi(f[17])
-	s.startTicks, serr = strconv.ParseUint(f[19], 10, 64)
-	exit, eerr := strconv.ParseUint(f[49], 10, 32)
-	s.exit = unix.WaitStatus(exit)
-	return s, errors.Join(perr, terr, serr, eerr)
-}
-
-// read fills buf from the beginning of a file of /proc, which gives in one read
-// what fits.
-func read(dirfd int, path string, buf []byte) ([]byte, error) {
-	for {
-		fd, err := unix.Openat(dirfd, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open %s: %w", path, err)
-		}
-		n, err := unix.Read(fd, buf)
-		_ = unix.Close(fd)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", path, err)
-		}
-		return buf[:n], nil
-	}
-}
-
 // State returns the one-letter scheduling state of a process as in proc(5):
 // R, S, D, T, t, Z, …; "X" if it does not exist.
 func State(pid int) string {
-	st, err := readStat(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/stat")
+	st, err := procfs.Of(pid).Stat()
 	if err != nil {
 		return "X"
 	}
-	return st.state
+	return st.State
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 )
 
 // Net finds and reaps the zombies that nobody owns: orphans that were handed to
@@ -236,7 +238,7 @@ func owned(pins []pin) (map[int]bool, error) {
 		if pinned[fd] {
 			continue
 		}
-		pid, err := behind(fd)
+		pid, err := procfs.PidfdPID(fd)
 		if err != nil && !errors.Is(err, unix.ENOENT) { // closed meanwhile
 			return nil, err
 		}
@@ -247,30 +249,13 @@ func owned(pins []pin) (map[int]bool, error) {
 	return pids, nil
 }
 
-// behind returns the pid of the process that a pidfd of this process stands for:
-// -1 once that was reaped, 0 if the descriptor is no pidfd.
-func behind(fd int) (int, error) {
-	var buf [512]byte
-	text, err := read(unix.AT_FDCWD, "/proc/self/fdinfo/"+strconv.Itoa(fd), buf[:])
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if pid, ok := strings.CutPrefix(line, "Pid:"); ok {
-			return strconv.Atoi(strings.TrimSpace(pid))
-		}
-	}
-	return 0, nil
-}
-
 // comm returns the name of a process, "" if that can't be had.
 func comm(pid int) string {
-	var buf [64]byte
-	text, err := read(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/comm", buf[:])
+	name, err := procfs.Of(pid).Comm()
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(text))
+	return strings.TrimSpace(name)
 }
 
 // canTellOwned returns why children that somebody will wait for can't be told from
@@ -288,7 +273,7 @@ func canTellOwned() error {
 		return err
 	}
 	pid := 0
-	herr := self.WithHandle(func(fd uintptr) { pid, err = behind(int(fd)) })
+	herr := self.WithHandle(func(fd uintptr) { pid, err = procfs.PidfdPID(int(fd)) })
 	if err := errors.Join(herr, err, self.Release()); err != nil {
 		return fmt.Errorf("os/exec has no pidfds: %w", err)
 	}

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 )
 
 // Outcome says how the wait for a process's end ended.
@@ -231,12 +232,11 @@ func openBlind(bootID string, pid int) (Identity, int, error) {
 	if err != nil {
 		return id, -1, fmt.Errorf("open /proc/%d: %w", pid, err)
 	}
-	st, err := readStat(fd, "stat")
+	st, err := procfs.At(fd).Stat()
 	if err == nil {
-		var buf [512]byte
-		var status []byte
-		status, err = read(fd, "status", buf[:])
-		if err == nil && !strings.Contains(string(status), "\nTgid:\t"+strconv.Itoa(pid)+"\n") {
+		var status procfs.Status
+		status, err = procfs.At(fd).Status()
+		if err == nil && status.Field("Tgid") != strconv.Itoa(pid) {
 			err = ErrGone // it is a thread's
 		}
 	}
@@ -247,7 +247,7 @@ func openBlind(bootID string, pid int) (Identity, int, error) {
 		}
 		return id, -1, err
 	}
-	id.StartTicks = st.startTicks
+	id.StartTicks = st.StartTicks
 	return id, fd, nil
 }
 
@@ -257,7 +257,7 @@ func unreaped(pidfd int) error {
 	if !refused(err) {
 		return err
 	}
-	pid, err := behind(pidfd)
+	pid, err := procfs.PidfdPID(pidfd)
 	if err == nil && pid < 0 {
 		err = unix.ESRCH
 	}
@@ -344,7 +344,7 @@ func (p *Process) Kill() error {
 		case p.child:
 			err = nil
 		case p.blind:
-			_, err = readStat(p.fd, "stat")
+			_, err = procfs.At(p.fd).Stat()
 		default:
 			err = unreaped(p.fd)
 		}
@@ -449,17 +449,17 @@ func (p *Process) collect() Exit {
 // look finds out whether a blind process has ended.
 func (p *Process) look() (e Exit, ended bool) {
 	e = Exit{Outcome: AlreadyGone, Code: -1, At: time.Now()}
-	st, err := readStat(p.fd, "stat")
+	st, err := procfs.At(p.fd).Stat()
 	if err != nil {
 		return e, errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT)
 	}
 	// As with a pidfd, all threads must have ended: the last one is who ends the
 	// pid namespace of an init.
-	if st.state != "Z" || st.threads > 1 {
+	if st.State != "Z" || st.Threads > 1 {
 		return e, false
 	}
 	e.Outcome = NotOurChild
-	if st.parent == unix.Getpid() {
+	if st.Parent == unix.Getpid() {
 		var info siginfo
 		var ru unix.Rusage
 		if waitid(unix.P_PID, p.id.PID, &info, unix.WEXITED, &ru) == nil && info.pid != 0 {
@@ -492,9 +492,9 @@ func (p *Process) witness(late *lateStatus) {
 // /proc, where its pid is its own until it is reaped.
 func (p *Process) held() Exit {
 	e := Exit{Outcome: NotOurChild, Code: -1, At: time.Now()}
-	st, err := readStat(unix.AT_FDCWD, "/proc/"+strconv.Itoa(p.id.PID)+"/stat")
-	if err == nil && st.state == "Z" && st.parent == unix.Getpid() && st.exit != 0 {
-		e.Code, e.Signal = decodeStatus(st.exit)
+	st, err := procfs.Of(p.id.PID).Stat()
+	if err == nil && st.State == "Z" && st.Parent == unix.Getpid() && st.ExitStatus != 0 {
+		e.Code, e.Signal = decodeStatus(st.ExitStatus)
 	}
 	return e
 }

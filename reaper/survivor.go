@@ -1,11 +1,10 @@
 package reaper
 
 import (
-	"os"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 )
 
 // Survivor is a process that was killed and has not ended, or that has ended and
@@ -61,38 +60,15 @@ func (s Survivor) stuck() bool { return strings.ContainsAny(s.State, "DTt") }
 // survivor describes a process; one that is gone is in state X.
 func survivor(pid int) Survivor {
 	s := Survivor{PID: pid, Name: comm(pid), State: State(pid)}
-	var buf [512]byte
-	status, err := read(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/status", buf[:])
-	if err != nil {
-		return s
-	}
-	for line := range strings.Lines(string(status)) {
-		if tracer, ok := strings.CutPrefix(line, "TracerPid:"); ok {
-			s.Tracer, _ = strconv.Atoi(strings.TrimSpace(tracer)) // the kernel's own number
-		}
+	status, err := procfs.Of(pid).Status()
+	if err == nil {
+		s.Tracer, _ = strconv.Atoi(status.Field("TracerPid")) // the kernel's own number
 	}
 	return s
 }
 
-// children returns the pids of the children of all threads of a process. While some
-// are being reaped, others may be missing.
+// children returns the pids of the children of a process, those that can be known.
 func children(pid int) []int {
-	var out []int
-	dir := "/proc/" + strconv.Itoa(pid) + "/task/"
-	tasks, err := os.ReadDir(dir)
-	if err != nil {
-		return nil // it is gone, and its children are another's
-	}
-	for _, task := range tasks {
-		text, err := os.ReadFile(dir + task.Name() + "/children")
-		if err != nil {
-			continue // a thread that has ended; its children are another's now
-		}
-		for word := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(word); err == nil {
-				out = append(out, pid)
-			}
-		}
-	}
-	return out
+	pids, _ := procfs.Of(pid).Children() // if it is gone they are another's
+	return pids
 }

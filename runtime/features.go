@@ -1,22 +1,20 @@
 package runtime
 
 import (
-	"os"
 	"slices"
-	"strings"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 )
 
 // Features returns what this host can do, one word each, sorted.
 func (rt *Runtime) Features() []string {
 	words := append([]string{"engine.host"}, reaper.Features()...)
-	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
+	if mounts, err := procfs.Self.Mounts(-1); err == nil {
 		v1, v2 := false, false
-		for line := range strings.Lines(string(mounts)) {
-			_, after, _ := strings.Cut(line, " - ")
-			v1 = v1 || strings.HasPrefix(after, "cgroup ")
-			v2 = v2 || strings.HasPrefix(after, "cgroup2 ")
+		for m := range mounts {
+			v1 = v1 || m.Type == "cgroup"
+			v2 = v2 || m.Type == "cgroup2"
 		}
 		switch {
 		case v1 && v2:

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -68,7 +69,8 @@ func (rt *Runtime) holderOf(inode uint64) string {
 		if rt.life.Err() != nil {
 			return ""
 		}
-		if _, err := strconv.Atoi(p.Name()); err != nil {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
 			continue
 		}
 		dir := "/proc/" + p.Name() + "/fd/"
@@ -81,7 +83,7 @@ func (rt *Runtime) holderOf(inode uint64) string {
 				return ""
 			}
 			if to, err := os.Readlink(dir + fd.Name()); err == nil && to == link {
-				return "another listens there: " + rt.processWords(p.Name())
+				return "another listens there: " + rt.processWords(pid)
 			}
 		}
 	}
@@ -89,31 +91,26 @@ func (rt *Runtime) holderOf(inode uint64) string {
 }
 
 // processWords tells of a process, with the box that it is of.
-func (rt *Runtime) processWords(pid string) string {
-	name, err := os.ReadFile("/proc/" + pid + "/comm")
+func (rt *Runtime) processWords(pid int) string {
+	name, err := procfs.Of(pid).Comm()
 	if err != nil {
-		name = []byte("ended")
+		name = "ended"
 	}
-	words := fmt.Sprintf("pid %s (%s)", pid, oneLine(strings.TrimSpace(string(name))))
-	shims := map[string]string{}
+	words := fmt.Sprintf("pid %d (%s)", pid, oneLine(strings.TrimSpace(name)))
+	shims := map[int]string{}
 	for _, b := range rt.Boxes() {
 		if s := b.Snapshot(); s.PID > 0 {
-			shims[strconv.Itoa(s.PID)] = b.Name()
+			shims[s.PID] = b.Name()
 		}
 	}
 	// An orphan of a box is its shim's child.
 	const generations = 1000
 	for range generations {
-		stat, err := os.ReadFile("/proc/" + pid + "/stat")
-		if err != nil {
+		stat, err := procfs.Of(pid).Stat()
+		if err != nil || stat.Parent == 0 {
 			break
 		}
-		_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
-		fields := strings.Fields(rest)
-		if len(fields) < 2 || fields[1] == "0" {
-			break
-		}
-		pid = fields[1]
+		pid = stat.Parent
 		if box, ok := shims[pid]; ok {
 			return words + fmt.Sprintf(" of box %q", box)
 		}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/client"
@@ -593,8 +593,8 @@ func (r *stateRecord) lastChange() time.Time {
 // time has a resolution of 10 ms only: where it decides alone, a stranger that got
 // the pid within that must not be taken for the shim.
 func isShim(pid int) bool {
-	comm, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
-	return err == nil && string(comm) == "boxlite-shim\n"
+	comm, err := procfs.Of(pid).Comm()
+	return err == nil && comm == "boxlite-shim"
 }
 
 // adopt takes a run that an earlier daemon began under this one's care. The run

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -421,16 +421,11 @@ func (c *Config) shimRlimits() ([]wire.Rlimit, error) {
 
 // boundingSet returns the capabilities that the daemon can give at all.
 func boundingSet() (uint64, error) {
-	status, err := os.ReadFile("/proc/self/status")
+	status, err := procfs.Self.Status()
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(string(status)) {
-		if hex, ok := strings.CutPrefix(line, "CapBnd:"); ok {
-			return strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
-		}
-	}
-	return 0, errors.New("/proc/self/status has no CapBnd")
+	return strconv.ParseUint(status.Field("CapBnd"), 16, 64)
 }
 
 // ended is called once a run, when its shim is proven gone. It finds out how the

@@ -2,15 +2,11 @@ package runtime
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 )
 
 // Stats is what a box uses.
@@ -28,10 +24,6 @@ type Stats struct {
 	// run, or in the last one if none goes on.
 	OOMKills uint64
 }
-
-// clockTick is the unit of times in /proc: USER_HZ is 100 on every Linux port
-// that Go runs on.
-const clockTick = 10 * time.Millisecond
 
 // Stats tells what the cgroup of the run counts. It asks no one, so a box can't
 // hold it up.
@@ -65,95 +57,42 @@ func walk(pid int, known Stats) (Stats, error) {
 // add counts a process and what descends from it. One that ends meanwhile counts
 // nothing: its time is in its parent's.
 func (st *Stats) add(pid int, shim bool) error {
-	dir := "/proc/" + strconv.Itoa(pid)
-	stat, err := os.ReadFile(dir + "/stat")
+	p := procfs.Of(pid)
+	stat, err := p.Stat()
 	if gone(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(f) < 15 {
-		return fmt.Errorf("%s/stat has only %d fields", dir, len(f))
-	}
-	// utime and stime, and for the shim those of all it has reaped.
-	times := f[11:13]
 	if shim {
-		times = f[13:15]
-	}
-	for _, t := range times {
-		n, err := strconv.ParseInt(t, 10, 64)
-		if err != nil {
-			return err
-		}
-		st.CPU += time.Duration(n) * clockTick
-	}
-	if !shim {
+		st.CPU += stat.ReapedUserTime + stat.ReapedSystemTime
+	} else {
+		st.CPU += stat.UserTime + stat.SystemTime
 		st.Pids++
-		if st.Memory, err = addPrivate(st.Memory, dir); err != nil {
+		memory, err := p.PrivateMemory()
+		if err != nil && !gone(err) {
 			return err
 		}
+		st.Memory += memory
 	}
-	tasks, err := os.ReadDir(dir + "/task")
-	if gone(err) {
-		return nil
-	}
-	if err != nil {
+	children, err := p.Children()
+	if err != nil && !gone(err) {
 		return err
 	}
-	for _, t := range tasks {
-		children, err := os.ReadFile(dir + "/task/" + t.Name() + "/children")
-		if gone(err) {
-			continue
+	for _, child := range children {
+		if shim && procfs.Of(child).SameProgram(p) {
+			continue // the init of a container, which its cgroup would not count either
 		}
-		if err != nil {
+		if err := st.add(child, false); err != nil {
 			return err
-		}
-		for _, c := range strings.Fields(string(children)) {
-			n, err := strconv.Atoi(c)
-			if err != nil {
-				return err
-			}
-			if shim && sameProgram(dir, "/proc/"+c) {
-				continue // the init of a container, which its cgroup would not count either
-			}
-			if err := st.add(n, false); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
-}
-
-// addPrivate adds a process's resident pages that are not shared with a file.
-func addPrivate(sum int64, dir string) (int64, error) {
-	statm, err := os.ReadFile(dir + "/statm")
-	if gone(err) {
-		return sum, nil
-	}
-	if err != nil {
-		return sum, err
-	}
-	f := strings.Fields(string(statm))
-	if len(f) < 3 {
-		return sum, fmt.Errorf("%s/statm has only %d fields", dir, len(f))
-	}
-	resident, err1 := strconv.ParseInt(f[1], 10, 64)
-	shared, err2 := strconv.ParseInt(f[2], 10, 64)
-	return sum + max(0, resident-shared)*int64(os.Getpagesize()), errors.Join(err1, err2)
 }
 
 // gone reports whether a read of /proc or of a cgroup failed because what it tells
 // of has ended.
 func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.ENODEV)
-}
-
-// sameProgram reports whether two processes, given by their directories in /proc, have
-// the same program: the init of a container has that of its shim, and no process of the box
-// can have it.
-func sameProgram(a, b string) bool {
-	var sa, sb unix.Stat_t
-	return unix.Stat(a+"/exe", &sa) == nil && unix.Stat(b+"/exe", &sb) == nil && sa.Dev == sb.Dev && sa.Ino == sb.Ino
 }

@@ -1,10 +1,9 @@
 package rootfs
 
 import (
-	"strconv"
-	"strings"
-
 	"golang.org/x/sys/unix"
+
+	"github.com/boxlitefs/boxlite/reaper/procfs"
 )
 
 // localTypes are the file systems whose files are on this machine and need nobody's help to
@@ -24,18 +23,14 @@ const mountInfoMax = 1 << 20
 // command does not see it. The caller has a descriptor in the mount, so that no other mount
 // gets the number.
 func (r *Root) mountType(id uint64) (string, error) {
-	info, err := readProc(r.proc, "mountinfo", mountInfoMax)
+	mounts, err := procfs.At(r.proc).Mounts(mountInfoMax)
 	if err != nil {
 		return "", err
 	}
-	prefix := strconv.FormatUint(id, 10) + " "
-	for line := range strings.Lines(info) {
-		if !strings.HasPrefix(line, prefix) || !strings.HasSuffix(line, "\n") {
-			continue
+	for m := range mounts {
+		if m.ID == id {
+			return m.Type, nil
 		}
-		_, back, _ := strings.Cut(line, " - ")
-		typ, _, _ := strings.Cut(back, " ")
-		return typ, nil
 	}
 	return "", unix.EACCES
 }

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
@@ -36,7 +37,7 @@ func TestTheCommandIsTheOldestChild(t *testing.T) {
 	}
 	fd, err := FindCommand(boot, self, HostIDs)
 	must(t, err)
-	status, err := readProc(fd, "status", 1<<10)
+	status, err := readProc(fd, "status")
 	must(t, err)
 	if !strings.Contains(status, "\nPid:\t"+strconv.Itoa(pids[0])+"\n") {
 		t.Errorf("the command is not %d but %s", pids[0], status)
@@ -81,7 +82,7 @@ func TestTheCommandOfABoxWithIdsOfItsOwn(t *testing.T) {
 		for {
 			fd, err := FindCommand(boot, self, ids)
 			if err == nil {
-				text, err := readProc(fd, "cmdline", 1<<10)
+				text, err := readProc(fd, "cmdline")
 				must(t, err)
 				fails(t, "the root of a process that has the host's files", rootOf(ids).attach(fd), ErrNoProcess)
 				must(t, unix.Close(fd))
@@ -121,7 +122,7 @@ func TestTheCommandBelowItsRuntime(t *testing.T) {
 			if ourUsers(fd) {
 				t.Error("the command has the host's ids")
 			}
-			name, err = readProc(fd, "cmdline", 1<<10)
+			name, err = readProc(fd, "cmdline")
 			must(t, err)
 			must(t, unix.Close(fd))
 			if name == "sleep\x0060\x00" { // and not an unshare that becomes it, or the init
@@ -132,4 +133,10 @@ func TestTheCommandBelowItsRuntime(t *testing.T) {
 			t.Fatalf("the command is not found but %q: %v", name, err)
 		}
 	}
+}
+
+// readProc reads a file of /proc/PID.
+func readProc(dir int, name string) (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/%s", dir, name))
+	return string(text), err
 }
