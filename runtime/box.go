@@ -16,6 +16,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/deep"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -256,7 +257,7 @@ func (b *Box) saveSoon() {
 		b.save.Lock()
 		defer b.save.Unlock()
 		b.saveQueued.Store(false)
-		if err := b.saveNow(whole, nil); err != nil {
+		if err := b.saveNow(atomicfile.Atomic, nil); err != nil {
 			b.log("save").WithError(err).Error("state not written")
 			b.saveLater()
 		}
@@ -265,7 +266,7 @@ func (b *Box) saveSoon() {
 
 // saveNow writes state.json with the box's present state, changed by edit unless
 // that is nil. The caller holds save.
-func (b *Box) saveNow(c care, edit func(*stateRecord)) error {
+func (b *Box) saveNow(d atomicfile.Durability, edit func(*stateRecord)) error {
 	dir, err := b.pin()
 	if errors.Is(err, ErrRemoved) {
 		return nil
@@ -279,7 +280,7 @@ func (b *Box) saveNow(c care, edit func(*stateRecord)) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(dir, stateFile, append(data, '\n'), c)
+	return atomicfile.Replace(dir, stateFile, append(data, '\n'), d)
 }
 
 // nextState makes what saveNow writes.
@@ -326,7 +327,7 @@ func (b *Box) keepMode(s *Snapshot) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(replaceFile(dir, stateFile, append(data, '\n'), loose), dir.Close())
+	return errors.Join(atomicfile.Replace(dir, stateFile, append(data, '\n'), atomicfile.BestEffort), dir.Close())
 }
 
 // CheckConfig says what Configure would say of text that is not meant to be
@@ -354,7 +355,7 @@ func (b *Box) Configure(text []byte) error {
 	if err == nil {
 		var dir *os.Root
 		if dir, err = b.pin(); err == nil {
-			err = errors.Join(replaceFile(dir, configFile, text, durable), dir.Close())
+			err = errors.Join(atomicfile.Replace(dir, configFile, text, atomicfile.Synced), dir.Close())
 		}
 		if err != nil {
 			undo()
@@ -432,7 +433,7 @@ func (b *Box) SetOwner(name string, o status.Owner) error {
 	owners[name] = o
 	// At once for the next daemon, and soon for the next boot: a client holds a
 	// kernel lock meanwhile.
-	if err := b.saveNow(loose, func(r *stateRecord) { r.Owners = owners }); err != nil {
+	if err := b.saveNow(atomicfile.BestEffort, func(r *stateRecord) { r.Owners = owners }); err != nil {
 		return b.fail("chown", err)
 	}
 	defer b.saveSoon()

@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -164,7 +165,7 @@ func (b *Box) useImage(digest string) error {
 		return nil
 	}
 	defer b.rt.imageTexts.uses.Add(1)
-	err := b.saveNow(whole, func(s *stateRecord) { s.Image = digest })
+	err := b.saveNow(atomicfile.Atomic, func(s *stateRecord) { s.Image = digest })
 	if err != nil {
 		// The next start has to try it again.
 		b.mu.Lock()

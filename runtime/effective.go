@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"syscall"
 
+	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 )
 
@@ -41,7 +42,7 @@ func (b *Box) keepProcess(p *oci.Process) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(replaceFile(dir, processFile, text, loose), dir.Close())
+	return errors.Join(atomicfile.Replace(dir, processFile, text, atomicfile.BestEffort), dir.Close())
 }
 
 // readBackProcess returns what is on record of the last container; nothing is recorded of

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -332,7 +333,7 @@ func (e *Exec) save(root *os.Root, rec *execRecord) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(replaceFile(dir, execFile, append(data, '\n'), loose), dir.Close())
+	return errors.Join(atomicfile.Replace(dir, execFile, append(data, '\n'), atomicfile.BestEffort), dir.Close())
 }
 
 // Name returns the exec's name.
@@ -645,7 +646,7 @@ func (e *Exec) writeSpec(root *os.Root, spec *wire.ExecSpec) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(replaceFile(dir, wire.ExecSpecName, spec.Append(nil), loose), dir.Close())
+	return errors.Join(atomicfile.Replace(dir, wire.ExecSpecName, spec.Append(nil), atomicfile.BestEffort), dir.Close())
 }
 
 // removeSpec removes what the shim has read: it holds env.

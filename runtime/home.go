@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/shim/client"
 )
 
@@ -48,7 +49,7 @@ func (b *Box) disown(live *shimRecord) {
 	}
 	b.save.Lock()
 	defer b.save.Unlock()
-	if err := b.saveNow(whole, func(s *stateRecord) {
+	if err := b.saveNow(atomicfile.Atomic, func(s *stateRecord) {
 		s.LastRun, s.LastNumber, s.Asked, s.Again, s.Remove = live.Run, live.Number, "", "", false
 	}); err != nil {
 		b.log("recover").WithError(err).Error("that its last run is another's is not written down")

@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 
+	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/rootfs"
 )
@@ -32,7 +33,7 @@ func (b *Box) claimIDs(r *run) error {
 	b.save.Lock()
 	defer b.save.Unlock()
 	// Before anything on disk is owned by them.
-	err := b.saveNow(whole, func(s *stateRecord) { s.FirstID = id })
+	err := b.saveNow(atomicfile.Atomic, func(s *stateRecord) { s.FirstID = id })
 	if err != nil {
 		// The next start has to try it again.
 		b.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
@@ -165,7 +166,7 @@ func (b *Box) noteStop(r *run, again bool) error {
 	b.save.Lock()
 	defer b.save.Unlock()
 	defer b.saveSoon()
-	return b.saveNow(loose, func(s *stateRecord) {
+	return b.saveNow(atomicfile.BestEffort, func(s *stateRecord) {
 		s.RestartAt = time.Time{}
 		last := s.LastRun
 		switch {

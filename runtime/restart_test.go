@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -196,7 +197,7 @@ func TestStopInABackoffIsNotUndoneByTheRecordOfTheEnd(t *testing.T) {
 func TestKillOfARestartIsNotUndoneByTheBackoffBeforeIt(t *testing.T) {
 	b, first := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
 	b.save.Lock()
-	must(t, b.saveNow(loose, func(s *stateRecord) {
+	must(t, b.saveNow(atomicfile.BestEffort, func(s *stateRecord) {
 		s.LastRun, s.Status, s.RestartAt = first.id, status.Stopped, time.Now()
 	}))
 	b.save.Unlock()

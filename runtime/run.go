@@ -20,6 +20,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/reaper/procfs"
+	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -346,7 +347,7 @@ func (b *Box) putOnRecord(live *shimRecord) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(replaceFile(dir, shimFile, append(text, '\n'), whole), dir.Close())
+	return errors.Join(atomicfile.Replace(dir, shimFile, append(text, '\n'), atomicfile.Atomic), dir.Close())
 }
 
 // abandon ends a shim that could not be put under watch. It was not let go, so
@@ -605,7 +606,7 @@ func (b *Box) testify(rec wire.ExitRecord) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(replaceFile(dir, wire.RecordName, rec.AppendJSON(nil), scrap), dir.Close())
+	return errors.Join(atomicfile.Replace(dir, wire.RecordName, rec.AppendJSON(nil), atomicfile.None), dir.Close())
 }
 
 // removeItself carries out remove_on_exit. A start that came first wins.

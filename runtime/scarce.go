@@ -18,7 +18,7 @@ import (
 // slots bounds how many goroutines at once are in system calls that may wait, for the disk
 // say. Each of those keeps a thread, and a thread that the Go runtime finds no other for
 // must be made: where the daemon's cgroup has no room for it, that ends the daemon. So the
-// sum of all slots is less than SpareThreads.
+// sum of all slots, and of the 20 of package atomicfile, is less than SpareThreads.
 type slots chan struct{}
 
 func (s slots) do(fn func() error) error {
@@ -33,8 +33,6 @@ func (s slots) do(fn func() error) error {
 const SpareThreads = 96
 
 var (
-	writers  = make(slots, 16) // of files that are synced
-	jotters  = make(slots, 4)  // of files that are not
 	starters = make(slots, 8)  // of shims, and makers of their cgroups
 	visitors = make(slots, 24) // clients in the files of boxes, and in logs
 	releases = make(slots, 4)  // of overlays: see overlayHold

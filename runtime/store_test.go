@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,56 +51,6 @@ func TestBrokenRecordIsKeptAside(t *testing.T) {
 	r, err := load(t.TempDir(), shimFile, decodeShim)
 	if r != nil || err != nil {
 		t.Fatalf("a record that is not there: %v, %v", r, err)
-	}
-}
-
-func TestReplaceFileLeavesTheOldOnFailure(t *testing.T) {
-	dir, err := os.OpenRoot(t.TempDir())
-	must(t, err)
-	defer dir.Close()
-	for _, c := range []care{scrap, loose, whole, durable} {
-		must(t, replaceFile(dir, "f", []byte("old"), c))
-		// Directories where the temporary file may go: it cannot be opened.
-		for _, tmp := range []string{".f.tmp", ".f.new"} {
-			if err := dir.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				t.Fatal(err)
-			}
-			must(t, dir.Mkdir(tmp, 0o700))
-		}
-		if err := replaceFile(dir, "f", []byte("new"), c); err == nil {
-			t.Fatal("no error")
-		}
-		got, err := dir.ReadFile("f")
-		must(t, err)
-		if string(got) != "old" {
-			t.Fatalf("got %q", got)
-		}
-		must(t, dir.RemoveAll(".f.tmp"))
-		must(t, dir.RemoveAll(".f.new"))
-	}
-}
-
-// What is overwritten may have been longer, and what was replaced durably is gone:
-// a configuration may hold secrets.
-func TestReplaceFileGivesTheNewBytesOnly(t *testing.T) {
-	for _, c := range []care{scrap, loose, whole, durable} {
-		path := t.TempDir()
-		dir, err := os.OpenRoot(path)
-		must(t, err)
-		for _, text := range []string{"one", "two, which is longer", "three", "", "four"} {
-			must(t, replaceFile(dir, "f", []byte(text), c))
-			got, err := dir.ReadFile("f")
-			must(t, err)
-			if string(got) != text {
-				t.Errorf("care %d: got %q, not %q", c, got, text)
-			}
-		}
-		must(t, dir.Close())
-		files, err := os.ReadDir(path)
-		must(t, err)
-		if len(files) > 2 || (c == durable || c == loose) && len(files) > 1 {
-			t.Errorf("care %d: left %v", c, files)
-		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/shim/client"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -61,7 +62,7 @@ func (b *Box) writeAll(edit func(*stateRecord)) error {
 		b.nextState(edit)
 		return err
 	}
-	if err := errors.Join(err, b.saveNow(whole, edit)); err != nil || k == nil {
+	if err := errors.Join(err, b.saveNow(atomicfile.Atomic, edit)); err != nil || k == nil {
 		return err
 	}
 	b.killKeeper(k)
@@ -235,7 +236,7 @@ func (e *Exec) writeEnd() error {
 	defer dir.Close()
 	if old, err := load(filepath.Join(e.b.dir, name), wire.RecordName, decodeExit); err != nil || old == nil || old.Run != rec.Run {
 		// Not where the shim, which may live and try the same, writes it first.
-		if err := replaceFile(dir, wire.RecordName, rec.AppendJSON(nil), loose); err != nil {
+		if err := atomicfile.Replace(dir, wire.RecordName, rec.AppendJSON(nil), atomicfile.BestEffort); err != nil {
 			return err
 		}
 	}

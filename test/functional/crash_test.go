@@ -711,7 +711,7 @@ func (c *crashed) usable() {
 	c.honest()
 }
 
-// replaced are the files that go through the points of replaceFile and load.
+// replaced are the files that go through the points of atomicfile.Replace and of load.
 var replaced = map[string][]string{
 	"replace.begun":   {"config.yaml", "state.json", "shim.json", "exit.json", "exec.json"},
 	"replace.opened":  {"config.yaml", "state.json", "shim.json", "exit.json", "exec.json"},
