@@ -170,7 +170,7 @@ func TestStopInABackoffIsNotUndoneByTheRecordOfTheEnd(t *testing.T) {
 	must(t, err)
 	t.Cleanup(func() { must(t, b.rt.oom.close()) })
 	busy, told, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	go b.rt.ends.keep(func() { close(told); <-busy })
+	go b.rt.ends.Later(func() { close(told); <-busy })
 	<-told
 	go func() {
 		b.ended(r, reaper.Exit{Code: 1, At: time.Now()})

@@ -474,9 +474,9 @@ func (b *Box) witness(r *run, e reaper.Exit) {
 // account tells how a run ended, and writes it down.
 func (b *Box) account(r *run, e reaper.Exit, rec *wire.ExitRecord, broken error) {
 	var done stateRecord
-	b.rt.ends.tell(func() { done = b.tellEnd(r, e, rec, broken) })
+	b.rt.ends.Urgent(func() { done = b.tellEnd(r, e, rec, broken) })
 	fault.Point("end.told")
-	b.rt.ends.keep(func() {
+	b.rt.ends.Later(func() {
 		if e.Outcome.Gone() {
 			b.ungroup(r)
 		}

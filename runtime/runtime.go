@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/endqueue"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
@@ -108,7 +109,7 @@ type Runtime struct {
 	serial atomic.Uint64
 	looks  chan struct{} // bounds how many boxes are looked at at once
 	asks   chan struct{} // and how many of their shims are asked
-	ends   ends
+	ends   endqueue.Queue
 	seq    sync.Mutex // orders events between the daemon's ring and a box's
 	seqNo  uint64
 	events events

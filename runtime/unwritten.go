@@ -114,7 +114,7 @@ func (b *Box) keeperGone(r *run, e reaper.Exit) {
 	}); err != nil && !errors.Is(err, ErrRemoved) && !errors.Is(err, ErrBusy) {
 		b.log("reap").WithError(err).Error("a shim that has kept an end is gone, and cannot be said to be")
 	}
-	b.rt.ends.keep(func() { b.ungroup(r) })
+	b.rt.ends.Later(func() { b.ungroup(r) })
 }
 
 // takeEnd takes from a shim, of a run that has ended, what it could not put on record, and
