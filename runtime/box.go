@@ -18,6 +18,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/deep"
+	"github.com/boxlitefs/boxlite/runtime/event"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
@@ -31,7 +32,7 @@ type Box struct {
 	dir    string
 
 	snap   atomic.Pointer[Snapshot]
-	events events
+	events history
 	infos  texts[infoState]
 
 	mu      sync.Mutex    // the owner: guards what follows, and who publishes
@@ -85,7 +86,7 @@ type Box struct {
 
 func newBox(rt *Runtime, name string) *Box {
 	b := &Box{rt: rt, name: name, serial: rt.serial.Add(1), dir: rt.store.boxDir(name)}
-	b.events.max = boxHistory
+	b.events.Max = boxHistory
 	b.restartTimer.fire = b.restartDue
 	b.again.fire = b.saveAgain
 	b.activeTimer.fire = func() {
@@ -106,13 +107,13 @@ func (b *Box) Serial() uint64 { return b.serial }
 func (b *Box) Snapshot() *Snapshot { return b.snap.Load() }
 
 // Events returns the box's history, oldest first.
-func (b *Box) Events() []Event { return b.events.all() }
+func (b *Box) Events() []event.Event { return b.events.All() }
 
 // EventsText returns the box's history as lines, and when the last event came.
 func (b *Box) EventsText() (*Text, time.Time) { return b.events.text() }
 
 // Follow returns a cursor over the box's events from now on.
-func (b *Box) Follow() *Cursor { return b.events.cursor() }
+func (b *Box) Follow() *event.Cursor { return b.events.Follow() }
 
 func (b *Box) log(op string) *logrus.Entry {
 	s := b.snap.Load()
@@ -148,13 +149,13 @@ func (b *Box) publish(s *Snapshot, now time.Time) Field {
 type tx struct {
 	Snapshot // what will be published; changed at will
 	touched  Field
-	events   []Event
+	events   []event.Event
 	why      string // words to add to what is said of a change of health
 }
 
 // event adds an event to the change.
 func (t *tx) event(name, detail string) {
-	t.events = append(t.events, Event{Name: name, Detail: detail})
+	t.events = append(t.events, event.Event{Name: name, Detail: detail})
 }
 
 // update is the only way a box changes. fn runs under the box's lock and edits a
@@ -467,7 +468,7 @@ func (b *Box) remove(asked bool) error {
 	if b.rt.opt.Observer != nil {
 		b.rt.opt.Observer.BoxRemoved(b, asked)
 	}
-	b.rt.record(b, Event{Name: "removed"}, true)
+	b.rt.record(b, event.Event{Name: "removed"}, true)
 	b.rt.forget(b)
 	b.rt.announce()
 	fault.Point("remove.told")

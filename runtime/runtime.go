@@ -16,6 +16,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/endqueue"
+	"github.com/boxlitefs/boxlite/runtime/event"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
@@ -112,7 +113,7 @@ type Runtime struct {
 	ends   endqueue.Queue
 	seq    sync.Mutex // orders events between the daemon's ring and a box's
 	seqNo  uint64
-	events events
+	events history
 
 	lastError atomic.Pointer[string]
 	errorTime atomic.Int64
@@ -142,7 +143,7 @@ func Open(opt Options) (*Runtime, error) {
 	if opt.FirstID == 0 {
 		rt.opt.FirstID, rt.opt.IDs = DefaultFirstID, DefaultIDs
 	}
-	rt.events.max = eventHistory
+	rt.events.Max = eventHistory
 	rt.setLastError("ok")
 	rt.imagesError.Store(&imagesNote{"ok", time.Now()})
 	rt.metrics = newMetrics()
@@ -311,7 +312,7 @@ func (rt *Runtime) CreateMode(name string, mode uint32) (*Box, error) {
 		b.removed = true
 		rt.forget(b)
 	} else {
-		rt.record(b, Event{Name: "created"}, false) // nothing of the box comes before it
+		rt.record(b, event.Event{Name: "created"}, false) // nothing of the box comes before it
 	}
 	b.mu.Unlock()
 	if err != nil {
@@ -396,13 +397,13 @@ func ValidName(name string) bool {
 }
 
 // Events returns the history of all boxes, oldest first.
-func (rt *Runtime) Events() []Event { return rt.events.all() }
+func (rt *Runtime) Events() []event.Event { return rt.events.All() }
 
 // EventsText returns the history of all boxes as lines, and when the last event came.
 func (rt *Runtime) EventsText() (*Text, time.Time) { return rt.events.text() }
 
 // Follow returns a cursor over the events of all boxes from now on.
-func (rt *Runtime) Follow() *Cursor { return rt.events.cursor() }
+func (rt *Runtime) Follow() *event.Cursor { return rt.events.Follow() }
 
 // LastError returns the last refusal that has no box to say it in, or "ok", and
 // when it was.
@@ -424,13 +425,13 @@ func (rt *Runtime) setLastError(s string) {
 // emit records an event of the daemon's own, or of a box that is not changed by
 // update, and announces it.
 func (rt *Runtime) emit(b *Box, name, detail string) {
-	rt.record(b, Event{Name: name, Detail: detail}, false)
+	rt.record(b, event.Event{Name: name, Detail: detail}, false)
 	rt.announce()
 }
 
 // record puts an event into the daemon's ring and the box's, in one order; b is
 // nil for the daemon's own. With last, no more come from the box.
-func (rt *Runtime) record(b *Box, e Event, last bool) {
+func (rt *Runtime) record(b *Box, e event.Event, last bool) {
 	e.Box, e.Detail = "-", oneLine(e.Detail)
 	if b != nil {
 		e.Box = b.name
@@ -439,9 +440,9 @@ func (rt *Runtime) record(b *Box, e Event, last bool) {
 	defer rt.seq.Unlock()
 	rt.seqNo++
 	e.Seq, e.Time = rt.seqNo, time.Now()
-	rt.events.add(e, false)
+	rt.events.Add(e, false)
 	if b != nil {
-		b.events.add(e, last)
+		b.events.Add(e, last)
 	}
 }
 

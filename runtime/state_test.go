@@ -87,7 +87,7 @@ func testRuntime(t *testing.T) *Runtime {
 	log := logrus.New()
 	log.SetOutput(t.Output())
 	rt := &Runtime{metrics: newMetrics(), log: logrus.NewEntry(log), store: s, boxes: map[string]*Box{}, closing: make(chan struct{}), life: t.Context()}
-	rt.events.max = eventHistory
+	rt.events.Max = eventHistory
 	rt.setLastError("ok")
 	rt.timers, err = newTimers()
 	must(t, err)

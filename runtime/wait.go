@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/boxlitefs/boxlite/runtime/event"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
@@ -148,7 +149,7 @@ const lostLine = "- - - lost count=%d\n"
 
 // eventStream gives events as they come.
 type eventStream struct {
-	cursor *Cursor
+	cursor *event.Cursor
 
 	mu   sync.Mutex
 	rest []byte

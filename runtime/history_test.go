@@ -5,8 +5,8 @@ import (
 	"io"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/boxlitefs/boxlite/runtime/event"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
@@ -15,59 +15,6 @@ func fieldsByLine(s string) (out [][]string) {
 		out = append(out, strings.Fields(line))
 	}
 	return out
-}
-
-func TestEventLineIsMadeForRead(t *testing.T) {
-	e := Event{Seq: 17, Time: time.Date(2026, 11, 22, 20, 1, 2, 123456789, time.UTC), Box: "web", Name: "status", Detail: "from=running to=stopped exit_code=137"}
-	const want = "17 2026-11-22T20:01:02.123456789Z web status from=running to=stopped exit_code=137\n"
-	if got := string(e.AppendText(nil)); got != want {
-		t.Fatalf("got %q, want %q", got, want)
-	}
-	e.Time = time.Date(2026, 11, 22, 20, 1, 2, 0, time.FixedZone("", 3600))
-	if got := string(e.AppendText(nil)); !strings.Contains(got, " 2026-11-22T19:01:02.000000000Z ") {
-		t.Fatalf("a time of another zone, without a fraction: %q", got)
-	}
-}
-
-func TestRingKeepsTheNewest(t *testing.T) {
-	v := events{max: 4}
-	for i := 1; i <= 10; i++ {
-		v.add(Event{Seq: uint64(i)}, false)
-		all := v.all()
-		if len(all) != min(i, 4) || all[len(all)-1].Seq != uint64(i) || all[0].Seq != uint64(max(1, i-3)) {
-			t.Fatalf("after %d: %v", i, all)
-		}
-	}
-}
-
-func TestCursorSeesAllFromItsMomentOn(t *testing.T) {
-	v := events{max: 4}
-	v.add(Event{Seq: 1}, false)
-	c := v.cursor()
-	got, lost, more := c.Next(9)
-	if len(got) != 0 || lost != 0 || more == nil {
-		t.Fatalf("before anything: %v %d %v", got, lost, more)
-	}
-	v.add(Event{Seq: 2}, false)
-	select {
-	case <-more:
-	default:
-		t.Fatal("not woken")
-	}
-	for i := 3; i <= 5; i++ {
-		v.add(Event{Seq: uint64(i)}, false)
-	}
-	got, lost, _ = c.Next(9)
-	if len(got) != 4 || got[0].Seq != 2 || got[3].Seq != 5 || lost != 0 {
-		t.Fatalf("got %v, lost %d", got, lost)
-	}
-	for i := 6; i <= 12; i++ {
-		v.add(Event{Seq: uint64(i)}, false)
-	}
-	got, lost, _ = c.Next(9)
-	if lost != 3 || len(got) != 4 || got[0].Seq != 9 {
-		t.Fatalf("a reader that fell behind got %v, lost %d", got, lost)
-	}
 }
 
 func TestSlowReaderIsToldWhatItLost(t *testing.T) {
@@ -86,9 +33,9 @@ func TestSlowReaderIsToldWhatItLost(t *testing.T) {
 }
 
 func TestLastEventIsGivenAndThenTheEnd(t *testing.T) {
-	v := events{max: 4}
-	s := &eventStream{cursor: v.cursor()}
-	v.add(Event{Seq: 1, Name: "removed"}, true)
+	v := event.Ring{Max: 4}
+	s := &eventStream{cursor: v.Follow()}
+	v.Add(event.Event{Seq: 1, Name: "removed"}, true)
 	buf := make([]byte, 256)
 	if n, _, err := s.Poll(buf); err != nil || !strings.Contains(string(buf[:n]), "removed") {
 		t.Fatalf("got %q, %v", buf[:n], err)
@@ -99,10 +46,10 @@ func TestLastEventIsGivenAndThenTheEnd(t *testing.T) {
 }
 
 func TestNothingComesAfterTheLastEvent(t *testing.T) {
-	v := events{max: 4}
-	s := &eventStream{cursor: v.cursor()}
-	v.add(Event{Seq: 1, Name: "removed"}, true)
-	v.add(Event{Seq: 2, Name: "exec"}, false) // one that was late
+	v := event.Ring{Max: 4}
+	s := &eventStream{cursor: v.Follow()}
+	v.Add(event.Event{Seq: 1, Name: "removed"}, true)
+	v.Add(event.Event{Seq: 2, Name: "exec"}, false) // one that was late
 	buf := make([]byte, 256)
 	n, _, err := s.Poll(buf)
 	must(t, err)
