@@ -162,7 +162,7 @@ func TestNetStealsNothing(t *testing.T) {
 				t.Errorf("late: %v, not %d", err, code)
 			}
 		})
-		run(func() { // as shim.Launch does
+		run(func() { // as client.Launch does
 			fd := -1
 			pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", fmt.Sprint("exit ", code)}, &syscall.ProcAttr{Sys: &syscall.SysProcAttr{PidFD: &fd}})
 			if err != nil {

@@ -5,10 +5,8 @@ package shim
 import (
 	"errors"
 	"math"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -97,54 +95,6 @@ func (s *supervisor) prepare() *wire.StartError {
 		}
 	}
 	return nil
-}
-
-// oomScoreFile is what a process tells the OOM killer of itself.
-const oomScoreFile = "/proc/self/oom_score_adj"
-
-const (
-	leastOOMScore = -1000 // never
-	mostOOMScore  = 1000
-	// boxOOMScore is how far a box is ranked behind a shim that cannot be shielded.
-	boxOOMScore = 100
-)
-
-// shield keeps the OOM killer from the shim, as far as it may: a box of which the
-// supervisor was taken is lost with all it had.
-func (s *supervisor) shield() {
-	fd, err := sys.Retry(func() (int, error) { return unix.Open(oomScoreFile, unix.O_RDWR|unix.O_CLOEXEC, 0) })
-	if err != nil {
-		say("cannot open " + oomScoreFile + ": " + err.Error())
-		return
-	}
-	defer sys.Close(fd)
-	var buf [16]byte
-	n, err := unix.Read(fd, buf[:])
-	if err == nil {
-		s.oomScore, err = strconv.Atoi(strings.TrimSpace(string(buf[:n])))
-	}
-	if err != nil {
-		say("cannot read " + oomScoreFile + ": " + err.Error())
-		return
-	}
-	s.ranked = true
-	if _, err := unix.Write(fd, []byte(strconv.Itoa(leastOOMScore))); err == nil {
-		s.oomScore = leastOOMScore
-	} else if !errors.Is(err, unix.EACCES) {
-		// Without CAP_SYS_RESOURCE the score can only be raised: the daemon has said
-		// so, once for all shims.
-		say("cannot write " + oomScoreFile + ": " + err.Error())
-	}
-}
-
-// rankCommand makes of the shim's score that of the command: as the spec says, and in any
-// case behind the shim.
-func (s *supervisor) rankCommand() {
-	score := s.spec.OOMScore
-	if s.oomScore != leastOOMScore {
-		score = min(max(score, s.oomScore+boxOOMScore), mostOOMScore)
-	}
-	s.oomScore = score
 }
 
 // openCgroups opens the files of the box's cgroups while the host's /sys is
@@ -310,29 +260,4 @@ func readFull(b []byte) error {
 func report(startedNs int64, failed *wire.StartError) {
 	write(wire.FDReport, wire.AppendReport(nil, startedNs, failed))
 	sys.Close(wire.FDReport)
-}
-
-// say writes a line to shim.log, which is the last place there is: when that
-// fails too nobody can be told.
-func say(message string) {
-	b := time.Unix(0, wallclock()).UTC().AppendFormat(nil, time.RFC3339Nano)
-	b = append(append(b, " boxlite-shim: "...), message...)
-	write(wire.FDStderr, append(b, '\n'))
-}
-
-// fatal ends the shim, and the box with it, over an error that only a mistake
-// of the shim itself can bring about.
-func fatal(what string, err error) {
-	say(what + ": " + err.Error())
-	syscall.Exit(failedCode)
-}
-
-func write(fd int, b []byte) {
-	for len(b) > 0 {
-		n, err := sys.Retry(func() (int, error) { return unix.Write(fd, b) })
-		if err != nil {
-			return
-		}
-		b = b[n:]
-	}
 }

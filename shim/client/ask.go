@@ -7,8 +7,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -128,21 +126,6 @@ func AskExec(ctx context.Context, dir *os.File, req wire.Request) (wire.ExecRepl
 	return reply, err
 }
 
-// descriptor returns the descriptor that came with a packet, or -1.
-func descriptor(oob []byte) int {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return -1
-	}
-	for i := range messages {
-		// There was room for one.
-		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil && len(fds) == 1 {
-			return fds[0]
-		}
-	}
-	return -1
-}
-
 // AskEnd asks the shim of a run that has ended for the ExitRecord, as JSON, that it could
 // not write. Its errors are those of Ask; EBUSY says that something of the run goes on, or that the shim
 // is of another. A shim of an older version gives io.ErrUnexpectedEOF.
@@ -169,6 +152,21 @@ func AskEnd(ctx context.Context, dir *os.File, run string) ([]byte, error) {
 // recvmsg is replaced by tests.
 var recvmsg = unix.Recvmsg
 
+// descriptor returns the descriptor that came with a packet, or -1.
+func descriptor(oob []byte) int {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return -1
+	}
+	for i := range messages {
+		// There was room for one.
+		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil && len(fds) == 1 {
+			return fds[0]
+		}
+	}
+	return -1
+}
+
 // sender returns the pid of the process that sent a packet, which the kernel
 // adds to what a socket with SO_PASSCRED receives.
 func sender(oob []byte) (int, error) {
@@ -183,165 +181,3 @@ func sender(oob []byte) (int, error) {
 	}
 	return 0, errors.New("the kernel does not say who answered")
 }
-
-// Home returns what the directory is that the shim with that pid keeps its box in. The
-// shim has it open all its life, wherever that is moved. ENOENT says that there is no such
-// process, or that it has ended.
-func Home(pid int) (dir unix.Stat_t, err error) {
-	err = unix.Stat("/proc/"+strconv.Itoa(pid)+"/fd/"+strconv.Itoa(wire.FDDir), &dir)
-	return dir, err
-}
-
-// dial connects to a shim. A unix socket is connected at once or not at all;
-// EAGAIN says that too many wait to be accepted, and nothing tells when there
-// are fewer.
-func dial(ctx context.Context, dir *os.File) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
-		sys.Close(fd)
-		return nil, err
-	}
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err = withFD(dir, func(dirfd int) error { return unix.Connect(fd, controlAddress(dirfd)) })
-		if err == nil {
-			return os.NewFile(uintptr(fd), wire.SocketName), nil
-		}
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			sys.Close(fd)
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			sys.Close(fd)
-			return nil, context.Cause(ctx)
-		case <-time.After(wait):
-		}
-	}
-}
-
-// Tether connects to the shim of the box whose directory dir is, whether or not
-// that answers, and returns a descriptor that hangs up when the shim ends. What
-// comes through it before says nothing, and need not be read.
-func Tether(ctx context.Context, dir *os.File) (int, error) {
-	conn, err := dial(ctx, dir)
-	if err != nil {
-		return -1, err
-	}
-	defer conn.Close()
-	// Only who watches the log is kept on the line.
-	if _, err := conn.Write(wire.Request{Op: wire.OpWatchLog}.Append(nil)); err != nil {
-		return -1, err
-	}
-	fd := -1
-	// Not the file itself: the Go runtime would wake up for all that comes.
-	err = withFD(conn, func(c int) error {
-		var derr error
-		fd, derr = unix.FcntlInt(uintptr(c), unix.F_DUPFD_CLOEXEC, 0)
-		return derr
-	})
-	return fd, err
-}
-
-// LogWatch tells of changes of a box's log.
-type LogWatch struct{ watch }
-
-// ExecWatch tells of the ends of a box's execs.
-type ExecWatch struct{ watch }
-
-// watch is a connection over which packets come that say that something has changed.
-type watch struct {
-	conn *os.File
-}
-
-// WatchLog begins to watch the log of the box whose directory dir is. What is
-// written after WatchLog has returned makes Next return; what was written
-// before has to be looked for. Its errors are those of Ask.
-func WatchLog(ctx context.Context, dir *os.File) (*LogWatch, error) {
-	w, err := openWatch(ctx, dir, wire.Request{Op: wire.OpWatchLog})
-	if err != nil {
-		return nil, err
-	}
-	return &LogWatch{w}, nil
-}
-
-// WatchExecs begins to watch the execs of a run. Of one that ended before WatchExecs
-// has returned, the record has to be looked for. Its errors are those of AskExec.
-func WatchExecs(ctx context.Context, dir *os.File, run string) (*ExecWatch, error) {
-	w, err := openWatch(ctx, dir, wire.Request{Op: wire.OpWatchExecs, Run: run})
-	if err != nil {
-		return nil, err
-	}
-	return &ExecWatch{w}, nil
-}
-
-func openWatch(ctx context.Context, dir *os.File, req wire.Request) (watch, error) {
-	conn, reply, err := ask(ctx, dir, req)
-	if err != nil {
-		return watch{}, err
-	}
-	if reply.Errno != 0 {
-		_ = conn.Close()
-		return watch{}, reply.Errno
-	}
-	return watch{conn: conn}, nil
-}
-
-// Next waits for the log to have changed since Next returned the last time. One
-// return may stand for many changes. io.EOF says that the shim has ended, after
-// the last of the log was written; another error is that of ctx.
-func (w *LogWatch) Next(ctx context.Context) error {
-	_, err := w.next(ctx)
-	return err
-}
-
-// Next waits for an exec to have ended since Next returned the last time. One return may
-// stand for many. It reports whether there may be ends that are not on record, and the
-// shim is to be asked; one of a version that does not say so always is. io.EOF says that
-// the shim has ended; another error is that of ctx.
-func (w *ExecWatch) Next(ctx context.Context) (unwritten bool, err error) { return w.next(ctx) }
-
-// next waits for packets, and takes all that are there.
-func (w *watch) next(ctx context.Context) (marked bool, err error) {
-	defer deadlineOn(ctx, w.conn)()
-	raw, err := w.conn.SyscallConn()
-	if err != nil {
-		return false, err
-	}
-	changed, ended := false, false
-	var buf [wire.MaxChange]byte
-	var rerr error
-	err = raw.Read(func(fd uintptr) bool {
-		for {
-			n, err := unix.Read(int(fd), buf[:])
-			switch {
-			case errors.Is(err, unix.EINTR):
-			case errors.Is(err, unix.EAGAIN):
-				return changed
-			case errors.Is(err, unix.ECONNRESET) || err == nil && n == 0:
-				ended = true
-				return true
-			case err != nil:
-				rerr = err
-				return true
-			default:
-				changed = true
-				marked = marked || wire.DecodeChange(buf[:n])
-			}
-		}
-	})
-	switch {
-	case changed:
-		return marked, nil
-	case ended:
-		return false, io.EOF
-	case err != nil && ctx.Err() != nil:
-		return false, context.Cause(ctx)
-	}
-	return false, errors.Join(err, rerr)
-}
-
-// Close ends the watch; a waiting Next returns.
-func (w *watch) Close() error { return w.conn.Close() }

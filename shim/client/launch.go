@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -160,37 +159,6 @@ func (h *Handle) fork(opts *LaunchOptions, files []uintptr) error {
 	return nil
 }
 
-// listenControl makes the control socket in the directory dir. It is bound by
-// way of /proc: the path of a socket may have 108 bytes, that of a directory
-// thousands.
-func listenControl(dir int) (int, error) {
-	if err := unix.Unlinkat(dir, wire.SocketName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return -1, err
-	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return -1, err
-	}
-	// The mode of the socket becomes that of its file, so there is no moment at
-	// which others could connect.
-	err = unix.Fchmod(fd, 0o600)
-	if err == nil {
-		err = unix.Bind(fd, controlAddress(dir))
-	}
-	if err == nil {
-		err = unix.Listen(fd, 2*wire.MaxConns)
-	}
-	if err != nil {
-		sys.Close(fd)
-		return -1, err
-	}
-	return fd, nil
-}
-
-func controlAddress(dir int) *unix.SockaddrUnix {
-	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/" + wire.SocketName}
-}
-
 // Begin gives the shim its spec: it makes the box and runs the command. To be
 // called when PID is on disk. An error means that the shim is dead or stuck.
 func (h *Handle) Begin() error {
@@ -235,36 +203,4 @@ func (h *Handle) Close() {
 	if h.reportR != nil {
 		_ = h.reportR.Close()
 	}
-}
-
-// withFD calls f with the descriptor of file, which stays open meanwhile.
-// File.Fd would make it blocking.
-func withFD(file *os.File, f func(fd int) error) error {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var ferr error
-	if err := raw.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
-		return err
-	}
-	return ferr
-}
-
-// asyncFile makes a file whose reads and writes wait without a thread, and have
-// deadlines.
-func asyncFile(fd int, name string) *os.File {
-	// The error would only say that fd is no descriptor.
-	_ = unix.SetNonblock(fd, true)
-	return os.NewFile(uintptr(fd), name)
-}
-
-// deadlineOn makes waiting on file end when ctx does, until the function that
-// it returns is called.
-func deadlineOn(ctx context.Context, file *os.File) (done func()) {
-	stop := context.AfterFunc(ctx, func() {
-		// A file that is closed already needs no deadline.
-		_ = file.SetDeadline(time.Unix(1, 0))
-	})
-	return func() { stop() }
 }

@@ -121,12 +121,6 @@ func forget(name string, kinds ...string) {
 	}
 }
 
-// runtimeArgv is a command line of the runtime.
-func runtimeArgv(c *wire.Container, log string, args ...string) []string {
-	argv := append([]string{}, c.Runtime...)
-	return append(append(argv, "--root", wire.ContainerState, "--log", log), args...)
-}
-
 // endCall takes what came of a call of the runtime that has ended: the pid of the
 // process, or why there is none. ended says that the process has ended as well, with
 // status; nobody will hear of it again.
