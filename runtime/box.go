@@ -18,6 +18,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/deep"
+	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/event"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -49,14 +50,14 @@ type Box struct {
 	// as it has had none.
 	firstID atomic.Uint32
 
-	restartTimer timer
+	restartTimer epoll.Timer
 	// active is the moment at which somebody last showed that the box is wanted; see
 	// expire.idle.
 	active atomic.Int64
 	// activeUnsaved says that active is to be written down, and activeRests that it has
 	// been less than activePause ago.
 	activeUnsaved, activeRests atomic.Bool
-	activeTimer                timer
+	activeTimer                epoll.Timer
 
 	files rootSlot
 
@@ -77,7 +78,7 @@ type Box struct {
 	kept   int // under save: the last run of which it was written how it ended
 	// saveQueued says that a write of state.json waits to begin.
 	saveQueued atomic.Bool
-	again      timer        // see saveLater
+	again      epoll.Timer  // see saveLater
 	savePause  atomic.Int64 // before the last write that was made again, in nanoseconds
 	// keeper is the run that has ended and whose shim stays until that is written; nil if
 	// there is none.
@@ -87,9 +88,9 @@ type Box struct {
 func newBox(rt *Runtime, name string) *Box {
 	b := &Box{rt: rt, name: name, serial: rt.serial.Add(1), dir: rt.store.boxDir(name)}
 	b.events.Max = boxHistory
-	b.restartTimer.fire = b.restartDue
-	b.again.fire = b.saveAgain
-	b.activeTimer.fire = func() {
+	b.restartTimer.Fire = b.restartDue
+	b.again.Fire = b.saveAgain
+	b.activeTimer.Fire = func() {
 		b.activeRests.Store(false)
 		b.saveActive()
 	}

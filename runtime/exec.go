@@ -1141,7 +1141,7 @@ func (b *Box) adoptExecs(r *run) {
 	}
 	b.log("recover").WithError(err).Warn("it is not known how the execs are: the shim is asked again")
 	x.pause = min(max(2*x.pause, adoptPause), maxAdoptPause)
-	b.rt.timers.set(&r.adoption, time.Now().Add(x.pause))
+	b.rt.timers.Set(&r.adoption, time.Now().Add(x.pause))
 }
 
 func (e *Exec) adopt(r *run) error {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -119,11 +120,11 @@ func execBox(t *testing.T) (*Box, *Exec) {
 	t.Helper()
 	rt := testRuntime(t)
 	var err error
-	rt.poller, err = newPoller()
+	rt.poller, err = epoll.NewPoller("streams of execs")
 	must(t, err)
 	t.Cleanup(func() {
 		rt.work.Wait()
-		must(t, rt.poller.close())
+		must(t, rt.poller.Close())
 	})
 	b, err := rt.Create("box")
 	must(t, err)

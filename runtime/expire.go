@@ -36,7 +36,7 @@ func (b *Box) saveActive() {
 	}
 	b.activeUnsaved.Store(false)
 	b.saveSoon()
-	b.rt.timers.set(&b.activeTimer, time.Now().Add(activePause))
+	b.rt.timers.Set(&b.activeTimer, time.Now().Add(activePause))
 }
 
 // Touch keeps a box alive that expires when it is idle.
@@ -53,9 +53,9 @@ func (b *Box) limitLife(r *run) {
 	if e := r.cfg.Expire; e.After == 0 && e.Idle == 0 {
 		return
 	}
-	r.expiry.fire = func() { b.lookAtLife(r) }
+	r.expiry.Fire = func() { b.lookAtLife(r) }
 	at, _ := b.expires(r)
-	b.rt.timers.setAt(&r.expiry, at)
+	b.rt.timers.SetSinceBoot(&r.expiry, time.Duration(at))
 }
 
 // expires is when a run has expired, as things are, and by which key.
@@ -108,7 +108,7 @@ func (e Expire) idleSaid() string {
 func (b *Box) lookAtLife(r *run) {
 	at, key := b.expires(r)
 	if bootTime() < at {
-		b.rt.timers.setAt(&r.expiry, at)
+		b.rt.timers.SetSinceBoot(&r.expiry, time.Duration(at))
 		return
 	}
 	go b.expire(r, key)

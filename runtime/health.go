@@ -6,13 +6,13 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"net/url"
-	"os"
 	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/client"
 	"github.com/boxlitefs/boxlite/shim/wire"
@@ -140,9 +140,7 @@ type prober struct {
 	rt   *Runtime
 	most int // probes under way at once
 
-	epfd  int
-	epoll *os.File // of epfd
-	done  chan struct{}
+	loop *epoll.Loop // of the timers and the lines
 
 	mu     sync.Mutex
 	checks map[*run]*check
@@ -168,8 +166,8 @@ type check struct {
 	b *Box
 	r *run
 
-	timer timer // for the next probe, or for when the one under way is late
-	log   timer // for the next word of the log
+	timer epoll.Timer // for the next probe, or for when the one under way is late
+	log   epoll.Timer // for the next word of the log
 	due   time.Time
 	line  int // descriptor, or -1
 	// greeted: the shim has said that it knows lines. old: it does not.
@@ -188,25 +186,25 @@ type check struct {
 }
 
 func newProber(rt *Runtime, most int) (*prober, error) {
-	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	p := &prober{rt: rt, most: most, checks: map[*run]*check{}, lines: map[int32]*check{}}
+	buf := make([]byte, wire.MaxLineAnswer)
+	var err error
+	p.loop, err = epoll.NewLoop("lines to shims", func(events []unix.EpollEvent) (over bool) {
+		if p.take(events, buf) {
+			return true
+		}
+		if sent := p.sent(); sent > 1 {
+			epoll.Sleep(min(time.Duration(sent)*answerTime, mostAnswerTime))
+		}
+		return false
+	})
 	if err != nil {
-		return nil, fmt.Errorf("epoll_create1: %w", err)
+		return nil, err
 	}
-	p := &prober{rt: rt, most: most, epfd: epfd, done: make(chan struct{}), checks: map[*run]*check{}, lines: map[int32]*check{}}
-	err = unix.SetNonblock(epfd, true) // else a thread would wait in it
-	if err == nil {
-		err = p.listenTo(rt.timers.fd)
+	if err = p.loop.Listen(rt.timers.FD()); err != nil {
+		return nil, errors.Join(fmt.Errorf("prober: %w", err), p.loop.Close())
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("prober: %w", err), unix.Close(epfd))
-	}
-	p.epoll = os.NewFile(uintptr(epfd), "lines to shims")
-	go p.loop()
 	return p, nil
-}
-
-func (p *prober) listenTo(fd int) error {
-	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
 }
 
 // close ends all probing and the timers, gives up the lines, and ends the loop.
@@ -217,41 +215,10 @@ func (p *prober) close() error {
 		p.drop(r)
 	}
 	p.mu.Unlock()
-	p.rt.timers.close()
+	p.rt.timers.Drop()
 	// This ends the loop wherever it is: a wake-up by the timerfd could be taken for
 	// one of before.
-	err := p.epoll.Close()
-	<-p.done
-	return errors.Join(err, unix.Close(p.rt.timers.fd))
-}
-
-// loop waits for what is due and for what the shims say.
-func (p *prober) loop() {
-	defer close(p.done)
-	raw, err := p.epoll.SyscallConn()
-	if err != nil {
-		return // it cannot be closed before
-	}
-	events := make([]unix.EpollEvent, 64)
-	buf := make([]byte, wire.MaxLineAnswer)
-	// It ends when take says so, or the file is closed.
-	_ = raw.Read(func(uintptr) bool {
-		for {
-			n, errno := rawEpoll(p.epfd, events)
-			switch {
-			case errno == unix.EINTR:
-			case errno != 0:
-				panic("epoll_wait: " + errno.Error()) // a bug here, as in reaper.Watcher
-			case n == 0:
-				return false
-			case p.take(events[:n], buf):
-				return true
-			}
-			if sent := p.sent(); sent > 1 {
-				rawSleep(min(time.Duration(sent)*answerTime, mostAnswerTime))
-			}
-		}
-	})
+	return errors.Join(p.loop.Close(), p.rt.timers.Close())
 }
 
 // answerTime is what the loop gives the shims for each of several pings, to find their
@@ -275,7 +242,7 @@ func (p *prober) take(events []unix.EpollEvent, buf []byte) (over bool) {
 	due := false
 	p.mu.Lock()
 	for _, ev := range events {
-		if int(ev.Fd) == p.rt.timers.fd {
+		if int(ev.Fd) == p.rt.timers.FD() {
 			due = true
 		} else if c := p.lines[ev.Fd]; c != nil {
 			p.hear(c, buf)
@@ -284,7 +251,7 @@ func (p *prober) take(events []unix.EpollEvent, buf []byte) (over bool) {
 	over = p.closed
 	p.mu.Unlock()
 	if due && !over {
-		p.rt.timers.run()
+		p.rt.timers.Run()
 	}
 	return over
 }
@@ -294,8 +261,8 @@ func (p *prober) watch(b *Box, r *run, adopted bool) {
 	s := b.Snapshot()
 	h := &r.cfg.Health
 	c := &check{b: b, r: r, line: -1, began: r.since, soon: min(firstInterval, h.Interval)}
-	c.timer.fire = func() { p.turn(c) }
-	c.log.fire = func() { p.askLog(c) }
+	c.timer.Fire = func() { p.turn(c) }
+	c.log.Fire = func() { p.askLog(c) }
 	now := time.Now()
 	switch {
 	case h.Disabled:
@@ -313,7 +280,7 @@ func (p *prober) watch(b *Box, r *run, adopted bool) {
 		return
 	}
 	p.checks[r] = c
-	p.rt.timers.set(&c.timer, c.next(now.Add(lineDelay)))
+	p.rt.timers.Set(&c.timer, c.next(now.Add(lineDelay)))
 }
 
 // next is when something is to be done for an idle check, at the latest at most.
@@ -338,10 +305,10 @@ func (p *prober) drop(r *run) {
 		return
 	}
 	delete(p.checks, r)
-	p.rt.timers.stop(&c.log)
+	p.rt.timers.Stop(&c.log)
 	p.hangUp(c)
 	p.over(c)
-	p.rt.timers.stop(&c.timer)
+	p.rt.timers.Stop(&c.timer)
 }
 
 // soon makes the next probe of a run due that was paused: its health is that of
@@ -354,7 +321,7 @@ func (p *prober) soon(r *run) {
 	case c == nil || c.due.IsZero():
 	case c.phase == idle:
 		c.due = time.Now()
-		p.rt.timers.set(&c.timer, c.due)
+		p.rt.timers.Set(&c.timer, c.due)
 	default:
 		c.disturbed = true
 	}
@@ -370,7 +337,7 @@ func (p *prober) turn(c *check) {
 	now := time.Now()
 	switch {
 	case (c.phase == asked || c.phase == begun) && now.Before(c.late):
-		p.rt.timers.set(&c.timer, c.late)
+		p.rt.timers.Set(&c.timer, c.late)
 	case c.dialing && c.phase == asked:
 		c.b.log("health").Warn("not probed: the disk with its directory takes too long, which says nothing of the box")
 		p.skip(c)
@@ -380,7 +347,7 @@ func (p *prober) turn(c *check) {
 	case c.due.IsZero() || now.Before(c.due):
 		p.connect(c)
 		if !c.due.IsZero() {
-			p.rt.timers.set(&c.timer, c.due)
+			p.rt.timers.Set(&c.timer, c.due)
 		}
 	case c.phase == idle:
 		p.begin(c)
@@ -410,7 +377,7 @@ func (p *prober) begin(c *check) {
 	// An answer comes before the next one is due: then the timer is right already, and
 	// to set one costs more than all the rest.
 	c.due = together(c.at.Add(h.Interval), h.Interval)
-	p.rt.timers.set(&c.timer, c.next(c.late))
+	p.rt.timers.Set(&c.timer, c.next(c.late))
 	if c.old {
 		go p.askOld(c, c.seq)
 		return
@@ -426,7 +393,7 @@ func (p *prober) begin(c *check) {
 func (p *prober) send(c *check) {
 	call := c.call
 	c.call = nil
-	if errno := rawSend(c.line, call.Append(nil)); errno != 0 {
+	if errno := epoll.Send(c.line, call.Append(nil)); errno != 0 {
 		p.notAsked(c, errno)
 	}
 }
@@ -464,7 +431,7 @@ func (p *prober) dial(c *check) {
 		return
 	}
 	if err == nil {
-		if err = p.listenTo(fd); err != nil {
+		if err = p.loop.Listen(fd); err != nil {
 			err = errors.Join(err, unix.Close(fd))
 		}
 	}
@@ -479,7 +446,7 @@ func (p *prober) dial(c *check) {
 	case c.phase == asked:
 		p.notAsked(c, err)
 	case c.phase == idle:
-		p.rt.timers.set(&c.timer, c.next(time.Now().Add(probeMargin)))
+		p.rt.timers.Set(&c.timer, c.next(time.Now().Add(probeMargin)))
 	}
 }
 
@@ -524,9 +491,9 @@ func (p *prober) askOld(c *check, seq uint32) {
 // hear takes one answer that has come on a line; where there are more, the epoll says
 // so again.
 func (p *prober) hear(c *check, buf []byte) {
-	n, errno := rawRead(c.line, buf)
+	n, errno := epoll.Read(c.line, buf)
 	if n == 0 && errno == 0 {
-		n, errno = rawRead(c.line, buf) // see OpenLine
+		n, errno = epoll.Read(c.line, buf) // see OpenLine
 	}
 	if errno == unix.EINTR || errno == unix.EAGAIN {
 		return
@@ -627,7 +594,7 @@ func together(at time.Time, interval time.Duration) time.Time {
 // again sets the next probe so long after the last.
 func (p *prober) again(c *check, after time.Duration) {
 	c.due = together(time.Now().Add(after), after)
-	p.rt.timers.set(&c.timer, c.due)
+	p.rt.timers.Set(&c.timer, c.due)
 }
 
 // outcome takes what came of a probe.
@@ -662,7 +629,7 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 		c.b.healthIs(c.r, now, report)
 	}
 	if after == h.Interval && h.pings() && report.At.Before(c.due) {
-		p.rt.timers.set(&c.timer, c.due)
+		p.rt.timers.Set(&c.timer, c.due)
 		return
 	}
 	p.again(c, after)
@@ -673,7 +640,7 @@ func (p *prober) tellLog(c *check) {
 	if o := p.rt.opt.Observer; o != nil {
 		o.BoxChanged(c.b, FieldLog)
 	}
-	p.rt.timers.set(&c.log, time.Now().Add(logPause))
+	p.rt.timers.Set(&c.log, time.Now().Add(logPause))
 }
 
 func (p *prober) askLog(c *check) {
@@ -682,8 +649,8 @@ func (p *prober) askLog(c *check) {
 	if p.checks[c.r] != c || c.line < 0 {
 		return
 	}
-	if errno := rawSend(c.line, wire.LineCall{Op: wire.LineLog}.Append(nil)); errno != 0 && errno != unix.EPIPE {
-		p.rt.timers.set(&c.log, time.Now().Add(probeMargin)) // it has more to read than it can take
+	if errno := epoll.Send(c.line, wire.LineCall{Op: wire.LineLog}.Append(nil)); errno != 0 && errno != unix.EPIPE {
+		p.rt.timers.Set(&c.log, time.Now().Add(probeMargin)) // it has more to read than it can take
 	}
 }
 
@@ -731,6 +698,6 @@ func (b *Box) lookAfter(r *run, adopted bool) {
 // neglect ends what lookAfter began.
 func (b *Box) neglect(r *run) {
 	b.rt.prober.forget(r)
-	b.rt.timers.stop(&r.expiry)
-	b.rt.timers.stop(&r.adoption)
+	b.rt.timers.Stop(&r.expiry)
+	b.rt.timers.Stop(&r.adoption)
 }

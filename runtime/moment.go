@@ -1,6 +1,10 @@
 package runtime
 
-import "time"
+import (
+	"time"
+
+	"github.com/boxlitefs/boxlite/runtime/epoll"
+)
 
 // moment is a point in time by the clock that counts from the boot of the machine on, also
 // while that is suspended, and that nobody sets (CLOCK_BOOTTIME), in nanoseconds. What a
@@ -8,7 +12,7 @@ import "time"
 // time of day is only shown. 0 is none.
 type moment int64
 
-func bootTime() moment { return moment(max(rawBootTime(), 1)) }
+func bootTime() moment { return moment(max(epoll.SinceBoot(), 1)) }
 
 func (m moment) add(d time.Duration) moment       { return m + moment(d) }
 func (m moment) sub(from moment) time.Duration    { return time.Duration(m - from) }

@@ -643,7 +643,7 @@ func (b *Box) adopt(live *shimRecord) (*run, error) {
 		b.mu.Unlock()
 	}
 	b.holdOverlay(r)
-	r.adoption.fire = func() { go b.adoptExecs(r) }
+	r.adoption.Fire = func() { go b.adoptExecs(r) }
 	if r.proc.Blind() {
 		b.tether(r.proc)
 	}

@@ -108,7 +108,7 @@ func (b *Box) awaitRestart() {
 	if s.Status != status.Restarting || !b.rt.ready.Load() {
 		return
 	}
-	b.rt.timers.set(&b.restartTimer, s.RestartAt)
+	b.rt.timers.Set(&b.restartTimer, s.RestartAt)
 }
 
 // restartDue is called when a backoff is over.

@@ -21,6 +21,7 @@ import (
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
+	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -80,8 +81,8 @@ type run struct {
 	expired string // why its time is over, once it is
 
 	struck   atomic.Pointer[time.Time] // when it was force-stopped
-	expiry   timer
-	adoption timer // of an adopted run whose shim is to be asked for its execs again
+	expiry   epoll.Timer
+	adoption epoll.Timer // of an adopted run whose shim is to be asked for its execs again
 	// taking is held by who takes the end of the run from its shim, which sets told.
 	taking sync.Mutex
 	told   atomic.Pointer[wire.ExitRecord]

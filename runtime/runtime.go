@@ -16,6 +16,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/endqueue"
+	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/event"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/image"
@@ -91,9 +92,9 @@ type Runtime struct {
 	imageTexts imageTexts
 	oom        *oomWatch
 	net        *reaper.Net // nil where there can be none
-	timers     *timers
+	timers     *epoll.Timers
 	prober     *prober
-	poller     *poller
+	poller     *epoll.Poller
 	files      *descriptors
 	// ready: boxes may be started that nobody asks for now.
 	ready atomic.Bool
@@ -189,11 +190,11 @@ func Open(opt Options) (*Runtime, error) {
 		if opt.MaxProbes == 0 {
 			opt.MaxProbes = DefaultMaxProbes
 		}
-		if rt.timers, err = newTimers(); err == nil {
+		if rt.timers, err = epoll.NewTimers(); err == nil {
 			rt.prober, err = newProber(rt, opt.MaxProbes)
 		}
 		if err == nil {
-			rt.poller, err = newPoller()
+			rt.poller, err = epoll.NewPoller("streams of execs")
 		}
 	}
 	if err != nil {
@@ -205,7 +206,7 @@ func Open(opt Options) (*Runtime, error) {
 	rt.emit(nil, "daemon", fmt.Sprintf("pid=%d", os.Getpid()))
 	if err := rt.recover(); err != nil {
 		rt.closeNet()
-		return nil, errors.Join(err, rt.prober.close(), rt.poller.close(), rt.watcher.Close(), rt.store.lock.Close())
+		return nil, errors.Join(err, rt.prober.close(), rt.poller.Close(), rt.watcher.Close(), rt.store.lock.Close())
 	}
 	if err := rt.groups.sweep(rt.usesGroup); err != nil {
 		rt.log.WithField("op", "recover").WithError(err).Warn("cgroups of earlier boxes are left")
@@ -219,7 +220,7 @@ func Open(opt Options) (*Runtime, error) {
 func (rt *Runtime) Close(ctx context.Context) error {
 	close(rt.closing)
 	rt.end()
-	rt.timers.close()
+	rt.timers.Drop()
 	var stops sync.WaitGroup
 	for _, b := range rt.Boxes() {
 		stops.Go(func() { b.shutdown(ctx) })
@@ -256,7 +257,7 @@ func (rt *Runtime) Close(ctx context.Context) error {
 	}
 	rt.closeNet() // before the watcher lets go of shims that live on
 	rt.groups.close()
-	return errors.Join(late, rt.prober.close(), rt.poller.close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
+	return errors.Join(late, rt.prober.close(), rt.poller.Close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
 }
 
 // usesGroup reports whether a box of that name may have processes in its group.

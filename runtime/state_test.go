@@ -7,6 +7,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
@@ -89,7 +90,7 @@ func testRuntime(t *testing.T) *Runtime {
 	rt := &Runtime{metrics: newMetrics(), log: logrus.NewEntry(log), store: s, boxes: map[string]*Box{}, closing: make(chan struct{}), life: t.Context()}
 	rt.events.Max = eventHistory
 	rt.setLastError("ok")
-	rt.timers, err = newTimers()
+	rt.timers, err = epoll.NewTimers()
 	must(t, err)
 	rt.prober, err = newProber(rt, DefaultMaxProbes)
 	must(t, err)

@@ -11,96 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
-
-// poller tells when descriptors are ready. All that is waited for is in one epoll,
-// which the Go runtime waits for: an idle stream has no goroutine and no thread.
-type poller struct {
-	epfd  int
-	epoll *os.File // of epfd
-	done  chan struct{}
-
-	mu   sync.Mutex
-	wake map[int32]func()
-}
-
-func newPoller() (*poller, error) {
-	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("epoll_create1: %w", err)
-	}
-	if err := unix.SetNonblock(epfd, true); err != nil {
-		return nil, errors.Join(err, unix.Close(epfd))
-	}
-	p := &poller{epfd: epfd, epoll: os.NewFile(uintptr(epfd), "streams of execs"), done: make(chan struct{}), wake: map[int32]func(){}}
-	go p.loop()
-	return p, nil
-}
-
-func (p *poller) close() error {
-	if p == nil {
-		return nil
-	}
-	err := p.epoll.Close()
-	<-p.done
-	return err
-}
-
-func (p *poller) loop() {
-	defer close(p.done)
-	raw, err := p.epoll.SyscallConn()
-	if err != nil {
-		return // it cannot be closed before
-	}
-	events := make([]unix.EpollEvent, 64)
-	// It ends when the file is closed.
-	_ = raw.Read(func(uintptr) bool {
-		for {
-			n, errno := rawEpoll(p.epfd, events)
-			switch {
-			case errno == unix.EINTR:
-				continue
-			case errno != 0:
-				panic("epoll_wait: " + errno.Error()) // a bug here
-			case n == 0:
-				return false
-			}
-			for _, ev := range events[:n] {
-				p.mu.Lock()
-				wake := p.wake[ev.Fd]
-				delete(p.wake, ev.Fd)
-				p.mu.Unlock()
-				if wake != nil {
-					wake()
-				}
-			}
-		}
-	})
-}
-
-// add makes fd known. It is waited for only after arm.
-func (p *poller) add(fd int) error {
-	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLONESHOT, Fd: int32(fd)})
-}
-
-// arm has wake called once when one of the events comes, or is there.
-func (p *poller) arm(fd int, events uint32, wake func()) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.wake[int32(fd)] = wake
-	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: int32(fd)})
-}
-
-// remove forgets fd, which is closed.
-func (p *poller) remove(fd int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.wake, int32(fd))
-	// The close alone would leave one in the epoll that the shim has as well.
-	_ = unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
-	_ = unix.Close(fd)
-}
 
 // openFIFO opens a stream of the exec, and makes it known to the poller.
 func (e *Exec) openFIFO(root *os.Root, name string, how int) (int, error) {
@@ -113,7 +26,7 @@ func (e *Exec) openFIFO(root *os.Root, name string, how int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := e.b.rt.poller.add(fd); err != nil {
+	if err := e.b.rt.poller.Add(fd); err != nil {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
 	return fd, nil
@@ -142,7 +55,7 @@ func (e *Exec) closeStreams() {
 	for _, o := range e.out {
 		o.mu.Lock()
 		if o.fd >= 0 {
-			e.b.rt.poller.remove(o.fd)
+			e.b.rt.poller.Remove(o.fd)
 			o.fd = -1
 		}
 		o.back = nil
@@ -227,7 +140,7 @@ func (s *Output) Poll(p []byte) (int, <-chan struct{}, error) {
 		return 0, more, nil // not begun; or it is just being removed
 	}
 	for {
-		n, errno := rawRead(o.fd, p)
+		n, errno := epoll.Read(o.fd, p)
 		switch {
 		case errno == unix.EINTR:
 			continue
@@ -241,7 +154,7 @@ func (s *Output) Poll(p []byte) (int, <-chan struct{}, error) {
 			// No shim has it open: it has not begun, or its end is about to be told.
 			return 0, more, nil
 		}
-		if err := o.e.b.rt.poller.arm(o.fd, unix.EPOLLIN, o.wake); err != nil {
+		if err := o.e.b.rt.poller.Arm(o.fd, unix.EPOLLIN, o.wake); err != nil {
 			return 0, nil, o.e.fail(err)
 		}
 		return 0, more, nil
@@ -273,7 +186,7 @@ func (i *inStream) wake() { i.waiting.wakeAll() }
 func (i *inStream) close() {
 	i.mu.Lock()
 	if i.fd >= 0 {
-		i.e.b.rt.poller.remove(i.fd)
+		i.e.b.rt.poller.Remove(i.fd)
 		i.fd = -1
 	}
 	i.mu.Unlock()
@@ -371,7 +284,7 @@ func (e *Exec) PollWrite(p []byte) (int, <-chan struct{}, error) {
 	case !errors.Is(err, unix.EAGAIN):
 		return 0, nil, e.fail(err)
 	}
-	if err := e.b.rt.poller.arm(i.fd, unix.EPOLLOUT, i.wake); err != nil {
+	if err := e.b.rt.poller.Arm(i.fd, unix.EPOLLOUT, i.wake); err != nil {
 		return 0, nil, e.fail(err)
 	}
 	return 0, more, nil
@@ -389,7 +302,7 @@ func (i *inStream) take(fd int) {
 	s := i.e.Snapshot()
 	over := s.Removed || s.stdinClosed || s.Status == ExecStopped || s.Status == ExecFailed
 	// One that cannot be waited for is none: open then says why the FIFO can't either.
-	if i.fd >= 0 || over || i.e.b.rt.poller.add(fd) != nil {
+	if i.fd >= 0 || over || i.e.b.rt.poller.Add(fd) != nil {
 		_ = unix.Close(fd)
 		return
 	}
@@ -413,7 +326,7 @@ func (i *inStream) open() error {
 	}
 	// closeIn may have come before the descriptor was there.
 	if s := i.e.snap.Load(); s.stdinClosed {
-		i.e.b.rt.poller.remove(fd)
+		i.e.b.rt.poller.Remove(fd)
 		return i.e.fail(ErrPipe)
 	}
 	i.fd = fd

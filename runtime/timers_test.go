@@ -2,8 +2,6 @@ package runtime
 
 import (
 	"errors"
-	"math/rand/v2"
-	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -11,66 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
-
-func TestTimersFireInOrderAndOnce(t *testing.T) {
-	q := testRuntime(t).timers
-	var mu sync.Mutex
-	var fired []int
-	done := make(chan struct{})
-	begin := time.Now().Add(20 * time.Millisecond)
-	const n = 200
-	all := make([]*timer, n)
-	for _, i := range rand.Perm(n) {
-		all[i] = &timer{fire: func() {
-			mu.Lock()
-			defer mu.Unlock()
-			if bootTime() < all[i].at {
-				t.Errorf("timer %d fired early", i)
-			}
-			if fired = append(fired, i); len(fired) == n/2 {
-				close(done)
-			}
-		}}
-		q.set(all[i], begin.Add(time.Duration(i)*50*time.Microsecond))
-	}
-	for i := 1; i < n; i += 2 {
-		q.set(all[i], begin.Add(time.Hour)) // set again
-		q.stop(all[i])
-		q.stop(all[i]) // twice
-	}
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Fatal("not all have fired")
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if !slices.IsSorted(fired) || slices.ContainsFunc(fired, func(i int) bool { return i%2 == 1 }) {
-		t.Errorf("fired: %v", fired)
-	}
-}
-
-func TestTimerCanBeSetWhenItFires(t *testing.T) {
-	q := testRuntime(t).timers
-	done := make(chan struct{})
-	n := 0
-	var self timer
-	self.fire = func() {
-		if n++; n == 3 {
-			close(done)
-			return
-		}
-		q.set(&self, time.Now().Add(time.Millisecond))
-	}
-	q.set(&self, time.Now())
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Fatal("it does not go on")
-	}
-}
 
 func TestTimersKeepToTheMonotonicClock(t *testing.T) {
 	// A time without a reading of it prints no "m=", and moves when the clock is set.
@@ -84,12 +25,12 @@ func TestTimersKeepToTheMonotonicClock(t *testing.T) {
 func TestProberEndsWithoutAWakeUp(t *testing.T) {
 	rt := &Runtime{}
 	var err error
-	rt.timers, err = newTimers()
+	rt.timers, err = epoll.NewTimers()
 	must(t, err)
-	heard := rt.timers.fd
+	heard := rt.timers.FD()
 	rt.prober, err = newProber(rt, 1)
 	must(t, err)
-	rt.timers, err = newTimers() // the loop does not listen to this one
+	rt.timers, err = epoll.NewTimers() // the loop does not listen to this one
 	must(t, err)
 	ended := make(chan error, 1)
 	go func() { ended <- rt.prober.close() }()
@@ -141,12 +82,12 @@ func TestTheLoopOfTimersDoesNotWaitForTheDisk(t *testing.T) {
 			// What is due of this very box (its life, its backoff, its probe), and of others.
 			fired := make(chan string, 16)
 			for what, fire := range map[string]func(){
-				"its life": func() { b.lookAtLife(r) }, "its backoff": b.restartDue, "its signs of life": b.activeTimer.fire,
+				"its life": func() { b.lookAtLife(r) }, "its backoff": b.restartDue, "its signs of life": b.activeTimer.Fire,
 				"its health": func() { b.healthIs(r, status.Unhealthy, &ProbeReport{At: time.Now()}) },
 			} {
-				b.rt.timers.set(&timer{fire: func() { fire(); fired <- what }}, time.Now())
+				b.rt.timers.Set(&epoll.Timer{Fire: func() { fire(); fired <- what }}, time.Now())
 			}
-			b.rt.timers.set(&timer{fire: func() { fired <- "others" }}, time.Now().Add(time.Millisecond))
+			b.rt.timers.Set(&epoll.Timer{Fire: func() { fired <- "others" }}, time.Now().Add(time.Millisecond))
 			for range 5 {
 				select {
 				case <-fired:

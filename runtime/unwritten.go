@@ -35,7 +35,7 @@ const (
 func (b *Box) saveLater() {
 	pause := min(max(2*time.Duration(b.savePause.Load()), savePause), maxSavePause)
 	b.savePause.Store(int64(pause))
-	b.rt.timers.set(&b.again, time.Now().Add(pause))
+	b.rt.timers.Set(&b.again, time.Now().Add(pause))
 }
 
 // saveAgain is called when the timer of saveLater has fired.
