@@ -24,7 +24,7 @@ import (
 )
 
 // The files of a box's directory; the log's and the shim's own are named in
-// package shim.
+// packages wire and client.
 const (
 	configFile = "config.yaml"
 	stateFile  = "state.json"

@@ -14,5 +14,5 @@
 // runs: each message begins with its version.
 //
 // The package makes no system call, and what decodes trusts nothing: each decoder has a
-// fuzz target. It is linked into the shim, so it imports none of net, fmt, reflect and os.
+// fuzz target. It is linked into the shim, so it imports none of net, fmt, encoding/json and os.
 package wire

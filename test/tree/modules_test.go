@@ -48,3 +48,17 @@ func TestTheShimLinksNothingButSys(t *testing.T) {
 		}
 	}
 }
+
+// What each shim links is paid once a box. These bring the poller, a resolver or reflection that is used.
+func TestTheShimLinksNothingHeavy(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", root+"/cmd/boxlite-shim").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range strings.FieldsSeq(string(out)) {
+		switch pkg {
+		case "os", "io/fs", "context", "internal/poll", "net", "fmt", "encoding/json":
+			t.Errorf("the shim links %s", pkg)
+		}
+	}
+}
