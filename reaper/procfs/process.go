@@ -8,8 +8,8 @@ package procfs
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -112,61 +112,73 @@ func PidfdPID(fd int) (int, error) {
 // read fills buf from the beginning of a file, of which the kernel gives in one read what
 // fits.
 func (p Process) read(name string, buf []byte) ([]byte, error) {
-	for {
-		fd, err := unix.Openat(p.fd, p.path+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open %s: %w", p.path+name, err)
-		}
-		n, err := unix.Read(fd, buf)
-		_ = unix.Close(fd)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", p.path+name, err)
-		}
-		return buf[:n], nil
+	fd, err := p.open(name, 0)
+	if err != nil {
+		return nil, err
 	}
-}
-
-func (p Process) open(name string, flags int) (*os.File, error) {
-	for {
-		fd, err := unix.Openat(p.fd, p.path+name, flags|unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open %s: %w", p.path+name, err)
-		}
-		return os.NewFile(uintptr(fd), p.path+name), nil
-	}
+	defer func() { _ = unix.Close(fd) }()
+	n, err := p.readSome(fd, name, buf)
+	return buf[:n], err
 }
 
 // readAll reads a file of any size, or what there is of it in its first limit bytes if that
 // is not negative.
 func (p Process) readAll(name string, limit int64) (string, error) {
-	f, err := p.open(name, 0)
+	fd, err := p.open(name, 0)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	var text strings.Builder
-	r := io.Reader(f)
-	if limit >= 0 {
-		r = io.LimitReader(f, limit)
+	defer func() { _ = unix.Close(fd) }()
+	text := make([]byte, 0, 4<<10)
+	for limit < 0 || int64(len(text)) < limit {
+		if len(text) == cap(text) {
+			text = slices.Grow(text, len(text))
+		}
+		n, err := p.readSome(fd, name, text[len(text):cap(text)])
+		if err != nil {
+			return "", err
+		}
+		if n == 0 {
+			break
+		}
+		text = text[:len(text)+n]
 	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{&text}, struct{ io.Reader }{r}, make([]byte, 8<<10))
-	return text.String(), err
+	if limit >= 0 {
+		text = text[:min(int64(len(text)), limit)]
+	}
+	return string(text), nil
 }
 
 func (p Process) names(name string) ([]string, error) {
-	f, err := p.open(name, unix.O_DIRECTORY)
+	fd, err := p.open(name, unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return f.Readdirnames(-1)
+	dir := os.NewFile(uintptr(fd), p.path+name)
+	defer dir.Close()
+	return dir.Readdirnames(-1)
+}
+
+func (p Process) open(name string, flags int) (int, error) {
+	for {
+		fd, err := unix.Openat(p.fd, p.path+name, flags|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return fd, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return -1, fmt.Errorf("open %s: %w", p.path+name, err)
+		}
+	}
+}
+
+func (p Process) readSome(fd int, name string, buf []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, buf)
+		if err == nil {
+			return n, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return 0, fmt.Errorf("read %s: %w", p.path+name, err)
+		}
+	}
 }

@@ -156,6 +156,10 @@ func TestMounts(t *testing.T) {
 	if i < 0 {
 		t.Fatalf("no /proc in %+v", mounts)
 	}
+	// More than the buffer has at first.
+	if all, err := Self.readAll("smaps", -1); err != nil || len(all) < 8<<10 || !strings.HasSuffix(all, "\n") {
+		t.Errorf("%d bytes of smaps, %v", len(all), err)
+	}
 	few, err := Self.Mounts(10)
 	if err != nil {
 		t.Fatal(err)
