@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/deep"
 	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/event"
@@ -353,7 +354,7 @@ func (b *Box) Configure(text []byte) error {
 	defer b.config.Unlock()
 	// Limits are tried on the running box first: what the kernel refuses is not
 	// committed.
-	undo, err := b.relimit(cfg.Resources)
+	undo, err := b.relimit(cgroup.Limits(cfg.Resources))
 	if err == nil {
 		var dir *os.Root
 		if dir, err = b.pin(); err == nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -148,7 +149,7 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 			return ErrNotConfigured
 		default:
 			r = newRun(t.Runs+1, rand.Text(), t.Config, t.Text)
-			r.group = b.rt.groups.of(b.name, r.cfg.Engine == EngineContainer)
+			r.group = b.rt.groups.Of(b.name, r.cfg.Engine == EngineContainer)
 			r.before = b.run
 			b.run, t.run = r, r
 			done = r.began
@@ -346,7 +347,7 @@ func (b *Box) late(r *run, op string) error {
 		if by.Tracer != 0 {
 			what += fmt.Sprintf(", traced by process %d", by.Tracer)
 		}
-		if group := frozenIn(by.PID); group != "" {
+		if group := cgroup.FrozenIn(by.PID); group != "" {
 			what += ", frozen in cgroup " + group
 		}
 	}
@@ -430,7 +431,7 @@ func (b *Box) asked(r *run, c Command) error {
 	req := wire.Request{Op: wire.OpSignal, Signal: c.Signal}
 	switch {
 	case c.Verb == VerbSignal:
-	case r.group.canFreeze():
+	case r.group.CanFreeze():
 		req.Op = wire.OpState
 	case c.Verb == VerbPause:
 		req.Op = wire.OpPause
@@ -483,7 +484,7 @@ func (b *Box) asked(r *run, c Command) error {
 func (b *Box) freeze(r *run, freeze bool, s wire.State) (bool, error) {
 	if !freeze {
 		r.unguard()
-		return false, r.group.thaw()
+		return false, r.group.Thaw()
 	}
 	if s.Stopping {
 		return false, syscall.EBUSY
@@ -495,7 +496,7 @@ func (b *Box) freeze(r *run, freeze bool, s wire.State) (bool, error) {
 	if c := b.Snapshot().Config; c != nil {
 		cpus = c.Resources.CPUs
 	}
-	err := r.group.freeze(cpus)
+	err := r.group.Freeze(cpus)
 	b.mu.Lock()
 	killed := r.killed
 	b.mu.Unlock()
@@ -562,7 +563,7 @@ func (b *Box) shimHangsUp(ctx context.Context) error {
 
 // thaw lets a run go on that is frozen, whoever froze it.
 func (b *Box) thaw(r *run) {
-	if err := r.group.thaw(); err != nil {
+	if err := r.group.Thaw(); err != nil {
 		b.log("thaw").WithError(err).Error("cgroup not thawed: what is in it cannot end")
 	}
 }
@@ -575,7 +576,7 @@ func (b *Box) letDie(r *run) {
 	if c := b.Snapshot().Config; r.cfg.Resources.CPUs == 0 && (c == nil || c.Resources.CPUs == 0) {
 		return
 	}
-	if err := r.group.throttle(0); err != nil {
+	if err := r.group.Throttle(0); err != nil {
 		b.log("kill").WithError(err).Error("what was killed ends within its limit of processor time")
 	}
 }

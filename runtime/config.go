@@ -112,14 +112,6 @@ type Resources struct {
 // DefaultPids bounds the threads of a container that does not say how many it may have.
 const DefaultPids = 4096
 
-// asked returns what somebody has asked for.
-func (r Resources) asked() Resources {
-	if r.PidsByDefault {
-		r.Pids, r.PidsByDefault = 0, false
-	}
-	return r
-}
-
 // Security restricts what a box's command may do.
 type Security struct {
 	// Profile is what a container has to begin with: ProfileDefault or ProfileStrict.

@@ -22,6 +22,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -256,7 +257,7 @@ func (b *Box) container(ctx context.Context, r *run, s *wire.Spec) error {
 		s.Cgroups = nil
 	}
 	if r.group != nil {
-		spec.Linux.CgroupsPath = r.group.path()
+		spec.Linux.CgroupsPath = r.group.Path()
 	}
 	if !v2 {
 		if sc.Detach, err = foreignHierarchies(r.group, name); err != nil {
@@ -493,13 +494,9 @@ func (c *Config) containerSpec(p *specs.Process, firstID uint32) *specs.Spec {
 	return spec
 }
 
-// deviceRules are the devices that a container may use: null, zero, full, random,
-// urandom, tty, ptmx and the terminals.
-var deviceRules = []string{"c 1:3", "c 1:5", "c 1:7", "c 1:8", "c 1:9", "c 5:0", "c 5:2", "c 136:*"}
-
 func containerDevices() []specs.LinuxDeviceCgroup {
 	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
-	for _, r := range deviceRules {
+	for _, r := range cgroup.DeviceRules {
 		var major, minor int64
 		one := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Access: "rwm", Major: &major}
 		if _, err := fmt.Sscanf(r, "c %d:%d", &major, &minor); err == nil {
@@ -571,7 +568,7 @@ func (c *Config) containerFiles(spec *specs.Spec) []wire.File {
 
 // foreignHierarchies lists the mounts of cgroup hierarchies that an OCI runtime is
 // not to see: in those the box has no group, and it would make one there.
-func foreignHierarchies(g *group, name string) ([]string, error) {
+func foreignHierarchies(g *cgroup.Group, name string) ([]string, error) {
 	mounts, err := cgroups.GetCgroupMounts(true)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -25,7 +25,7 @@ func (rt *Runtime) Features() []string {
 			words = append(words, "cgroup.v2")
 		}
 	}
-	words = append(words, rt.groups.features()...)
+	words = append(words, rt.groups.Features()...)
 	for _, name := range ociRuntimes {
 		if _, _, err := ociRuntime(name); err == nil {
 			words = append(words, "engine.container:"+name)

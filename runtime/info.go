@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
@@ -203,9 +204,9 @@ func (b *Box) info(s *Snapshot, st infoState) Info {
 	}
 	c := s.Config
 	// These hold at once, whatever runs.
-	labels, res := map[string]string{}, Resources{}
+	labels, res := map[string]string{}, cgroup.Limits{}
 	if c != nil {
-		labels, res = c.Labels, b.rt.groups.inForce(c.Resources)
+		labels, res = c.Labels, b.rt.groups.InForce(cgroup.Limits(c.Resources))
 	}
 	if r, going := s.Run(); going {
 		c = r.r.cfg

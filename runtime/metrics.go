@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -167,7 +168,7 @@ func (m *Metrics) probed(r *ProbeReport) {
 
 // cause names what ended a run, as judge found it: the command that asked for its
 // end, or what the exit record and the kernel say.
-func (r *run) cause(v ending, rec *wire.ExitRecord, e reaper.Exit, used Stats) string {
+func (r *run) cause(v ending, rec *wire.ExitRecord, e reaper.Exit, used cgroup.Stats) string {
 	switch {
 	case v.supervisor:
 		return causeShimFailed

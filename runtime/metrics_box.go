@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
@@ -44,8 +45,8 @@ func (c boxCollector) Collect(ch chan<- prometheus.Metric) {
 	count := map[status.Status]int{}
 	boxes := c.rt.Boxes()
 	fault.Point("metrics.collecting")
-	in := parents{}
-	defer in.close()
+	in := cgroup.Parents{}
+	defer in.Close()
 	words := status.All()
 	all := make([]series, 0, seriesPerBox*len(boxes)+len(words))
 	for _, b := range boxes {
@@ -66,7 +67,7 @@ func (c boxCollector) Collect(ch chan<- prometheus.Metric) {
 const seriesPerBox = 5
 
 // collect appends the series of a box.
-func (c boxCollector) collect(all []series, in parents, b *Box, s *Snapshot) []series {
+func (c boxCollector) collect(all []series, in cgroup.Parents, b *Box, s *Snapshot) []series {
 	var own []*dto.LabelPair
 	if s.Config != nil {
 		own = metricLabels(s.Config.Labels)
@@ -86,7 +87,7 @@ func (c boxCollector) collect(all []series, in parents, b *Box, s *Snapshot) []s
 	}
 	st, err := s.usage(in)
 	if err != nil {
-		if !gone(err) {
+		if !cgroup.Gone(err) {
 			c.rt.metrics.unreadable.Inc()
 			b.log("metrics").WithError(err).Debug("no figures")
 		}
@@ -100,10 +101,10 @@ func (c boxCollector) collect(all []series, in parents, b *Box, s *Snapshot) []s
 
 // usage tells what the processes of a snapshot that has a pid use. It asks the
 // kernel no more than a scrape needs: OOM kills are told by events.
-func (s *Snapshot) usage(in parents) (Stats, error) {
-	st, complete, err := s.run.cgroup().counts(in)
+func (s *Snapshot) usage(in cgroup.Parents) (cgroup.Stats, error) {
+	st, complete, err := s.run.cgroup().Counts(in)
 	if err == nil && !complete {
-		st, err = walk(s.PID, st)
+		st, err = cgroup.Walk(s.PID, st)
 	}
 	return st, err
 }

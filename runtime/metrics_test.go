@@ -3,8 +3,6 @@ package runtime
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -132,17 +131,17 @@ func TestCauseOfAnEnd(t *testing.T) {
 		failure error
 		rec     *wire.ExitRecord
 		exit    reaper.Exit
-		used    Stats
+		used    cgroup.Stats
 		want    string
 	}{
 		"exit 0":                      {rec: &wire.ExitRecord{}, want: causeExit},
-		"exit 3 beside an OOM kill":   {rec: &wire.ExitRecord{Code: 3}, used: Stats{OOMKills: 1}, want: causeExit},
+		"exit 3 beside an OOM kill":   {rec: &wire.ExitRecord{Code: 3}, used: cgroup.Stats{OOMKills: 1}, want: causeExit},
 		"a signal":                    {rec: &killed, want: causeSignal},
-		"a SIGTERM beside an OOM":     {rec: &wire.ExitRecord{Code: 143, Signal: 15}, used: Stats{OOMKills: 1}, want: causeSignal},
-		"OOM":                         {rec: &killed, used: Stats{OOMKills: 1}, want: causeOOM},
+		"a SIGTERM beside an OOM":     {rec: &wire.ExitRecord{Code: 143, Signal: 15}, used: cgroup.Stats{OOMKills: 1}, want: causeSignal},
+		"OOM":                         {rec: &killed, used: cgroup.Stats{OOMKills: 1}, want: causeOOM},
 		"stop":                        {asked: "stop", rec: by(wire.StoppedByStop), want: "stop"},
 		"kill":                        {asked: "kill", exit: reaper.Exit{Code: 137, Signal: unix.SIGKILL}, want: "kill"},
-		"kill of one that ran out":    {asked: "kill", rec: &killed, used: Stats{OOMKills: 1}, want: "kill"},
+		"kill of one that ran out":    {asked: "kill", rec: &killed, used: cgroup.Stats{OOMKills: 1}, want: "kill"},
 		"stop by an earlier daemon":   {rec: by(wire.StoppedByStop), want: "stop"},
 		"SIGTERM to the shim":         {rec: by(wire.StoppedByTerm), want: causeTerm},
 		"SIGKILL to the shim":         {exit: reaper.Exit{Code: 137, Signal: unix.SIGKILL}, want: causeShimKilled},
@@ -191,69 +190,6 @@ func TestMetricLabels(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestCountsOfACgroup(t *testing.T) {
-	files := map[string]string{
-		"cpu.stat":       "usage_usec 1500000\nuser_usec 1\nsystem_usec 2\n",
-		"memory.current": "4096\n", "pids.current": "3\n",
-		"cpuacct.usage": "2500000000\n", "memory.usage_in_bytes": "8192\n",
-	}
-	for name, c := range map[string]struct {
-		v2     bool
-		change map[string]string // of the files; "-" is none
-		lack   string            // a controller
-		want   string
-	}{
-		"v1":                  {false, nil, "", "{2.5s 8192 3 0} true <nil>"},
-		"v2":                  {true, nil, "", "{1.5s 4096 3 0} true <nil>"},
-		"no memory":           {true, nil, "memory", "{1.5s 0 3 0} false <nil>"},
-		"no pids":             {true, nil, "pids", "{1.5s 4096 0 0} false <nil>"},
-		"no time":             {false, nil, "cpuacct", "{0s 8192 3 0} false <nil>"},
-		"a later line":        {true, map[string]string{"cpu.stat": "core_sched.force_idle_usec 0\nusage_usec 7\n"}, "", "{7µs 4096 3 0} true <nil>"},
-		"a file that is gone": {true, map[string]string{"memory.current": "-"}, "", "open DIR/memory.current: no such file or directory"},
-		"an empty file":       {true, map[string]string{"pids.current": ""}, "", "DIR/pids.current: no \"\" in it"},
-		"a broken file":       {true, map[string]string{"pids.current": "max\n"}, "", `DIR/pids.current: strconv.ParseInt: parsing "max": invalid syntax`},
-		"a key that is gone":  {true, map[string]string{"cpu.stat": "user_usec 1\n"}, "", `DIR/cpu.stat: no "usage_usec " in it`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			g := &group{V2: c.v2, Dirs: map[string]string{"cpuacct": dir, "memory": dir, "pids": dir}}
-			delete(g.Dirs, c.lack)
-			if err := g.open(nil); err != nil {
-				t.Fatal(err)
-			}
-			for file, text := range files {
-				if changed, ok := c.change[file]; ok {
-					text = changed
-				}
-				if text == "-" {
-					continue
-				}
-				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			in := parents{}
-			defer in.close()
-			for _, in := range []parents{nil, in, in} {
-				st, complete, err := g.counts(in)
-				got := fmt.Sprint(st, complete, err)
-				if err != nil {
-					got = strings.ReplaceAll(err.Error(), dir, "DIR")
-				}
-				if got != c.want {
-					t.Errorf("%s, not %s", got, c.want)
-				}
-			}
-			if len(in) != 1 {
-				t.Errorf("%d directories were opened for files of one", len(in))
-			}
-		})
-	}
-	if st, complete, err := (*group)(nil).counts(nil); st != (Stats{}) || complete || err != nil {
-		t.Errorf("without a group: %v %v %v", st, complete, err)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/reaper/procfs"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/client"
@@ -442,7 +443,7 @@ func (b *Box) listenOnce(f *finding) {
 	defer f.run.asking.Unlock()
 	b.greet(f, askBound)
 	var err error
-	if f.frozen, err = f.run.group.frozen(); err != nil && !gone(err) {
+	if f.frozen, err = f.run.group.Frozen(); err != nil && !cgroup.Gone(err) {
 		b.log("recover").WithError(err).Warn("it is not known whether it is frozen")
 	}
 	b.becomes(f)
@@ -479,35 +480,35 @@ func (f *finding) status() status.Status {
 func (b *Box) regroup(f *finding) {
 	r := f.run
 	r.group = f.live.Cgroup
-	if r.proc == nil && !b.rt.groups.made(r.group) {
+	if r.proc == nil && !b.rt.groups.Has(r.group) {
 		r.group = nil // in a copy of the state directory it may be what another's box has by now
 	}
 	if r.group == nil {
 		return
 	}
 	note := func(err error) {
-		if err != nil && !gone(err) {
+		if err != nil && !cgroup.Gone(err) {
 			f.note(fmt.Errorf("cgroup: %w", err))
 		}
 	}
-	note(r.group.open(b.rt.groups))
+	note(r.group.Open(b.rt.groups))
 	if r.proc == nil || r.proc.Ended() {
 		return
 	}
 	// The last daemon may have died between the commit of new limits and now, or
 	// before it.
 	if c := b.Snapshot().Config; c != nil {
-		res := c.Resources
-		if unbound, err := r.group.unbound("pids", "pids.max"); err == nil && unbound {
-			res = res.asked() // an older boxlite has started it, without the bound that is the default now
+		res := cgroup.Limits(c.Resources)
+		if unbound, err := r.group.Unbound("pids", "pids.max"); err == nil && unbound {
+			res = res.Asked() // an older boxlite has started it, without the bound that is the default now
 		} else {
 			note(err)
 		}
-		note(r.group.limit(res))
+		note(r.group.Limit(res))
 		note(b.watchOOM(r, res))
 	}
 	var err error
-	f.frozen, err = r.group.frozen()
+	f.frozen, err = r.group.Frozen()
 	note(err)
 	if f.frozen {
 		b.guardFrozen(r)
@@ -557,7 +558,7 @@ func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
 	image := b.record.Image
 	b.mu.Unlock()
 	live := &shimRecord{
-		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id, Cgroup: b.rt.groups.of(b.name, s.Config != nil && s.Config.Engine == EngineContainer),
+		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id, Cgroup: b.rt.groups.Of(b.name, s.Config != nil && s.Config.Engine == EngineContainer),
 		Started: time.Unix(0, reply.State.StartedNs), Config: string(s.Text), Image: image,
 	}
 	fault.Point("recover.found")

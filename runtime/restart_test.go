@@ -8,6 +8,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -166,9 +167,9 @@ func TestProbeURL(t *testing.T) {
 func TestStopInABackoffIsNotUndoneByTheRecordOfTheEnd(t *testing.T) {
 	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
 	var err error
-	b.rt.oom, err = newOOMWatch(false)
+	b.rt.oom, err = cgroup.NewOOMWatch(false)
 	must(t, err)
-	t.Cleanup(func() { must(t, b.rt.oom.close()) })
+	t.Cleanup(func() { must(t, b.rt.oom.Close()) })
 	busy, told, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go b.rt.ends.Later(func() { close(told); <-busy })
 	<-told

@@ -21,6 +21,7 @@ import (
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
@@ -45,7 +46,7 @@ type run struct {
 	began    *Completion     // of the start command
 	said     string          // what its recovery complained of
 
-	group *group // nil on a host without cgroups
+	group *cgroup.Group // nil on a host without cgroups
 	// firstID is the host's id that is 0 in the container of the run; 0 for none.
 	firstID uint32
 	// layers are those of its image, by the inode numbers of their directories.
@@ -107,7 +108,7 @@ func newRun(n int, id string, cfg *Config, text []byte) *run {
 }
 
 // cgroup returns the run's group; a nil run has none.
-func (r *run) cgroup() *group {
+func (r *run) cgroup() *cgroup.Group {
 	if r == nil {
 		return nil
 	}
@@ -275,10 +276,10 @@ func (b *Box) fork(r *run) (*client.Handle, error) {
 func (b *Box) enclose(r *run) error {
 	b.config.Lock()
 	defer b.config.Unlock()
-	res := b.Snapshot().Config.Resources
-	err := b.rt.groups.missing(res)
+	res := cgroup.Limits(b.Snapshot().Config.Resources)
+	err := b.rt.groups.Missing(res)
 	if err == nil {
-		err = starters.do(func() error { return b.rt.groups.create(r.group, res) })
+		err = starters.do(func() error { return b.rt.groups.Create(r.group, res) })
 	}
 	if err == nil {
 		err = b.watchOOM(r, res)
@@ -291,31 +292,31 @@ func (b *Box) enclose(r *run) error {
 
 // relimit makes res hold for what runs of the box, and returns what puts the old
 // limits back. The caller holds config.
-func (b *Box) relimit(res Resources) (undo func(), err error) {
+func (b *Box) relimit(res cgroup.Limits) (undo func(), err error) {
 	s := b.Snapshot()
 	nothing := func() {}
-	if _, going := s.Run(); !going || s.Config == nil || s.Config.Resources == res {
+	if _, going := s.Run(); !going || s.Config == nil || cgroup.Limits(s.Config.Resources) == res {
 		return nothing, nil
 	}
-	r, old := s.run, s.Config.Resources
+	r, old := s.run, cgroup.Limits(s.Config.Resources)
 	b.mu.Lock()
 	killed := r.killed
 	b.mu.Unlock()
 	if killed {
 		return nothing, nil // it is to end, and gets all that it takes
 	}
-	if err := b.rt.groups.missing(res); err != nil {
+	if err := b.rt.groups.Missing(res); err != nil {
 		return nil, err
 	}
 	switch {
-	case r.group == nil && res.asked() != (Resources{}):
+	case r.group == nil && res.Asked() != (cgroup.Limits{}):
 		return nil, errors.New("resources: what runs has no cgroup: they can be set once it is stopped")
-	case !r.group.made():
+	case !r.group.Made():
 		return nothing, nil // it is being started, and waits for this commit
 	}
-	set := func(res Resources) error {
-		err := r.group.limit(res)
-		if gone(err) {
+	set := func(res cgroup.Limits) error {
+		err := r.group.Limit(res)
+		if cgroup.Gone(err) {
 			return nil // the run is over
 		}
 		return err
@@ -331,7 +332,7 @@ func (b *Box) relimit(res Resources) (undo func(), err error) {
 	}
 	fault.Point("group.relimited")
 	if old.Memory == 0 {
-		if err := b.watchOOM(r, res); err != nil && !gone(err) {
+		if err := b.watchOOM(r, res); err != nil && !cgroup.Gone(err) {
 			b.log("config").WithError(err).Warn("OOM kills will be told at the end of the run only")
 		}
 	}
@@ -372,8 +373,8 @@ func (b *Box) spec(r *run) (*wire.Spec, error) {
 	if s.Probe, err = c.Health.probe(); err != nil {
 		return nil, err
 	}
-	s.Cgroups = r.group.joinFiles()
-	s.Freezer, s.Thaw = r.group.thawFile()
+	s.Cgroups = r.group.JoinFiles()
+	s.Freezer, s.Thaw = r.group.ThawFile()
 	if c.Engine == EngineContainer {
 		return s, b.container(r.prepare, r, s)
 	}
@@ -522,8 +523,8 @@ func (b *Box) account(r *run, e reaper.Exit, rec *wire.ExitRecord, broken error)
 // not broken, and from what the kernel says of its shim; puts that on record, and
 // says so.
 func (b *Box) tellEnd(r *run, e reaper.Exit, rec *wire.ExitRecord, broken error) stateRecord {
-	used, _, err := r.group.used()
-	if err != nil && !gone(err) {
+	used, _, err := r.group.Used()
+	if err != nil && !cgroup.Gone(err) {
 		b.log("reap").WithError(err).Warn("what the run used is not known")
 	}
 	v := judge(r, rec, e, used, filepath.Join(b.dir, client.LogFile))
@@ -595,8 +596,8 @@ func (b *Box) tellEnd(r *run, e reaper.Exit, rec *wire.ExitRecord, broken error)
 // ungroup removes the cgroup of a run that is proven gone.
 func (b *Box) ungroup(r *run) {
 	r.unguard()
-	b.rt.oom.forget(r)
-	if err := b.rt.groups.remove(r.group); err != nil {
+	b.rt.oom.Forget(r.group)
+	if err := b.rt.groups.Remove(r.group); err != nil {
 		b.log("reap").WithError(err).Error("cgroup left: the next start of the box or of the daemon tries again")
 	}
 }
@@ -631,7 +632,7 @@ type ending struct {
 // judge finds out how a run ended. The exit record is the one source of the
 // code; without one it is what the kernel says of the shim, which has not run
 // the command to its end then.
-func judge(r *run, rec *wire.ExitRecord, e reaper.Exit, used Stats, shimLog string) ending {
+func judge(r *run, rec *wire.ExitRecord, e reaper.Exit, used cgroup.Stats, shimLog string) ending {
 	v := ending{status: status.Stopped, code: -1, message: "ok", cpu: e.CPU}
 	switch {
 	case r.failure != nil:

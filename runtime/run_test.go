@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -16,12 +17,12 @@ import (
 func TestWhatIsSaidOfAnEnd(t *testing.T) {
 	exited := func(code int) *wire.ExitRecord { return &wire.ExitRecord{Run: "r", Code: code} }
 	killed := &wire.ExitRecord{Run: "r", Code: 137, Signal: int(unix.SIGKILL)}
-	oom := Stats{OOMKills: 2}
+	oom := cgroup.Stats{OOMKills: 2}
 	for name, c := range map[string]struct {
 		failure error
 		rec     *wire.ExitRecord
 		exit    reaper.Exit
-		used    Stats
+		used    cgroup.Stats
 
 		status  status.Status
 		code    int
@@ -64,10 +65,10 @@ func TestWhatIsSaidOfAnEnd(t *testing.T) {
 func TestTheGroupsTimeIsTheRunsTime(t *testing.T) {
 	rec := &wire.ExitRecord{Run: "r", CPUUsec: 1000}
 	r := newRun(1, "r", defaultConfig("x"), nil)
-	if got := judge(r, rec, reaper.Exit{}, Stats{}, "").cpu; got != time.Millisecond {
+	if got := judge(r, rec, reaper.Exit{}, cgroup.Stats{}, "").cpu; got != time.Millisecond {
 		t.Errorf("without a cgroup: %s, not what the shim says", got)
 	}
-	if got := judge(r, rec, reaper.Exit{}, Stats{CPU: time.Second}, "").cpu; got != time.Second {
+	if got := judge(r, rec, reaper.Exit{}, cgroup.Stats{CPU: time.Second}, "").cpu; got != time.Second {
 		t.Errorf("with a cgroup: %s, not what that says", got)
 	}
 }
@@ -80,9 +81,9 @@ func TestTheEndThatARestartBringsRemovesNothing(t *testing.T) {
 		o := &removal{rt: rt}
 		rt.opt.Observer = o
 		var err error
-		rt.oom, err = newOOMWatch(false)
+		rt.oom, err = cgroup.NewOOMWatch(false)
 		must(t, err)
-		t.Cleanup(func() { must(t, rt.oom.close()) })
+		t.Cleanup(func() { must(t, rt.oom.Close()) })
 		b, err := rt.Create("x")
 		must(t, err)
 		must(t, b.Configure([]byte("command: [sleep, infinity]\nremove_on_exit: true\n")))

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/endqueue"
 	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/event"
@@ -86,11 +87,11 @@ type Runtime struct {
 	// bounding is the set of capabilities that boxes can have at all.
 	bounding uint64
 	watcher  *reaper.Watcher
-	groups   *groupTree
+	groups   *cgroup.Tree
 	images   *image.Store
 	// imageTexts are what is shown of images.
 	imageTexts imageTexts
-	oom        *oomWatch
+	oom        *cgroup.OOMWatch
 	net        *reaper.Net // nil where there can be none
 	timers     *epoll.Timers
 	prober     *prober
@@ -180,11 +181,11 @@ func Open(opt Options) (*Runtime, error) {
 	if rt.watcher, err = reaper.NewWatcher(); err != nil {
 		return nil, errors.Join(err, rt.store.lock.Close())
 	}
-	if rt.groups, err = openGroupTree(opt.CgroupParent, opt.State); err == nil {
-		if rt.groups.unranked != nil {
-			rt.log.WithError(rt.groups.unranked).WithField("op", "daemon").Warn("boxes may have as much processor time as the daemon")
+	if rt.groups, err = cgroup.Open(opt.CgroupParent, opt.State); err == nil {
+		if rt.groups.Unranked() != nil {
+			rt.log.WithError(rt.groups.Unranked()).WithField("op", "daemon").Warn("boxes may have as much processor time as the daemon")
 		}
-		rt.oom, err = newOOMWatch(rt.groups.v2)
+		rt.oom, err = cgroup.NewOOMWatch(rt.groups.V2())
 	}
 	if err == nil {
 		if opt.MaxProbes == 0 {
@@ -208,7 +209,7 @@ func Open(opt Options) (*Runtime, error) {
 		rt.closeNet()
 		return nil, errors.Join(err, rt.prober.close(), rt.poller.Close(), rt.watcher.Close(), rt.store.lock.Close())
 	}
-	if err := rt.groups.sweep(rt.usesGroup); err != nil {
+	if err := rt.groups.Sweep(rt.usesGroup); err != nil {
 		rt.log.WithField("op", "recover").WithError(err).Warn("cgroups of earlier boxes are left")
 	}
 	return rt, nil
@@ -256,8 +257,8 @@ func (rt *Runtime) Close(ctx context.Context) error {
 		late = errors.New("some state was still being written")
 	}
 	rt.closeNet() // before the watcher lets go of shims that live on
-	rt.groups.close()
-	return errors.Join(late, rt.prober.close(), rt.poller.Close(), rt.oom.close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
+	rt.groups.Close()
+	return errors.Join(late, rt.prober.close(), rt.poller.Close(), rt.oom.Close(), rt.watcher.Close(), rt.holdW.Close(), rt.holdR.Close(), rt.store.lock.Close())
 }
 
 // usesGroup reports whether a box of that name may have processes in its group.

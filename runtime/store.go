@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/cgroup"
 	"github.com/boxlitefs/boxlite/runtime/deep"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -199,9 +200,9 @@ type shimRecord struct {
 	Identity reaper.Identity `json:"identity"`
 	Started  time.Time       `json:"started"`
 	// Since is Started by the clock of the boot that Identity names.
-	Since  moment `json:"since_ns,omitempty"`
-	Config string `json:"config"` // as it was when the run started
-	Cgroup *group `json:"cgroup,omitempty"`
+	Since  moment        `json:"since_ns,omitempty"`
+	Config string        `json:"config"` // as it was when the run started
+	Cgroup *cgroup.Group `json:"cgroup,omitempty"`
 	// FirstID and Image are those of the state.json, which may be found broken.
 	FirstID uint32 `json:"first_id,omitempty"`
 	Image   string `json:"image,omitempty"`
@@ -266,7 +267,7 @@ func decodeShim(b []byte) (*shimRecord, error) {
 	case r.Identity.PID <= 1 || r.Identity.BootID == "":
 		return nil, fmt.Errorf("identity %+v is incomplete", r.Identity)
 	}
-	if r.Cgroup != nil && !r.Cgroup.plausible() {
+	if r.Cgroup != nil && !r.Cgroup.Plausible() {
 		return nil, errors.New("cgroup has a directory that no box has")
 	}
 	return r, nil
