@@ -12,8 +12,8 @@ import (
 )
 
 // recordTemp is where a record is written before it changes places with the one of
-// the run before, which is overwritten the next time: see replaceFile in package
-// runtime, which does the same.
+// the run before, which is overwritten the next time: see package
+// runtime/atomicfile, which does the same.
 const recordTemp = ".exit.json.tmp"
 
 // writeRecord writes the exit record. When that fails there is nothing to be

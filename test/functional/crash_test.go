@@ -19,7 +19,7 @@ import (
 )
 
 // crash is one death of the daemon, as by kill -9, at a point that is marked in
-// its source (see runtime/fault_on.go).
+// its source (see package runtime/fault).
 type crash struct {
 	point string // NAME[:N] of BOXLITE_FAULT
 	name  string // of the case, where there are several of one point

@@ -15,9 +15,9 @@ import (
 // would go on with a lock held. See fsapi.FS.OnPanic.
 var recovers = []string{"endOnPanic", "dieOnPanic"}
 
-// yaml is a library that panics on some texts. What calls it may recover that: the text is a
+// yamlImport is a library that panics on some texts. What calls it may recover that: the text is a
 // client's, and nothing but its tree is half done.
-const yaml = `"gopkg.in/yaml.v3"`
+const yamlImport = `"gopkg.in/yaml.v3"`
 
 func TestNothingSwallowsAPanic(t *testing.T) {
 	found := map[string]bool{}
@@ -29,7 +29,7 @@ func TestNothingSwallowsAPanic(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(file.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == yaml }) {
+		if slices.ContainsFunc(file.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == yamlImport }) {
 			return nil
 		}
 		for _, decl := range file.Decls {
