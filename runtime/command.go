@@ -583,10 +583,10 @@ func (b *Box) letDie(r *run) {
 
 // askShim puts one request to the shim of a run; nil is whichever answers. What
 // the shim could not do is the error, or that it has not answered within the bound.
-func (b *Box) askShim(r *run, req wire.Request, bound time.Duration) (wire.Reply, error) {
+func (b *Box) askShim(r *run, req wire.Request, bound time.Duration) (client.Reply, error) {
 	dir, err := os.Open(b.dir)
 	if err != nil {
-		return wire.Reply{}, err
+		return client.Reply{}, err
 	}
 	defer dir.Close()
 	if r != nil {

@@ -510,10 +510,10 @@ func (e *Exec) forget(run string) {
 
 // ask puts a request on the exec to the shim. What that could not do is the error. The
 // bound may be 0 for none.
-func (e *Exec) ask(ctx context.Context, req wire.Request, bound time.Duration) (wire.ExecReply, error) {
+func (e *Exec) ask(ctx context.Context, req wire.Request, bound time.Duration) (client.ExecReply, error) {
 	dir, err := os.Open(e.b.dir)
 	if err != nil {
-		return wire.ExecReply{Stdin: -1}, err
+		return client.ExecReply{Stdin: -1}, err
 	}
 	defer dir.Close()
 	if bound > 0 {
@@ -707,7 +707,7 @@ func (e *Exec) begin(r *run) error {
 	}()
 	b.execs.begins <- struct{}{}
 	defer func() { <-b.execs.begins }()
-	var reply wire.ExecReply
+	var reply client.ExecReply
 	err := b.watchExecs(r)
 	if err == nil {
 		reply, err = e.ask(ctx, wire.Request{Op: wire.OpExec, Run: r.id}, 0)

@@ -186,7 +186,7 @@ type finding struct {
 	run    *run // nil if that run had been seen to end
 	live   *shimRecord
 	frozen bool
-	reply  *wire.Reply // nil if there is no shim, or none that answers
+	reply  *client.Reply // nil if there is no shim, or none that answers
 	silent bool        // its shim lives and took longer than it had
 	others *othersRun  // the process of that run is another daemon's
 
@@ -468,7 +468,7 @@ func (f *finding) ended() bool { return f.reply != nil && !f.reply.State.Alive }
 
 // status is the state of a box whose shim lives.
 func (f *finding) status() status.Status {
-	reply := wire.Reply{}
+	reply := client.Reply{}
 	if f.reply != nil {
 		reply = *f.reply
 	}
@@ -569,7 +569,7 @@ func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
 }
 
 // adopted is the state of a box whose shim answered.
-func adopted(reply *wire.Reply) status.Status {
+func adopted(reply *client.Reply) status.Status {
 	switch {
 	case reply.State.Stopping:
 		return status.Stopping

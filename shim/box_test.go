@@ -290,7 +290,7 @@ func (b *box) awaitLog(text string) {
 	}
 }
 
-func (b *box) ask(req wire.Request) wire.Reply {
+func (b *box) ask(req wire.Request) client.Reply {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

@@ -31,7 +31,7 @@ type command struct {
 	dir         string
 	in          *os.File
 	out, errOut *os.File
-	reply       wire.ExecReply
+	reply       client.ExecReply
 }
 
 // prepare makes what the daemon makes of an exec.
@@ -56,7 +56,7 @@ func (b *box) prepare(name string, edit func(*wire.ExecSpec), argv ...string) *c
 	return c
 }
 
-func (c *command) try(op wire.Op, sig syscall.Signal) (wire.ExecReply, error) {
+func (c *command) try(op wire.Op, sig syscall.Signal) (client.ExecReply, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	r, err := client.AskExec(ctx, c.b.dir, wire.Request{Op: op, Run: c.b.spec.Run, Exec: c.name, Signal: sig})
@@ -66,7 +66,7 @@ func (c *command) try(op wire.Op, sig syscall.Signal) (wire.ExecReply, error) {
 	return r, err
 }
 
-func (c *command) ask(op wire.Op, sig syscall.Signal) wire.ExecReply {
+func (c *command) ask(op wire.Op, sig syscall.Signal) client.ExecReply {
 	c.t.Helper()
 	r, err := c.try(op, sig)
 	if err != nil {
@@ -404,7 +404,7 @@ func TestExecInAFrozenBox(t *testing.T) {
 	b := g.has(newBox(t, "/bin/sleep", "1000")).mustStart()
 	g.freeze()
 	c := b.prepare("e1", nil, "true")
-	answer := make(chan wire.ExecReply, 1)
+	answer := make(chan client.ExecReply, 1)
 	go func() {
 		r, err := c.try(wire.OpExec, 0)
 		if err != nil {

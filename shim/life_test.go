@@ -160,7 +160,7 @@ func TestTheEndOfTheCommandEndsTheBox(t *testing.T) {
 func TestState(t *testing.T) {
 	b := sh(t, "exec sleep 1000").mustStart()
 	got := b.ask(wire.Request{Op: wire.OpState})
-	want := wire.Reply{State: wire.State{Run: b.spec.Run, Alive: true, PID: got.State.PID, StartedNs: b.h.StartedNs}, Peer: b.h.PID}
+	want := client.Reply{Reply: wire.Reply{State: wire.State{Run: b.spec.Run, Alive: true, PID: got.State.PID, StartedNs: b.h.StartedNs}}, Peer: b.h.PID}
 	if got != want || got.State.PID < 2 {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

@@ -14,22 +14,41 @@ import (
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
+// Reply is a shim's answer.
+type Reply struct {
+	wire.Reply
+	// Peer is the shim's pid as the asker sees it, by the kernel's word.
+	Peer int
+}
+
+// ExecReply is a shim's answer to a request on an exec.
+type ExecReply struct {
+	wire.ExecReply
+	// PID is that of the command as the asker sees it, by the kernel's word, or -1
+	// when it does not run.
+	PID int
+	// Stdin is what to write to, to be closed by who has asked, or -1. It comes with the
+	// answers to OpExec and OpExecState while the command runs and may meet no EOF yet;
+	// not from older shims, nor for a terminal: those have the FIFO.
+	Stdin int
+}
+
 // Ask sends a request to the shim of the box whose directory dir is, and waits
 // for the answer. A reply with an Errno is no error of Ask. ECONNREFUSED and
 // ENOENT say that there is no shim; io.ErrUnexpectedEOF and ECONNRESET that it
 // ended, or refused the request, before it answered.
-func Ask(ctx context.Context, dir *os.File, req wire.Request) (wire.Reply, error) {
+func Ask(ctx context.Context, dir *os.File, req wire.Request) (Reply, error) {
 	conn, reply, err := ask(ctx, dir, req)
 	if err != nil {
-		return wire.Reply{}, err
+		return Reply{}, err
 	}
 	return reply, conn.Close()
 }
 
-func ask(ctx context.Context, dir *os.File, req wire.Request) (*os.File, wire.Reply, error) {
+func ask(ctx context.Context, dir *os.File, req wire.Request) (*os.File, Reply, error) {
 	conn, err := dial(ctx, dir)
 	if err != nil {
-		return nil, wire.Reply{}, err
+		return nil, Reply{}, err
 	}
 	reply, err := exchange(ctx, conn, req)
 	if err != nil {
@@ -37,22 +56,22 @@ func ask(ctx context.Context, dir *os.File, req wire.Request) (*os.File, wire.Re
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, wire.Reply{}, err
+		return nil, Reply{}, err
 	}
 	return conn, reply, nil
 }
 
-func exchange(ctx context.Context, conn *os.File, req wire.Request) (wire.Reply, error) {
+func exchange(ctx context.Context, conn *os.File, req wire.Request) (Reply, error) {
 	packet, oob, err := converse(ctx, conn, req)
 	if err != nil {
-		return wire.Reply{}, err
+		return Reply{}, err
 	}
 	reply, err := wire.DecodeReply(packet)
 	if err != nil {
-		return wire.Reply{}, err
+		return Reply{}, err
 	}
-	reply.Peer, err = sender(oob)
-	return reply, err
+	peer, err := sender(oob)
+	return Reply{reply, peer}, err
 }
 
 // converse sends a request and waits for the answer, which comes with credentials, and
@@ -100,10 +119,10 @@ func converse(ctx context.Context, conn *os.File, req wire.Request) (packet, oob
 // and the exec goes on whether or not anybody waits for it. Its errors are those of
 // Ask. A shim that knows no execs, being of an older version, gives
 // io.ErrUnexpectedEOF.
-func AskExec(ctx context.Context, dir *os.File, req wire.Request) (wire.ExecReply, error) {
+func AskExec(ctx context.Context, dir *os.File, req wire.Request) (ExecReply, error) {
 	conn, err := dial(ctx, dir)
 	if err != nil {
-		return wire.ExecReply{Stdin: -1}, err
+		return ExecReply{Stdin: -1}, err
 	}
 	defer conn.Close()
 	packet, oob, err := converse(ctx, conn, req)
@@ -111,10 +130,10 @@ func AskExec(ctx context.Context, dir *os.File, req wire.Request) (wire.ExecRepl
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return wire.ExecReply{Stdin: -1}, err
+		return ExecReply{Stdin: -1}, err
 	}
-	reply, err := wire.DecodeExecReply(packet)
-	reply.Stdin = descriptor(oob)
+	reply := ExecReply{PID: -1, Stdin: descriptor(oob)}
+	reply.ExecReply, err = wire.DecodeExecReply(packet)
 	// Before, there may be no process: the kernel would give the shim's own pid.
 	if err == nil && reply.State.Phase == wire.ExecRunning {
 		reply.PID, err = sender(oob)

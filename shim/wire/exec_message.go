@@ -40,22 +40,19 @@ type ExecState struct {
 
 // ExecReply is a shim's answer to a request on an exec. Errno is why it did not do
 // what was asked, or 0. State is as it was after the request.
+//
+// While the command runs, its pid comes with the packet as the credentials of the sender;
+// and with the answers to OpExec and OpExecState, as long as it may meet no EOF, a
+// descriptor to write its stdin to, unless that is a terminal.
 type ExecReply struct {
 	Errno syscall.Errno
 	State ExecState
-	// PID is that of the command as the asker sees it, by the kernel's word, or -1
-	// when it does not run.
-	PID int
-	// Stdin is what to write to, to be closed by who has asked, or -1. It comes with the
-	// answers to OpExec and OpExecState while the command runs and may meet no EOF yet;
-	// not from older shims, nor for a terminal: those have the FIFO.
-	Stdin int
 }
 
 // MaxFailed bounds ExecState.Failed, in bytes. It may name a PATH.
 const MaxFailed = 512
 
-// Append appends the reply as it is to be sent, in one packet. PID and Stdin are not in it.
+// Append appends the reply as it is to be sent, in one packet.
 func (r *ExecReply) Append(b []byte) []byte {
 	b = append(b, Version)
 	b = appendU32(b, uint32(r.Errno))
@@ -69,13 +66,13 @@ func (r *ExecReply) Append(b []byte) []byte {
 	return appendString(b, r.State.Failed)
 }
 
-// DecodeExecReply is the inverse of Append. PID and Stdin are -1.
+// DecodeExecReply is the inverse of Append.
 func DecodeExecReply(b []byte) (ExecReply, error) {
 	d := decoder{buf: b}
 	if d.u8() != Version {
 		d.bad = true
 	}
-	r := ExecReply{Errno: syscall.Errno(d.u32()), PID: -1, Stdin: -1}
+	r := ExecReply{Errno: syscall.Errno(d.u32())}
 	r.State = ExecState{
 		Phase: ExecPhase(d.u8()), StdinClosed: d.bool(), Code: d.natural(), Signal: int(d.signal()), TimedOut: d.bool(),
 		StartedNs: d.i64(), EndedNs: d.i64(), Failed: d.string(),

@@ -92,9 +92,6 @@ type State struct {
 type Reply struct {
 	Errno syscall.Errno
 	State State
-	// Peer is the shim's pid as the asker sees it, by the kernel's word. It does not come
-	// in the packet but with it.
-	Peer int
 }
 
 // MaxMessage bounds a packet on the control socket, in bytes.
@@ -136,7 +133,7 @@ func DecodeRequest(b []byte) (Request, error) {
 	return r, d.end()
 }
 
-// Append appends the reply as it is to be sent, in one packet. Peer is not in it.
+// Append appends the reply as it is to be sent, in one packet.
 func (r *Reply) Append(b []byte) []byte {
 	b = append(b, Version)
 	b = appendU32(b, uint32(r.Errno))
