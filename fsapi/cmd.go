@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/config"
 )
 
 // cmdFile is cmd: read as it was written, run when its writer closes it.
@@ -54,7 +55,7 @@ func (c *cmdFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32
 	if errno != 0 {
 		return nil, 0, errno
 	}
-	lease, errno := c.fs.budget.lease(ctx, runtime.MaxConfigSize)
+	lease, errno := c.fs.budget.lease(ctx, config.MaxSize)
 	if errno != 0 {
 		return nil, 0, errno
 	}
@@ -70,7 +71,7 @@ type cmdDraft struct {
 	right *grant
 }
 
-func (d cmdDraft) checkPrefix(b []byte) error { return runtime.CheckExecPrefix(d.Box().Name(), b) }
+func (d cmdDraft) checkPrefix(b []byte) error { return config.CheckExecPrefix(d.Box().Name(), b) }
 func (d cmdDraft) check(b []byte) error       { return d.Check(b) }
 func (d cmdDraft) refuse(err error) error     { return d.Refuse(err) }
 

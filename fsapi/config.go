@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/config"
 )
 
 // configFile is config.yaml: read as it was written, committed when its writer
@@ -78,7 +79,7 @@ func (c *configFile) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 type configDraft struct{ *runtime.Box }
 
 func (d configDraft) mayWrite() error               { return nil }
-func (d configDraft) checkPrefix(text []byte) error { return runtime.CheckConfigPrefix(d.Name(), text) }
+func (d configDraft) checkPrefix(text []byte) error { return config.CheckPrefix(d.Name(), text) }
 func (d configDraft) check(text []byte) error       { return d.CheckConfig(text) }
 func (d configDraft) refuse(err error) error        { return d.RefuseConfig(err) }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/config"
 )
 
 // maxCommands is how much one write to ctl may hold, in bytes.
@@ -189,7 +190,7 @@ func parseCommand(words []string) (runtime.Command, error) {
 		if len(args) != 1 {
 			return bad("signal takes one name, like TERM")
 		}
-		s, err := runtime.ParseSignal(args[0])
+		s, err := config.ParseSignal(args[0])
 		if err != nil {
 			return bad("%v", err)
 		}

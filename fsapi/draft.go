@@ -11,6 +11,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 )
 
@@ -94,8 +95,8 @@ func (h *draftHandle) Write(ctx context.Context, data []byte, off int64) (uint32
 		// The kernel takes the position from a size that it may have cached.
 		off = int64(len(h.buf))
 	}
-	if off+int64(len(data)) > runtime.MaxConfigSize {
-		return 0, h.refuse(runtime.ErrConfigTooBig)
+	if off+int64(len(data)) > config.MaxSize {
+		return 0, h.refuse(config.ErrTooBig)
 	}
 	next := off == int64(len(h.buf))
 	if end := int(off) + len(data); end > len(h.buf) {
@@ -147,8 +148,8 @@ func (h *draftHandle) refuse(err error) syscall.Errno {
 func (h *draftHandle) truncate(size uint64) syscall.Errno {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if size > runtime.MaxConfigSize {
-		return h.refuse(runtime.ErrConfigTooBig)
+	if size > config.MaxSize {
+		return h.refuse(config.ErrTooBig)
 	}
 	// A truncation alone is nothing to commit: a program makes it before it writes. But it
 	// changes a text that was committed through this very handle.

@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/rootfs"
 )
@@ -19,7 +20,7 @@ var errnos = []struct {
 	{runtime.ErrStart, syscall.EIO},
 	{runtime.ErrTimedOut, syscall.ETIMEDOUT},
 	{runtime.ErrCanceled, syscall.ECANCELED},
-	{runtime.ErrConfigTooBig, syscall.EFBIG},
+	{config.ErrTooBig, syscall.EFBIG},
 	{runtime.ErrName, syscall.EINVAL},
 	{runtime.ErrInvalid, syscall.EINVAL},
 	{runtime.ErrExist, syscall.EEXIST},
@@ -59,7 +60,7 @@ func toErrno(err error) syscall.Errno {
 			return e.errno
 		}
 	}
-	if errors.As(err, new(*runtime.ConfigError)) {
+	if errors.As(err, new(*config.Error)) {
 		return syscall.EINVAL
 	}
 	return syscall.EIO

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/config"
 )
 
 func TestErrnoLooksThroughWrapping(t *testing.T) {
@@ -18,8 +19,8 @@ func TestErrnoLooksThroughWrapping(t *testing.T) {
 		{nil, 0},
 		{wrap(runtime.ErrBusy), syscall.EBUSY},
 		{wrap(&runtime.TransitionError{From: "a", To: "b"}), syscall.EBUSY},
-		{wrap(&runtime.ConfigError{Line: 1}), syscall.EINVAL},
-		{wrap(runtime.ErrConfigTooBig), syscall.EFBIG},
+		{wrap(&config.Error{Line: 1}), syscall.EINVAL},
+		{wrap(config.ErrTooBig), syscall.EFBIG},
 		{wrap(fmt.Errorf("%w: %w", runtime.ErrStart, syscall.ENOENT)), syscall.EIO},
 		{wrap(fmt.Errorf("%w: %w", runtime.ErrStart, runtime.ErrCanceled)), syscall.EIO},
 		{wrap(syscall.ENOSPC), syscall.ENOSPC},

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	boxes "github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/config"
 )
 
 // The pages of the manual that lie here say what the tree has, no less and no more.
@@ -163,7 +164,7 @@ func TestTheManualHasEachErrno(t *testing.T) {
 			t.Errorf("%s has not %s, for %q", treePage, name, e.err)
 		}
 	}
-	for _, e := range []syscall.Errno{toErrno(&boxes.ConfigError{}), toErrno(errors.New("unheard of"))} {
+	for _, e := range []syscall.Errno{toErrno(&config.Error{}), toErrno(errors.New("unheard of"))} {
 		if name := unix.ErrnoName(e); !tree[name] {
 			t.Errorf("%s has not %s", treePage, name)
 		}
@@ -186,7 +187,7 @@ func TestTheManualHasEachCommand(t *testing.T) {
 
 func TestTheManualHasEachKeyOfCmd(t *testing.T) {
 	var want []string
-	for f := range fields(reflect.TypeFor[boxes.ExecCommand]()) {
+	for f := range fields(reflect.TypeFor[config.Exec]()) {
 		want = append(want, strings.ToLower(f.Name))
 	}
 	said := heads(manual(t, execPage, "THE COMMAND"))
@@ -198,7 +199,7 @@ func TestTheManualHasEachKeyOfCmd(t *testing.T) {
 		if key != "command" {
 			text += key + ": {}\n"
 		}
-		if _, err := boxes.ParseExec("x", []byte(text)); err != nil && strings.Contains(err.Error(), "unknown key") {
+		if _, err := config.ParseExec("x", []byte(text)); err != nil && strings.Contains(err.Error(), "unknown key") {
 			t.Error(err)
 		}
 	}
@@ -252,9 +253,9 @@ func TestTheManualHasTheBounds(t *testing.T) {
 	}{
 		{treePage, "at most %s bytes; more is E2BIG", maxCommands},
 		{treePage, "At most %s wait for one open", maxQueue},
-		{treePage, "It holds at most %s KiB", boxes.MaxConfigSize >> 10},
+		{treePage, "It holds at most %s KiB", config.MaxSize >> 10},
 		{treePage, "if that takes more than %s s", int(boxes.KillBound.Seconds())},
-		{execPage, "At most %s KiB are taken", boxes.MaxConfigSize >> 10},
+		{execPage, "At most %s KiB are taken", config.MaxSize >> 10},
 		{execPage, "A box has at most %s execs", boxes.MaxExecs},
 		{execPage, "if that takes more than %s s", int(boxes.KillBound.Seconds())},
 		{rootPage, "deeper than %s levels", maxDepth},

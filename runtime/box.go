@@ -9,7 +9,6 @@ import (
 	"math/bits"
 	"os"
 	"path/filepath"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/cgroup"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/deep"
 	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/event"
@@ -336,16 +336,16 @@ func (b *Box) keepMode(s *Snapshot) error {
 // CheckConfig says what Configure would say of text that is not meant to be
 // committed yet.
 func (b *Box) CheckConfig(text []byte) error {
-	if _, err := ParseConfig(b.name, text); err != nil {
+	if _, err := config.Parse(b.name, text); err != nil {
 		return b.refuse(b.fail("config", err))
 	}
 	return nil
 }
 
-// Configure commits text as the box's configuration. It returns a *ConfigError
+// Configure commits text as the box's configuration. It returns a *config.Error
 // inside an *Error if the text is refused; the old configuration then stays.
 func (b *Box) Configure(text []byte) error {
-	cfg, err := ParseConfig(b.name, text)
+	cfg, err := config.Parse(b.name, text)
 	if err != nil {
 		return b.refuse(b.fail("config", err))
 	}
@@ -378,7 +378,7 @@ func (b *Box) Configure(text []byte) error {
 			t.Status = status.Configured
 		}
 		t.Config, t.Text, t.LastError = cfg, text, "ok"
-		t.Pending = t.Status.Active() && b.run != nil && !b.run.cfg.runsLike(cfg)
+		t.Pending = t.Status.Active() && b.run != nil && !b.run.cfg.RunsLike(cfg)
 		t.touched |= FieldConfig | FieldInfo
 		t.event("configured", "")
 		return nil
@@ -398,15 +398,6 @@ func (b *Box) autostart() {
 	if _, err := b.Do(By{PID: os.Getpid()}, Command{Verb: VerbStart}); err != nil {
 		b.log("autostart").WithError(err).Warn("autostart refused")
 	}
-}
-
-// runsLike reports whether a process started with c is what o asks for: they may
-// differ only in what holds at once.
-func (c *Config) runsLike(o *Config) bool {
-	x, y := *c, *o
-	x.Labels, y.Labels = nil, nil
-	x.Resources, y.Resources = Resources{}, Resources{}
-	return reflect.DeepEqual(x, y)
 }
 
 // RefuseConfig notes why a configuration that was never committed (because a

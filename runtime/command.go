@@ -13,6 +13,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/cgroup"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -149,7 +150,7 @@ func (b *Box) start(note string, stops int) (*Completion, error) {
 			return ErrNotConfigured
 		default:
 			r = newRun(t.Runs+1, rand.Text(), t.Config, t.Text)
-			r.group = b.rt.groups.Of(b.name, r.cfg.Engine == EngineContainer)
+			r.group = b.rt.groups.Of(b.name, r.cfg.Engine == config.EngineContainer)
 			r.before = b.run
 			b.run, t.run = r, r
 			done = r.began
@@ -411,7 +412,7 @@ func (b *Box) ask(note string, c Command) (*Completion, error) {
 			return fmt.Errorf("%w: it is paused: resume it", ErrBusy)
 		}
 		if c.Verb == VerbSignal {
-			note += " " + signalName(c.Signal)
+			note += " " + config.SignalName(c.Signal)
 		}
 		t.LastError = "ok"
 		t.event("command", note)

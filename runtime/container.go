@@ -23,6 +23,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/cgroup"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -30,13 +31,9 @@ import (
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
-// ociRuntimes are the OCI runtimes that can run a container, the first choice first:
-// crun starts in a fraction of the time.
-var ociRuntimes = []string{"crun", "runc"}
-
 // ociRuntime finds an OCI runtime on PATH: the one of that name, or any.
 func ociRuntime(name string) (found, path string, err error) {
-	for _, r := range ociRuntimes {
+	for _, r := range config.Runtimes {
 		if name != "" && r != name {
 			continue
 		}
@@ -111,7 +108,7 @@ func (b *Box) imageRoot(ctx context.Context, r *run) (*oci.Root, error) {
 		})
 	}
 	get := map[string]func(context.Context, image.Ref, func(image.Progress)) (*image.Image, func(), error){
-		PullMissing: b.rt.images.Ensure, PullNewer: b.rt.images.Newest, PullAlways: b.rt.images.Refresh,
+		config.PullMissing: b.rt.images.Ensure, config.PullNewer: b.rt.images.Newest, config.PullAlways: b.rt.images.Refresh,
 	}[r.cfg.Pull]
 	img, release, err := get(ctx, ref, say)
 	if img == nil {
@@ -226,7 +223,7 @@ func (b *Box) container(ctx context.Context, r *run, s *wire.Spec) error {
 	if r.layers, err = root.ImageLayers(); err != nil {
 		return err
 	}
-	p, who, err := c.process(ctx, root, b.rt.bounding)
+	p, who, err := containerProcess(ctx, c, root, b.rt.bounding)
 	if err != nil {
 		return err
 	}
@@ -237,10 +234,10 @@ func (b *Box) container(ctx context.Context, r *run, s *wire.Spec) error {
 	}
 	sc := &wire.Container{Runtime: []string{path}, Layers: root.Layers, Upper: root.Upper, FirstID: r.firstID, IDs: oci.IDs, Init: c.Init, PrivateNet: c.Network == "none"}
 	// runc sets the limits from outside, which takes a capability or to be the owner.
-	if name == "crun" || b.rt.bounding&capabilityMask([]string{"SYS_RESOURCE"}) != 0 {
+	if name == "crun" || b.rt.bounding&config.CapabilityMask([]string{"SYS_RESOURCE"}) != 0 {
 		sc.Owner = r.firstID
 	}
-	spec := c.containerSpec(p, r.firstID)
+	spec := containerSpec(c, p, r.firstID)
 	v2 := r.group != nil && r.group.V2
 	switch {
 	case !v2 && name == "crun":
@@ -266,7 +263,7 @@ func (b *Box) container(ctx context.Context, r *run, s *wire.Spec) error {
 	}
 	addMounts(spec, c, v2)
 	if root.Upper != "" {
-		sc.Files = c.containerFiles(spec)
+		sc.Files = containerFiles(c, spec)
 	}
 	if s.Probe.Kind == wire.ProbeCommand {
 		probe := *p
@@ -275,10 +272,10 @@ func (b *Box) container(ctx context.Context, r *run, s *wire.Spec) error {
 			return err
 		}
 	}
-	made := &oci.Process{Process: *p, HomeSet: c.setsHome(root.Image)}
+	made := &oci.Process{Process: *p, HomeSet: setsHome(c, root.Image)}
 	if root.Image != nil {
 		made.Image = root.Image.Digest
-		s.StopSignal = c.Stop.signal(root.Image.StopSignal)
+		s.StopSignal = c.Stop.SignalFor(root.Image.StopSignal)
 	}
 	made.StopSignal = s.StopSignal
 	for _, m := range spec.Mounts {
@@ -304,9 +301,9 @@ func (b *Box) container(ctx context.Context, r *run, s *wire.Spec) error {
 	return nil
 }
 
-// process is what the container runs: what the configuration says, and the image
+// containerProcess is what the container runs: what the configuration says, and the image
 // where that says nothing.
-func (c *Config) process(ctx context.Context, root *oci.Root, bounding uint64) (*specs.Process, userdb.User, error) {
+func containerProcess(ctx context.Context, c *config.Config, root *oci.Root, bounding uint64) (*specs.Process, userdb.User, error) {
 	img := root.Image
 	if img == nil {
 		img = &image.Image{}
@@ -337,7 +334,7 @@ func (c *Config) process(ctx context.Context, root *oci.Root, bounding uint64) (
 	p := &specs.Process{
 		Args: args, Cwd: "/", User: specs.User{UID: u.UID, GID: u.GID, AdditionalGids: u.Groups},
 		NoNewPrivileges: c.Security.NoNewPrivileges,
-		Capabilities:    c.Security.container(bounding, u.UID == 0),
+		Capabilities:    containerCapabilities(&c.Security, bounding, u.UID == 0),
 	}
 	for _, dir := range []string{img.WorkingDir, c.Workdir} {
 		if filepath.IsAbs(dir) {
@@ -366,7 +363,7 @@ func imageEnv(img *image.Image) map[string]string {
 }
 
 // containedExec is execSpec for a container.
-func (b *Box) containedExec(r *run, cmd *ExecCommand, who userdb.User) (*wire.ExecSpec, error) {
+func (b *Box) containedExec(r *run, cmd *config.Exec, who userdb.User) (*wire.ExecSpec, error) {
 	c := r.cfg
 	made, err := b.readBackProcess()
 	if err == nil && len(made.Args) == 0 {
@@ -387,9 +384,9 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, who userdb.User) (*wire.Ex
 		// No more than the command can have: the container may be one of an older boxlite.
 		var most uint64
 		if p.Capabilities != nil {
-			most = capabilityMask(p.Capabilities.Bounding)
+			most = config.CapabilityMask(p.Capabilities.Bounding)
 		}
-		p.Capabilities = c.Security.container(most, who.UID == 0)
+		p.Capabilities = containerCapabilities(&c.Security, most, who.UID == 0)
 		if !made.HomeSet {
 			env["HOME"] = who.Home
 		}
@@ -412,53 +409,31 @@ func (b *Box) containedExec(r *run, cmd *ExecCommand, who userdb.User) (*wire.Ex
 	return x, err
 }
 
-// profileCaps are the capabilities that a container has to begin with, by its profile.
-var profileCaps = map[string][]string{
-	// Docker's: what the packages of distributions and official images expect of root. They
-	// count in the container's user namespace alone.
-	ProfileDefault: {
-		"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW",
-		"SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
-	},
-	// The least that the OCI's own example of a configuration has.
-	ProfileStrict: {"AUDIT_WRITE", "KILL", "NET_BIND_SERVICE"},
-}
-
-// profile is that of a container, and empty for engine host.
-func (c *Config) profile() string {
-	if c.Engine != EngineContainer {
+// profileOf returns the profile of a container, and empty for engine host.
+func profileOf(c *config.Config) string {
+	if c.Engine != config.EngineContainer {
 		return ""
 	}
 	return c.Security.Profile
 }
 
-// container returns the capabilities of a process in a container, of all that there are.
-func (s *Security) container(all uint64, root bool) *specs.LinuxCapabilities {
-	add := capabilityMask(s.Capabilities.Add)
-	names := capabilitySet((capabilityMask(profileCaps[s.Profile])&^capabilityMask(s.Capabilities.Drop) | add) & all)
+// containerCapabilities returns the capabilities of a process in a container, of all that there are.
+func containerCapabilities(s *config.Security, all uint64, root bool) *specs.LinuxCapabilities {
+	add := config.CapabilityMask(s.Capabilities.Add)
+	names := config.CapabilityNames((config.CapabilityMask(config.ProfileCapabilities(s.Profile))&^config.CapabilityMask(s.Capabilities.Drop) | add) & all)
 	sets := &specs.LinuxCapabilities{Bounding: names}
 	if root {
 		sets.Effective, sets.Permitted = names, names
 		return sets
 	}
 	// As on engine host: another user has what was asked for.
-	names = capabilitySet(add & all)
+	names = config.CapabilityNames(add & all)
 	sets.Effective, sets.Permitted, sets.Inheritable, sets.Ambient = names, names, names, names
 	return sets
 }
 
-func capabilitySet(mask uint64) []string {
-	names := []string{}
-	for n, name := range capabilityNames {
-		if mask&(1<<n) != 0 {
-			names = append(names, "CAP_"+name)
-		}
-	}
-	return names
-}
-
 // containerSpec is the config.json of a container, without what depends on the host.
-func (c *Config) containerSpec(p *specs.Process, firstID uint32) *specs.Spec {
+func containerSpec(c *config.Config, p *specs.Process, firstID uint32) *specs.Spec {
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: firstID, Size: oci.IDs}}
 	spaces := []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace, specs.UserNamespace, specs.CgroupNamespace}
 	var sysctls map[string]string
@@ -508,7 +483,7 @@ func containerDevices() []specs.LinuxDeviceCgroup {
 }
 
 // addMounts adds the mounts of a container.
-func addMounts(spec *specs.Spec, c *Config, v2 bool) {
+func addMounts(spec *specs.Spec, c *config.Config, v2 bool) {
 	add := func(kind, source, target string, options ...string) {
 		spec.Mounts = append(spec.Mounts, specs.Mount{Type: kind, Source: source, Destination: target, Options: options})
 	}
@@ -545,7 +520,7 @@ func addMounts(spec *specs.Spec, c *Config, v2 bool) {
 
 // containerFiles are the files that a container needs and no image has right, and
 // their mounts.
-func (c *Config) containerFiles(spec *specs.Spec) []wire.File {
+func containerFiles(c *config.Config, spec *specs.Spec) []wire.File {
 	files := []wire.File{
 		{Name: "hosts", Data: []byte("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t" + c.Hostname + "\n")},
 		{Name: "hostname", Data: []byte(c.Hostname + "\n")},
@@ -558,7 +533,7 @@ func (c *Config) containerFiles(spec *specs.Spec) []wire.File {
 	// They are read-only: the box could fill what they are on, which is the shim's.
 	for _, f := range files {
 		target := "/etc/" + f.Name
-		if slices.ContainsFunc(c.Mounts, func(m Mount) bool { return m.Target == target || m.Target == "/etc" }) {
+		if slices.ContainsFunc(c.Mounts, func(m config.Mount) bool { return m.Target == target || m.Target == "/etc" }) {
 			continue
 		}
 		spec.Mounts = append(spec.Mounts, specs.Mount{Type: "bind", Source: wire.ContainerFile(f.Name), Destination: target, Options: []string{"bind", "nosuid", "nodev", "noexec", "ro"}})

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 )
 
@@ -29,7 +30,7 @@ const processFile = "process.json"
 func effectiveOf(p *oci.Process) *Effective {
 	return &Effective{
 		Command: orEmpty(p.Args), Workdir: p.Cwd, User: fmt.Sprintf("%d:%d", p.User.UID, p.User.GID), ImageDigest: unlessZero(p.Image),
-		StopSignal: signalName(cmp.Or(p.StopSignal, syscall.SIGTERM)),
+		StopSignal: config.SignalName(cmp.Or(p.StopSignal, syscall.SIGTERM)),
 	}
 }
 
@@ -65,16 +66,4 @@ func (b *Box) readBackProcess() (*oci.Process, error) {
 		return nil, fmt.Errorf("%s: %w", processFile, err)
 	}
 	return p, nil
-}
-
-// signal is what a stop sends to the command of an image, "" for none. An image that names no
-// signal is stopped as one that says nothing, as Docker does.
-func (s Stop) signal(image string) syscall.Signal {
-	if s.Signal != 0 {
-		return s.Signal
-	}
-	if sig, err := ParseSignal(image); image != "" && err == nil {
-		return sig
-	}
-	return syscall.SIGTERM
 }

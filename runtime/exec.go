@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -557,7 +558,7 @@ func (e *Exec) mayRun() error {
 
 // Check says what Run would say of text that is not meant to be run yet.
 func (e *Exec) Check(text []byte) error {
-	if _, err := ParseExec(e.b.name, text); err != nil {
+	if _, err := config.ParseExec(e.b.name, text); err != nil {
 		return e.Refuse(err)
 	}
 	return nil
@@ -578,7 +579,7 @@ func (e *Exec) run(by By, text []byte) (*Completion, error) {
 	if b.rt.isClosing() {
 		return nil, ErrClosed
 	}
-	cmd, err := ParseExec(b.name, text)
+	cmd, err := config.ParseExec(b.name, text)
 	if err != nil {
 		return nil, err
 	}
@@ -664,12 +665,12 @@ func (e *Exec) removeSpec() {
 // execSpec is what the shim needs to run cmd in the run, as the user that execUser gave,
 // with those rights. Who is not root gets no more than the box's own command has, and on
 // the host not even root.
-func (b *Box) execSpec(r *run, cmd *ExecCommand, who userdb.User, rights execRights) (*wire.ExecSpec, error) {
+func (b *Box) execSpec(r *run, cmd *config.Exec, who userdb.User, rights execRights) (*wire.ExecSpec, error) {
 	c := r.cfg
 	if rights.limited && cmd.User != "" && cmd.User != c.User {
 		return nil, rights.refuse("only root chooses the user: leave the key out")
 	}
-	if c.Engine == EngineContainer {
+	if c.Engine == config.EngineContainer {
 		return b.containedExec(r, cmd, who)
 	}
 	if rights.limited && who.UID == 0 {

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,91 +12,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
-
-func TestParseExec(t *testing.T) {
-	env := map[string]string{}
-	for text, want := range map[string]ExecCommand{
-		"ls -l\n":                    {Command: []string{"ls", "-l"}},
-		"  sh\t-c  'a b'  ":          {Command: []string{"sh", "-c", "'a", "b'"}},
-		"echo a: b, [c] {d} # e\n":   {Command: strings.Fields("echo a: b, [c] {d} # e")},
-		"/bin/x=y":                   {Command: []string{"/bin/x=y"}},
-		"command: [sh, -c, 'a b']\n": {Command: []string{"sh", "-c", "a b"}, Env: env},
-		"{command: [a], tty: true}":  {Command: []string{"a"}, TTY: true, Env: env},
-		"# words\ncommand:\n- 60\nenv: {A: 1}\nworkdir: /a\nuser: '1:2'\ntimeout: 1m30s\n": {
-			Command: []string{"60"}, Env: map[string]string{"A": "1"}, Workdir: "/a", User: "1:2", Timeout: 90 * time.Second,
-		},
-	} {
-		got, err := ParseExec("box", []byte(text))
-		if err != nil || !reflect.DeepEqual(*got, want) {
-			t.Errorf("%q: %+v, %v; want %+v", text, got, err, want)
-		}
-		for n := range len(text) + 1 {
-			if err := CheckExecPrefix("box", []byte(text[:n])); err != nil {
-				t.Errorf("valid cmd %q is refused after %q: %v", text, text[:n], err)
-			}
-		}
-	}
-}
-
-func TestParseExecRefuses(t *testing.T) {
-	for text, says := range map[string]string{
-		"":                               "line 1: there is no command",
-		"\n \n":                          "line 1: there is no command",
-		"# ls\n":                         "line 1: there is no command",
-		"ls\nls\n":                       "line 1: the command must be one line of words",
-		"[ls, -l]\n":                     "line 1: the command must be one line of words",
-		"'ls -l'\n":                      "line 1: the command must be one line of words",
-		"env: {}\n":                      "line 1: command is missing",
-		"command: []\n":                  "line 1: command is empty",
-		"command: [a]\nmounts: []\n":     `line 2: unknown key "mounts"`,
-		"command: [a]\ntimout: 1s\n":     `line 2: unknown key "timout" (did you mean "timeout"?)`,
-		"command: [a]\ncommand: [b]\n":   `line 2: key "command" is given twice, first on line 1`,
-		"command: [a]\n---\na\n":         `line 2: only one document is allowed`,
-		"command: [a]\nenv: {A=B: C}\n":  "line 2: env name",
-		"command: [a]\ntimeout: 9000h\n": "line 2: timeout 9000h is out of range",
-		"command: [a\n":                  "line 1: the text ends too early: missing ]",
-		"a\x00b":                         "line 1: ",
-		"a\xff":                          "line 1: the text is not valid UTF-8",
-	} {
-		_, err := ParseExec("box", []byte(text))
-		var e *ConfigError
-		if !errors.As(err, &e) || !strings.HasPrefix(err.Error(), says) {
-			t.Errorf("%q: %v; want %q", text, err, says)
-		}
-	}
-	if _, err := ParseExec("box", make([]byte, MaxConfigSize+1)); !errors.Is(err, ErrConfigTooBig) {
-		t.Error(err)
-	}
-	if err := CheckExecPrefix("box", []byte("comand: [a]\n")); err == nil {
-		t.Error("a beginning that nothing mends is not refused")
-	}
-}
-
-func FuzzExec(f *testing.F) {
-	for _, text := range []string{
-		"ls -l", "command: [a]\nenv: {A: b}\ntimeout: 1s\ntty: true\nuser: a\nworkdir: /\n", "{command: [a]}", "? command\n: [a]\n", "[a]", "- a", "a: b", "%YAML 1.1\n---\ncommand: [a]\n",
-	} {
-		f.Add([]byte(text))
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		got, err := ParseExec("box", text)
-		if err != nil {
-			return
-		}
-		if len(got.Command) == 0 || got.Command[0] == "" || got.Timeout < 0 {
-			t.Errorf("%q gives %+v", text, got)
-		}
-		for n := range len(text) + 1 {
-			if err := CheckExecPrefix("box", text[:n]); err != nil {
-				t.Fatalf("valid cmd %q\nis refused after %q: %v", text, text[:n], err)
-			}
-		}
-	})
-}
 
 func FuzzExecRecord(f *testing.F) {
 	f.Add([]byte(`{"version":1,"created":"2026-01-01T00:00:00Z","uid":1,"gid":2,"run":"r","boot":"b","cmd":"ls","owners":{"":{"uid":1,"gid":1,"mode":493}}}`))
@@ -141,7 +60,7 @@ func execBox(t *testing.T) (*Box, *Exec) {
 // inRun gives a box a run that nothing stands behind.
 func (b *Box) inRun(t *testing.T, text string) *run {
 	t.Helper()
-	c, err := ParseConfig("box", []byte(text))
+	c, err := config.Parse("box", []byte(text))
 	must(t, err)
 	r := newRun(1, "r1", c, []byte(text))
 	must(t, b.update("test", func(t *tx) error { t.Config, t.Status = c, status.Configured; return nil }))
@@ -156,24 +75,24 @@ func TestWhoIsNotRootGetsNoMoreThanTheBoxHas(t *testing.T) {
 	b.rt.bounding = 1 << unix.CAP_KILL
 	for name, c := range map[string]struct {
 		config string
-		cmd    ExecCommand
+		cmd    config.Exec
 		by     uint32
 		err    error
 		uid    uint32
 	}{
-		"root":                    {"command: [a]\nuser: nobody", ExecCommand{User: "root"}, 0, nil, 0},
-		"root, without a word":    {"command: [a]\nuser: nobody", ExecCommand{}, 0, nil, 65534},
-		"another":                 {"command: [a]\nuser: nobody", ExecCommand{}, 1000, nil, 65534},
-		"another says the same":   {"command: [a]\nuser: nobody", ExecCommand{User: "nobody"}, 1000, nil, 65534},
-		"another chooses":         {"command: [a]\nuser: nobody", ExecCommand{User: "root"}, 1000, ErrDenied, 0},
-		"another chooses no root": {"command: [a]\nuser: nobody", ExecCommand{User: "daemon"}, 1000, ErrDenied, 0},
-		"another in a root box":   {"command: [a]", ExecCommand{}, 1000, ErrDenied, 0},
-		"another in a uid 0 box":  {"command: [a]\nuser: '0:5'", ExecCommand{}, 1000, ErrDenied, 0},
-		"nobody of that name":     {"command: [a]\nuser: no-such-user", ExecCommand{}, 0, ErrInvalid, 0},
-		"root chooses a bad name": {"command: [a]", ExecCommand{User: "no-such-user"}, 0, ErrInvalid, 0},
+		"root":                    {"command: [a]\nuser: nobody", config.Exec{User: "root"}, 0, nil, 0},
+		"root, without a word":    {"command: [a]\nuser: nobody", config.Exec{}, 0, nil, 65534},
+		"another":                 {"command: [a]\nuser: nobody", config.Exec{}, 1000, nil, 65534},
+		"another says the same":   {"command: [a]\nuser: nobody", config.Exec{User: "nobody"}, 1000, nil, 65534},
+		"another chooses":         {"command: [a]\nuser: nobody", config.Exec{User: "root"}, 1000, ErrDenied, 0},
+		"another chooses no root": {"command: [a]\nuser: nobody", config.Exec{User: "daemon"}, 1000, ErrDenied, 0},
+		"another in a root box":   {"command: [a]", config.Exec{}, 1000, ErrDenied, 0},
+		"another in a uid 0 box":  {"command: [a]\nuser: '0:5'", config.Exec{}, 1000, ErrDenied, 0},
+		"nobody of that name":     {"command: [a]\nuser: no-such-user", config.Exec{}, 0, ErrInvalid, 0},
+		"root chooses a bad name": {"command: [a]", config.Exec{User: "no-such-user"}, 0, ErrInvalid, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg, err := ParseConfig("box", []byte(c.config))
+			cfg, err := config.Parse("box", []byte(c.config))
 			must(t, err)
 			c.cmd.Command = []string{"true"}
 			r := &run{cfg: cfg}

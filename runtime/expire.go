@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
@@ -88,19 +89,19 @@ func (b *Box) lastActive(r *run) moment {
 }
 
 // idle reports whether a box has expired that waits to be started again.
-func (b *Box) idle(e Expire) bool {
+func (b *Box) idle(e config.Expire) bool {
 	return e.Idle > 0 && b.lastActive(b.Snapshot().run).elapsed() >= e.Idle
 }
 
 // expireWaiting ends the backoff of a box that has expired.
-func (b *Box) expireWaiting(e Expire) {
-	_, _, err := b.stop(fmt.Sprintf("by=0:%d stop reason=expire.idle", os.Getpid()), Command{Verb: VerbStop, waiting: true, said: e.idleSaid()})
+func (b *Box) expireWaiting(e config.Expire) {
+	_, _, err := b.stop(fmt.Sprintf("by=0:%d stop reason=expire.idle", os.Getpid()), Command{Verb: VerbStop, waiting: true, said: idleSaid(e)})
 	if err != nil && !errors.Is(err, ErrCanceled) { // somebody was faster
 		b.log("expire").WithError(err).Error("expired, and cannot be said to be stopped")
 	}
 }
 
-func (e Expire) idleSaid() string {
+func idleSaid(e config.Expire) string {
 	return fmt.Sprintf("expired: nothing was asked of it for %s (expire.idle)", e.Idle)
 }
 
@@ -117,7 +118,7 @@ func (b *Box) lookAtLife(r *run) {
 func (b *Box) expire(r *run, key string) {
 	said := fmt.Sprintf("expired: it ran for %s (expire.after)", r.cfg.Expire.After)
 	if key == "expire.idle" {
-		said = r.cfg.Expire.idleSaid()
+		said = idleSaid(r.cfg.Expire)
 	}
 	b.mu.Lock()
 	s := b.snap.Load()

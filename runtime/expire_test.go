@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/boxlitefs/boxlite/runtime/config"
 )
 
 // onRecord returns state.json when nothing of it waits to be written.
@@ -23,7 +25,7 @@ func onRecord(t *testing.T, b *Box) *stateRecord {
 }
 
 func TestTouchesAreWrittenDownOnceASecond(t *testing.T) {
-	b, _ := running(t, &Config{Expire: Expire{Idle: time.Hour}})
+	b, _ := running(t, &config.Config{Expire: config.Expire{Idle: time.Hour}})
 	seen := map[moment]bool{}
 	active := func() moment {
 		return onRecord(t, b).ActiveAt
@@ -45,8 +47,8 @@ func TestTouchesAreWrittenDownOnceASecond(t *testing.T) {
 }
 
 func TestTouchCountsForTheRunThatGoesOn(t *testing.T) {
-	b, _ := running(t, &Config{Expire: Expire{Idle: time.Hour}})
-	must(t, b.update("test", func(x *tx) error { x.Config = &Config{}; return nil }))
+	b, _ := running(t, &config.Config{Expire: config.Expire{Idle: time.Hour}})
+	must(t, b.update("test", func(x *tx) error { x.Config = &config.Config{}; return nil }))
 	must(t, b.Touch())
 	if onRecord(t, b).Active.IsZero() {
 		t.Error("it is not on record")

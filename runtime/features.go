@@ -5,6 +5,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/reaper/procfs"
+	"github.com/boxlitefs/boxlite/runtime/config"
 )
 
 // Features returns what this host can do, one word each, sorted.
@@ -26,7 +27,7 @@ func (rt *Runtime) Features() []string {
 		}
 	}
 	words = append(words, rt.groups.Features()...)
-	for _, name := range ociRuntimes {
+	for _, name := range config.Runtimes {
 		if _, _, err := ociRuntime(name); err == nil {
 			words = append(words, "engine.container:"+name)
 		}

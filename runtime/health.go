@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
-	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -46,76 +44,6 @@ type ProbeReport struct {
 	Took     time.Duration
 	Reason   string // why it failed, where the exit code does not say it
 	Output   []byte // at most wire.MaxProbeOutput bytes
-}
-
-// kind is what a probe does.
-func (h *HealthCheck) kind() string {
-	switch {
-	case len(h.Command) > 0:
-		return "command"
-	case h.TCP != 0:
-		return "tcp"
-	case h.HTTP != "":
-		return "http"
-	}
-	return "ping"
-}
-
-// pings reports whether probes are made that need nothing but the shim's word.
-func (h *HealthCheck) pings() bool { return !h.Disabled && h.kind() == "ping" }
-
-// probe is what the shim is to do at each probe.
-func (h *HealthCheck) probe() (wire.Probe, error) {
-	p := wire.Probe{TimeoutNs: h.Timeout.Nanoseconds()}
-	if h.Disabled {
-		return wire.Probe{}, nil
-	}
-	switch h.kind() {
-	case "command":
-		p.Kind, p.Argv = wire.ProbeCommand, h.Command
-	case "tcp":
-		p.Kind, p.Port = wire.ProbeTCP, h.TCP
-	case "http":
-		addr, port, request, err := parseProbeURL(h.HTTP)
-		if err != nil {
-			return p, err
-		}
-		p.Kind, p.Addr, p.Port, p.Request = wire.ProbeHTTP, addr, port, request
-	default:
-		return wire.Probe{}, nil
-	}
-	return p, nil
-}
-
-// parseProbeURL turns a URL into what a shim needs, which has no resolver: an
-// address, or none for the loopback, a port, and the request.
-func parseProbeURL(text string) (addr string, port uint16, request string, err error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		return "", 0, "", errors.New("is no URL")
-	}
-	switch {
-	case u.Scheme != "http":
-		return "", 0, "", errors.New("does not begin with http://")
-	case u.User != nil || u.Fragment != "":
-		return "", 0, "", errors.New("has a user or a fragment")
-	}
-	port = 80
-	if p := u.Port(); p != "" {
-		n, err := strconv.ParseUint(p, 10, 16)
-		if err != nil || n == 0 {
-			return "", 0, "", errors.New("has a port that is none")
-		}
-		port = uint16(n)
-	}
-	if host := u.Hostname(); host != "localhost" {
-		ip, err := netip.ParseAddr(host)
-		if err != nil || ip.Zone() != "" {
-			return "", 0, "", errors.New("names a host that is neither localhost nor an address")
-		}
-		addr = ip.String()
-	}
-	return addr, port, "GET " + u.RequestURI() + " HTTP/1.1\r\nHost: " + u.Host + "\r\nUser-Agent: boxlite\r\nConnection: close\r\n\r\n", nil
 }
 
 // left is the health that the end of a run leaves behind. Under the box's mu.
@@ -266,7 +194,7 @@ func (p *prober) watch(b *Box, r *run, adopted bool) {
 	now := time.Now()
 	switch {
 	case h.Disabled:
-	case h.pings() && s.Health == status.Healthy:
+	case h.Pings() && s.Health == status.Healthy:
 		// It has just been asked. Those that begin together are spread.
 		c.due = together(now.Add(time.Duration(rand.Int64N(int64(h.Interval)))), h.Interval)
 	case adopted:
@@ -371,7 +299,7 @@ func (p *prober) begin(c *check) {
 	h := &c.r.cfg.Health
 	call := wire.LineCall{Op: wire.LinePing, Seq: c.seq}
 	c.late = c.at.Add(h.Timeout)
-	if h.kind() != "ping" {
+	if h.Kind() != "ping" {
 		call.Op, c.late = wire.LineProbe, c.late.Add(probeMargin)
 	}
 	// An answer comes before the next one is due: then the timer is right already, and
@@ -606,7 +534,7 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 		p.again(c, h.Interval)
 		return // it is paused or asked to end, or was paused meanwhile
 	}
-	report.Kind, report.At = h.kind(), time.Now()
+	report.Kind, report.At = h.Kind(), time.Now()
 	switch {
 	case report.Healthy || report.Reason != "":
 	case report.TimedOut:
@@ -628,7 +556,7 @@ func (p *prober) outcome(c *check, report *ProbeReport) {
 	if now != snap.Health {
 		c.b.healthIs(c.r, now, report)
 	}
-	if after == h.Interval && h.pings() && report.At.Before(c.due) {
+	if after == h.Interval && h.Pings() && report.At.Before(c.due) {
 		p.rt.timers.Set(&c.timer, c.due)
 		return
 	}

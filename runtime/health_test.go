@@ -6,11 +6,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
 // running makes a box whose run goes on, without a shim.
-func running(t *testing.T, cfg *Config) (*Box, *run) {
+func running(t *testing.T, cfg *config.Config) (*Box, *run) {
 	t.Helper()
 	b, err := testRuntime(t).Create("b")
 	must(t, err)
@@ -39,7 +40,7 @@ func becomes(t *testing.T, b *Box, now status.Status, health status.Health) {
 }
 
 func TestProbesOfALongStartPeriodKeepTheirInterval(t *testing.T) {
-	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, StartPeriod: 24 * time.Hour, Retries: 3, Timeout: time.Second}})
+	b, r := running(t, &config.Config{Health: config.HealthCheck{Interval: time.Hour, StartPeriod: 24 * time.Hour, Retries: 3, Timeout: time.Second}})
 	becomes(t, b, status.Running, status.HealthStarting)
 	p := b.rt.prober
 	p.watch(b, r, false)
@@ -54,7 +55,7 @@ func TestProbesOfALongStartPeriodKeepTheirInterval(t *testing.T) {
 }
 
 func TestProbeThatWasPausedDoesNotFail(t *testing.T) {
-	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
+	b, r := running(t, &config.Config{Health: config.HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
 	p := b.rt.prober
 	p.watch(b, r, false)
 	p.mu.Lock()
@@ -78,7 +79,7 @@ func TestProbeThatWasPausedDoesNotFail(t *testing.T) {
 }
 
 func TestABoxThatIsStoppedWhileItIsRestartedForItsHealthHasNone(t *testing.T) {
-	r := &run{cfg: &Config{}, bounced: true}
+	r := &run{cfg: &config.Config{}, bounced: true}
 	if h := r.left(&ending{code: 143}, nil, true); h != status.Unhealthy {
 		t.Errorf("restarted: %s", h)
 	}
@@ -89,7 +90,7 @@ func TestABoxThatIsStoppedWhileItIsRestartedForItsHealthHasNone(t *testing.T) {
 }
 
 func TestFailuresCountOnlyInARow(t *testing.T) {
-	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, Retries: 2, Timeout: time.Second}})
+	b, r := running(t, &config.Config{Health: config.HealthCheck{Interval: time.Hour, Retries: 2, Timeout: time.Second}})
 	p := b.rt.prober
 	p.watch(b, r, false)
 	p.mu.Lock()
@@ -109,7 +110,7 @@ func TestFailuresCountOnlyInARow(t *testing.T) {
 }
 
 func TestDaemonWithoutDescriptorsCallsNoBoxUnhealthy(t *testing.T) {
-	b, r := running(t, &Config{Health: HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
+	b, r := running(t, &config.Config{Health: config.HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
 	p := b.rt.prober
 	p.watch(b, r, false)
 	probe := func() status.Health {

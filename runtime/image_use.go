@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
@@ -98,9 +99,9 @@ func (b *Box) changedIn(upper string) (bool, error) {
 // usualMounts are the targets of the mounts that containers have whatever they are: the
 // last one may have been made from another root.
 func usualMounts() (targets []string) {
-	spec, c := &specs.Spec{}, defaultConfig("")
+	spec, c := &specs.Spec{}, config.Default("")
 	addMounts(spec, c, true)
-	c.containerFiles(spec)
+	containerFiles(c, spec)
 	for _, m := range spec.Mounts {
 		targets = append(targets, m.Destination)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/runtime/cgroup"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
@@ -218,8 +219,8 @@ func (b *Box) info(s *Snapshot, st infoState) Info {
 		Command: orEmpty(c.Command), EnvNames: make([]string, 0, len(c.Env)), Workdir: c.Workdir, User: c.User, Engine: c.Engine,
 		Hostname: c.Hostname, Network: c.Network, Mounts: make([]MountInfo, 0, len(c.Mounts)), Rlimits: map[string]any{},
 		Resources: ResourcesInfo{CPUs: unlessZero(res.CPUs), Memory: unlessZero(res.Memory), Pids: unlessZero(res.Pids)},
-		Image:     unlessZero(c.Image), Entrypoint: c.Entrypoint, Rootfs: unlessZero(c.Rootfs), Overlay: c.Overlay && c.Engine == EngineContainer, Init: c.Init && c.Engine == EngineContainer, Runtime: unlessZero(c.Runtime),
-		Profile:    unlessZero(c.profile()),
+		Image:     unlessZero(c.Image), Entrypoint: c.Entrypoint, Rootfs: unlessZero(c.Rootfs), Overlay: c.Overlay && c.Engine == config.EngineContainer, Init: c.Init && c.Engine == config.EngineContainer, Runtime: unlessZero(c.Runtime),
+		Profile:    unlessZero(profileOf(c)),
 		NoNewPrivs: c.Security.NoNewPrivileges, ReadonlyRoot: c.Security.ReadonlyRootfs,
 		CapAdd: orEmpty(c.Security.Capabilities.Add), CapDrop: orEmpty(c.Security.Capabilities.Drop),
 		HealthCheck: HealthInfo{
@@ -229,7 +230,7 @@ func (b *Box) info(s *Snapshot, st infoState) Info {
 		},
 		Restart:    RestartInfo{Policy: c.Restart.Policy, MaxRetries: unlessZero(c.Restart.MaxRetries)},
 		Expire:     ExpireInfo{After: duration(c.Expire.After), Idle: duration(c.Expire.Idle)},
-		StopSignal: signalName(c.Stop.signal("")), StopTimeout: c.Stop.Timeout.String(),
+		StopSignal: config.SignalName(c.Stop.SignalFor("")), StopTimeout: c.Stop.Timeout.String(),
 		Autostart: c.Autostart, RemoveOnExit: c.RemoveOnExit, Detach: c.Detach, LogMaxSize: c.Log.MaxSize, Labels: labels,
 	}
 	if c.Image != "" {
@@ -241,7 +242,7 @@ func (b *Box) info(s *Snapshot, st infoState) Info {
 	slices.Sort(i.Config.EnvNames)
 	for name, l := range c.Rlimits {
 		i.Config.Rlimits[name] = l.Soft
-		if l.Soft == RlimitInfinity {
+		if l.Soft == config.RlimitInfinity {
 			i.Config.Rlimits[name] = "unlimited"
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/boxlitefs/boxlite/runtime/config"
 )
 
 // The end of the daemon must not wait until every descriptor of the host was looked at.
@@ -26,7 +28,7 @@ func TestASearchForAListenerEndsWithTheRuntime(t *testing.T) {
 	if words := rt.holderOf(st.Ino); !strings.Contains(words, fmt.Sprintf("pid %d ", syscall.Getpid())) {
 		t.Errorf("it is %q", words)
 	}
-	c := &check{b: newBox(rt, "b"), r: newRun(1, "id", &Config{}, nil)}
+	c := &check{b: newBox(rt, "b"), r: newRun(1, "id", &config.Config{}, nil)}
 	looking.Lock() // by another search, which takes long
 	report := &ProbeReport{Reason: fmt.Sprintf("it is no process of this box that listens there: socket %d", st.Ino)}
 	c.nameListener(report)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/cgroup"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -92,7 +93,7 @@ func newMetrics() *Metrics {
 	for _, outcome := range []string{"healthy", "unhealthy", "timeout"} {
 		m.probes.WithLabelValues("ping", outcome)
 	}
-	for _, policy := range []string{RestartAlways, RestartOnFailure, RestartUnlessStopped, causeUnhealthy} {
+	for _, policy := range []string{config.RestartAlways, config.RestartOnFailure, config.RestartUnlessStopped, causeUnhealthy} {
 		m.restarts.WithLabelValues(policy)
 	}
 	return m
@@ -117,7 +118,7 @@ func (m *Metrics) changed(old, s *Snapshot) {
 	}
 	if s.Restarts > old.Restarts {
 		policy := s.run.cfg.Restart.Policy
-		if policy == RestartNo || old.run != nil && old.run.bounced {
+		if policy == config.RestartNo || old.run != nil && old.run.bounced {
 			policy = causeUnhealthy
 		}
 		m.restarts.WithLabelValues(policy).Inc()

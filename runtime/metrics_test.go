@@ -13,6 +13,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/cgroup"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -51,7 +52,7 @@ func counted(t *testing.T, m *Metrics) map[string]float64 {
 
 func TestWhatIsCounted(t *testing.T) {
 	struck := func(ago time.Duration) *run {
-		r := newRun(1, "r", defaultConfig("x"), nil)
+		r := newRun(1, "r", config.Default("x"), nil)
 		at := time.Now().Add(-ago)
 		r.struck.Store(&at)
 		return r
@@ -72,7 +73,7 @@ func TestWhatIsCounted(t *testing.T) {
 			m.changed(&Snapshot{OOMKills: 3}, &Snapshot{}) // the next run
 		}, "map[oom_kills_total{}:3]"},
 		"a run killed twice": {func(m *Metrics) {
-			r := newRun(1, "r", defaultConfig("x"), nil)
+			r := newRun(1, "r", config.Default("x"), nil)
 			m.killed(r)
 			m.killed(r)
 			m.ended(r, reaper.Exit{Outcome: reaper.Reaped, At: time.Now()}, "kill")
@@ -85,13 +86,13 @@ func TestWhatIsCounted(t *testing.T) {
 			m.late(r)
 			m.ended(r, reaper.Exit{Outcome: reaper.NotOurChild, At: time.Now()}, "kill")
 		}, `map[reap_duration_seconds{outcome="not-our-child"}:1 reap_duration_seconds{outcome="timed-out"}:1 stops_total{cause="kill"}:1]`},
-		"late before there was anything to kill": {func(m *Metrics) { m.late(newRun(1, "r", defaultConfig("x"), nil)) }, "map[]"},
+		"late before there was anything to kill": {func(m *Metrics) { m.late(newRun(1, "r", config.Default("x"), nil)) }, "map[]"},
 		"zombies":                                {func(m *Metrics) { m.sweptSome(3) }, "map[zombies_swept_total{}:3]"},
 		"a probe":                                {func(m *Metrics) { m.probed(&ProbeReport{Kind: "ping", Healthy: true}) }, `map[health_probe_duration_seconds{kind="ping",outcome="healthy"}:1]`},
 		"a probe of another kind":                {func(m *Metrics) { m.probed(&ProbeReport{Kind: "tcp", TimedOut: true}) }, `map[health_probe_duration_seconds{kind="tcp",outcome="timeout"}:1]`},
-		"a restart":                              {restarted(RestartAlways, false), `map[restarts_total{policy="always"}:1]`},
-		"a restart of an unhealthy box":          {restarted(RestartAlways, true), `map[restarts_total{policy="unhealthy"}:1]`},
-		"a restart that no policy asked for":     {restarted(RestartNo, false), `map[restarts_total{policy="unhealthy"}:1]`},
+		"a restart":                              {restarted(config.RestartAlways, false), `map[restarts_total{policy="always"}:1]`},
+		"a restart of an unhealthy box":          {restarted(config.RestartAlways, true), `map[restarts_total{policy="unhealthy"}:1]`},
+		"a restart that no policy asked for":     {restarted(config.RestartNo, false), `map[restarts_total{policy="unhealthy"}:1]`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMetrics()
@@ -105,7 +106,7 @@ func TestWhatIsCounted(t *testing.T) {
 
 func TestReapTakesFromTheKillToTheProof(t *testing.T) {
 	m := newMetrics()
-	r := newRun(1, "r", defaultConfig("x"), nil)
+	r := newRun(1, "r", config.Default("x"), nil)
 	m.killed(r)
 	first := *r.struck.Load()
 	m.killed(r) // once more, since the first was not enough
@@ -155,7 +156,7 @@ func TestCauseOfAnEnd(t *testing.T) {
 		"nobody saw it":               {exit: reaper.Exit{Code: -1}, want: causeLost},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRun(1, "r", defaultConfig("x"), nil)
+			r := newRun(1, "r", config.Default("x"), nil)
 			r.failure, r.asked = c.failure, c.asked
 			if got := r.cause(judge(r, c.rec, c.exit, c.used, "shim.log"), c.rec, c.exit, c.used); got != c.want {
 				t.Errorf("%s, not %s", got, c.want)
@@ -195,7 +196,7 @@ func TestMetricLabels(t *testing.T) {
 
 // restarted is a restart of a box with a policy.
 func restarted(policy string, unhealthy bool) func(*Metrics) {
-	r := newRun(1, "r", &Config{Restart: Restart{Policy: policy}}, nil)
+	r := newRun(1, "r", &config.Config{Restart: config.Restart{Policy: policy}}, nil)
 	r.bounced = unhealthy
 	return func(m *Metrics) { m.changed(&Snapshot{run: r}, &Snapshot{Restarts: 1, run: r}) }
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/boxlitefs/boxlite/reaper"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
@@ -51,7 +52,7 @@ func (rt *Runtime) mountedLayers() (use image.Use, err error) {
 		case live.Image != "":
 			use.Unknown = append(use.Unknown, live.Image) // begun by an older boxlite, or renewed
 		default:
-			cfg, err := ParseConfig(e.Name(), []byte(live.Config))
+			cfg, err := config.Parse(e.Name(), []byte(live.Config))
 			use.All = use.All || err != nil || cfg.Image != ""
 		}
 	}

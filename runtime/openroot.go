@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/rootfs"
 	"github.com/boxlitefs/boxlite/runtime/status"
@@ -16,8 +17,8 @@ var rootOfHost = fault.RootOfHost
 // rootIDs tells whether the files of a run with this configuration are offered, and
 // which ids the box has on the host. Engine host has the host's files, which need no
 // second way to them.
-func (b *Box) rootIDs(c *Config) (ids rootfs.IDs, offered bool) {
-	if c.Engine == EngineContainer {
+func (b *Box) rootIDs(c *config.Config) (ids rootfs.IDs, offered bool) {
+	if c.Engine == config.EngineContainer {
 		return b.ownIDs(), true
 	}
 	return rootfs.HostIDs, rootOfHost

@@ -3,6 +3,8 @@ package runtime
 import (
 	"testing"
 	"time"
+
+	"github.com/boxlitefs/boxlite/runtime/config"
 )
 
 // Each lookup asks for access to the files of a box, and what that costs is there until the
@@ -10,7 +12,7 @@ import (
 func TestThereIsOneRootOfARun(t *testing.T) {
 	rootOfHost = true
 	defer func() { rootOfHost = false }()
-	b, r := running(t, &Config{})
+	b, r := running(t, &config.Config{})
 	first, err := b.OpenRoot()
 	must(t, err)
 	for range 100 {

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
 
@@ -24,7 +25,7 @@ type overlayHold struct {
 // holdOverlay takes hold of the overlay of a run whose command runs. Without it the end
 // takes longer, and nothing else is different.
 func (b *Box) holdOverlay(r *run) {
-	if r.cfg.Engine != EngineContainer || r.cfg.Image == "" && !r.cfg.Overlay {
+	if r.cfg.Engine != config.EngineContainer || r.cfg.Image == "" && !r.cfg.Overlay {
 		return
 	}
 	path := fmt.Sprintf("/proc/%d/root%s", r.proc.PID(), wire.ContainerRoot)

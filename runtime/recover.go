@@ -16,6 +16,7 @@ import (
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/runtime/cgroup"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/client"
@@ -79,7 +80,7 @@ func (rt *Runtime) Autostart() {
 		if s.Config == nil || !s.Config.Autostart && !b.wantedAtBoot() || s.Status.Active() || s.Status == status.Restarting {
 			continue
 		}
-		if s.Config.Restart.Policy == RestartNo {
+		if s.Config.Restart.Policy == config.RestartNo {
 			b.autostart()
 		} else if _, err := b.start(fmt.Sprintf("by=0:%d start", os.Getpid()), bootStart); err != nil {
 			b.log("autostart").WithError(err).Warn("autostart refused")
@@ -103,9 +104,9 @@ func (b *Box) wantedAtBoot() bool {
 		last = b.run.id // it may not be written down yet that it has ended
 	}
 	switch s.Config.Restart.Policy {
-	case RestartAlways:
+	case config.RestartAlways:
 		return true
-	case RestartUnlessStopped:
+	case config.RestartUnlessStopped:
 		return b.record.Asked != last
 	}
 	return false
@@ -162,7 +163,7 @@ func (b *Box) readBack() (complaints []error) {
 		err = nil
 	} else if err == nil {
 		s.Text = text
-		s.Config, err = ParseConfig(b.name, text)
+		s.Config, err = config.Parse(b.name, text)
 		if err != nil {
 			err = fmt.Errorf("config.yaml: %w", err)
 		}
@@ -187,8 +188,8 @@ type finding struct {
 	live   *shimRecord
 	frozen bool
 	reply  *client.Reply // nil if there is no shim, or none that answers
-	silent bool        // its shim lives and took longer than it had
-	others *othersRun  // the process of that run is another daemon's
+	silent bool          // its shim lives and took longer than it had
+	others *othersRun    // the process of that run is another daemon's
 
 	complaints []error
 }
@@ -310,7 +311,7 @@ func (b *Box) conclude(f *finding) {
 			b.booted = r.rebooted
 			b.run, t.run = r, r
 			t.Runs, t.Started = max(t.Runs, r.n), f.live.Started
-			t.Pending = t.Config != nil && !r.cfg.runsLike(t.Config)
+			t.Pending = t.Config != nil && !r.cfg.RunsLike(t.Config)
 			if r.proc != nil {
 				t.PID = r.proc.PID()
 			}
@@ -324,7 +325,7 @@ func (b *Box) conclude(f *finding) {
 			case h.Disabled:
 			case b.record.HealthRun == r.id && (b.record.Health == status.Healthy || b.record.Health == status.Unhealthy):
 				t.Health = b.record.Health
-			case h.pings() && f.reply != nil && f.reply.State.Alive:
+			case h.Pings() && f.reply != nil && f.reply.State.Alive:
 				t.Health = status.Healthy
 			default:
 				t.Health = status.HealthStarting
@@ -523,7 +524,7 @@ func (b *Box) lookAgain() error {
 }
 
 // rest is the state of a box of which no run goes on.
-func (r *stateRecord) rest(c *Config) status.Status {
+func (r *stateRecord) rest(c *config.Config) status.Status {
 	switch {
 	case r.Status.Ended():
 		return r.Status
@@ -558,7 +559,7 @@ func (b *Box) findShim(bound time.Duration) (*shimRecord, error) {
 	image := b.record.Image
 	b.mu.Unlock()
 	live := &shimRecord{
-		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id, Cgroup: b.rt.groups.Of(b.name, s.Config != nil && s.Config.Engine == EngineContainer),
+		Version: recordVersion, Run: reply.State.Run, Number: s.Runs, Identity: id, Cgroup: b.rt.groups.Of(b.name, s.Config != nil && s.Config.Engine == config.EngineContainer),
 		Started: time.Unix(0, reply.State.StartedNs), Config: string(s.Text), Image: image,
 	}
 	fault.Point("recover.found")
@@ -602,12 +603,12 @@ func isShim(pid int) bool {
 // has no process if its shim is gone; an error means that nothing can be known of
 // it.
 func (b *Box) adopt(live *shimRecord) (*run, error) {
-	cfg, err := ParseConfig(b.name, []byte(live.Config))
+	cfg, err := config.Parse(b.name, []byte(live.Config))
 	if err != nil {
 		// Another version's word. The process runs as it was started in any
 		// case; for what the daemon does with it the defaults are safe.
 		b.log("recover").WithError(err).Warn("configuration of the running process")
-		cfg = defaultConfig(b.name)
+		cfg = config.Default(b.name)
 	}
 	r := newRun(live.Number, live.Run, cfg, []byte(live.Config))
 	if live.Identity.BootID == b.rt.bootID {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
@@ -46,9 +47,9 @@ func (r *run) wantsAgain(v ending, rec *wire.ExitRecord, retries int) (again, ex
 		return false, false // who asked for the start was told
 	case r.bounced || stopped && c.Health.OnUnhealthy == "restart":
 		again = !r.rebooted // it was unhealthy; perhaps a daemon that is no more has said so
-	case c.Restart.Policy == RestartAlways || c.Restart.Policy == RestartUnlessStopped:
+	case c.Restart.Policy == config.RestartAlways || c.Restart.Policy == config.RestartUnlessStopped:
 		return true, false
-	case c.Restart.Policy == RestartOnFailure:
+	case c.Restart.Policy == config.RestartOnFailure:
 		again = !r.rebooted && (v.code != 0 || v.status == status.Failed)
 	}
 	if again && c.Restart.MaxRetries > 0 && retries >= c.Restart.MaxRetries {
@@ -156,7 +157,7 @@ func (b *Box) bounce(r *run) {
 // mayComeBack reports whether anything but a command could start the box again
 // after this run.
 func (r *run) mayComeBack() bool {
-	return r.cfg.Restart.Policy != RestartNo || r.cfg.Health.OnUnhealthy == "restart"
+	return r.cfg.Restart.Policy != config.RestartNo || r.cfg.Health.OnUnhealthy == "restart"
 }
 
 // noteStop writes down what a person wants of a box: that it does not run, before a
@@ -205,7 +206,7 @@ func (b *Box) noteInTime(r *run, again bool) {
 // removesItself reports whether the last run was to be followed by the removal of the
 // box. Where its configuration is not known the present one says so; a daemon that cannot
 // read that either removes nothing. mu is held.
-func (b *Box) removesItself(present *Config) bool {
+func (b *Box) removesItself(present *config.Config) bool {
 	if b.run != nil {
 		present = b.run.cfg
 	}

@@ -2,13 +2,13 @@ package runtime
 
 import (
 	"errors"
-	"fmt"
 	"testing"
 	"time"
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/cgroup"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -26,45 +26,47 @@ func TestBackoffDoublesUpToItsBound(t *testing.T) {
 }
 
 func TestRestartPolicies(t *testing.T) {
-	policy := func(p string) *Config { return &Config{Restart: Restart{Policy: p}} }
-	most := func(n int) *Config { return &Config{Restart: Restart{RestartOnFailure, n}} }
-	bounces := &Config{Restart: Restart{Policy: RestartNo}, Health: HealthCheck{OnUnhealthy: "restart"}}
+	policy := func(p string) *config.Config { return &config.Config{Restart: config.Restart{Policy: p}} }
+	most := func(n int) *config.Config {
+		return &config.Config{Restart: config.Restart{Policy: config.RestartOnFailure, MaxRetries: n}}
+	}
+	bounces := &config.Config{Restart: config.Restart{Policy: config.RestartNo}, Health: config.HealthCheck{OnUnhealthy: "restart"}}
 	fine, failed := ending{status: status.Stopped}, ending{status: status.Stopped, code: 3}
 	unseen, crashed := ending{status: status.Stopped, code: -1}, ending{status: status.Failed, code: 0}
 	by := func(who string) *wire.ExitRecord { return &wire.ExitRecord{StoppedBy: who} }
 	for i, c := range []struct {
-		cfg              *Config
+		cfg              *config.Config
 		r                *run
 		v                ending
 		rec              *wire.ExitRecord
 		retries          int
 		again, exhausted bool
 	}{
-		{cfg: policy(RestartNo), v: failed},
-		{cfg: policy(RestartAlways), v: fine, again: true},
-		{cfg: policy(RestartAlways), v: failed, retries: 1 << 20, again: true},
-		{cfg: policy(RestartUnlessStopped), v: fine, again: true},
-		{cfg: policy(RestartOnFailure), v: fine},
-		{cfg: policy(RestartOnFailure), v: failed, again: true},
-		{cfg: policy(RestartOnFailure), v: unseen, again: true},
-		{cfg: policy(RestartOnFailure), v: crashed, again: true},
-		{cfg: policy(RestartOnFailure), v: unseen, r: &run{rebooted: true}},
-		{cfg: policy(RestartAlways), v: unseen, r: &run{rebooted: true}, again: true},
+		{cfg: policy(config.RestartNo), v: failed},
+		{cfg: policy(config.RestartAlways), v: fine, again: true},
+		{cfg: policy(config.RestartAlways), v: failed, retries: 1 << 20, again: true},
+		{cfg: policy(config.RestartUnlessStopped), v: fine, again: true},
+		{cfg: policy(config.RestartOnFailure), v: fine},
+		{cfg: policy(config.RestartOnFailure), v: failed, again: true},
+		{cfg: policy(config.RestartOnFailure), v: unseen, again: true},
+		{cfg: policy(config.RestartOnFailure), v: crashed, again: true},
+		{cfg: policy(config.RestartOnFailure), v: unseen, r: &run{rebooted: true}},
+		{cfg: policy(config.RestartAlways), v: unseen, r: &run{rebooted: true}, again: true},
 		{cfg: most(2), v: failed, retries: 1, again: true},
 		{cfg: most(2), v: failed, retries: 2, exhausted: true},
 		{cfg: most(2), v: fine, retries: 2},
 		// A person wins, and a SIGTERM to the shim is one.
-		{cfg: policy(RestartAlways), v: failed, r: &run{final: true}},
-		{cfg: policy(RestartAlways), v: failed, rec: by(wire.StoppedByTerm)},
+		{cfg: policy(config.RestartAlways), v: failed, r: &run{final: true}},
+		{cfg: policy(config.RestartAlways), v: failed, rec: by(wire.StoppedByTerm)},
 		{cfg: bounces, v: failed, r: &run{final: true, bounced: true}},
-		{cfg: policy(RestartAlways), v: failed, rec: by(wire.StoppedByDaemonDied), again: true},
+		{cfg: policy(config.RestartAlways), v: failed, rec: by(wire.StoppedByDaemonDied), again: true},
 		// Unhealthy, as this daemon knows or as one before it must have said.
 		{cfg: bounces, v: fine, r: &run{bounced: true}, again: true},
 		{cfg: bounces, v: fine, rec: by(wire.StoppedByStop), again: true},
 		{cfg: bounces, v: failed},
 		// Who asked for a start is told that it failed; nobody is told of the others.
-		{cfg: policy(RestartAlways), v: crashed, r: &run{failure: ErrStart}},
-		{cfg: policy(RestartAlways), v: crashed, r: &run{failure: ErrStart, again: true}, again: true},
+		{cfg: policy(config.RestartAlways), v: crashed, r: &run{failure: ErrStart}},
+		{cfg: policy(config.RestartAlways), v: crashed, r: &run{failure: ErrStart, again: true}, again: true},
 		{cfg: most(1), v: crashed, r: &run{failure: ErrStart, again: true}, retries: 1, exhausted: true},
 	} {
 		r := c.r
@@ -115,7 +117,7 @@ func TestEndAfterACalmRunBeginsANewRow(t *testing.T) {
 	for _, calm := range []bool{true, false} {
 		b := newBox(rt, "b")
 		b.retries = 5
-		r := newRun(1, "id", &Config{Restart: Restart{Policy: RestartAlways}}, nil)
+		r := newRun(1, "id", &config.Config{Restart: config.Restart{Policy: config.RestartAlways}}, nil)
 		r.wasCalm = calm
 		v := ending{status: status.Stopped, message: "ok"}
 		tx := &tx{}
@@ -131,41 +133,8 @@ func TestEndAfterACalmRunBeginsANewRow(t *testing.T) {
 	}
 }
 
-func TestProbeURL(t *testing.T) {
-	for text, want := range map[string]string{
-		"http://localhost":              " 80 / localhost",
-		"http://localhost:8080/a%20b?c": " 8080 /a%20b?c localhost:8080",
-		"http://127.0.0.2/":             "127.0.0.2 80 / 127.0.0.2",
-		"http://[::1]:9/x":              "::1 9 /x [::1]:9",
-		"https://localhost/":            "!does not begin with http://",
-		"localhost:80":                  "!does not begin with http://",
-		"http://example.com/":           "!names a host that is neither localhost nor an address",
-		"http:///x":                     "!names a host that is neither localhost nor an address",
-		"http://a:b@localhost/":         "!has a user or a fragment",
-		"http://localhost/#x":           "!has a user or a fragment",
-		"http://localhost:0/":           "!has a port that is none",
-		"http://[fe80::1%25eth0]/":      "!names a host that is neither localhost nor an address",
-		"http://localhost/\n":           "!is no URL",
-	} {
-		addr, port, request, err := parseProbeURL(text)
-		var got string
-		if err != nil {
-			got = "!" + err.Error()
-		} else {
-			var path, host string
-			if _, err := fmt.Sscanf(request, "GET %s HTTP/1.1\r\nHost: %s\r\n", &path, &host); err != nil {
-				t.Errorf("%s: request %q: %v", text, request, err)
-			}
-			got = fmt.Sprintf("%s %d %s %s", addr, port, path, host)
-		}
-		if got != want {
-			t.Errorf("%s: %q, not %q", text, got, want)
-		}
-	}
-}
-
 func TestStopInABackoffIsNotUndoneByTheRecordOfTheEnd(t *testing.T) {
-	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
+	b, r := running(t, &config.Config{Restart: config.Restart{Policy: config.RestartAlways}})
 	var err error
 	b.rt.oom, err = cgroup.NewOOMWatch(false)
 	must(t, err)
@@ -196,7 +165,7 @@ func TestStopInABackoffIsNotUndoneByTheRecordOfTheEnd(t *testing.T) {
 }
 
 func TestKillOfARestartIsNotUndoneByTheBackoffBeforeIt(t *testing.T) {
-	b, first := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
+	b, first := running(t, &config.Config{Restart: config.Restart{Policy: config.RestartAlways}})
 	b.save.Lock()
 	must(t, b.saveNow(atomicfile.BestEffort, func(s *stateRecord) {
 		s.LastRun, s.Status, s.RestartAt = first.id, status.Stopped, time.Now()
@@ -218,7 +187,7 @@ func TestKillOfARestartIsNotUndoneByTheBackoffBeforeIt(t *testing.T) {
 }
 
 func TestOnlyTheRunThatIsUnhealthyIsStopped(t *testing.T) {
-	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}, Health: HealthCheck{OnUnhealthy: "restart"}})
+	b, r := running(t, &config.Config{Restart: config.Restart{Policy: config.RestartAlways}, Health: config.HealthCheck{OnUnhealthy: "restart"}})
 	becomes(t, b, status.Restarting, status.Unhealthy)
 	b.bounce(r)
 	if s := b.Snapshot().Status; s != status.Restarting {
@@ -227,7 +196,7 @@ func TestOnlyTheRunThatIsUnhealthyIsStopped(t *testing.T) {
 }
 
 func TestOnlyTheRunThatHasExpiredIsStopped(t *testing.T) {
-	b, r := running(t, &Config{Restart: Restart{Policy: RestartAlways}})
+	b, r := running(t, &config.Config{Restart: config.Restart{Policy: config.RestartAlways}})
 	becomes(t, b, status.Restarting, status.Unhealthy)
 	for _, run := range []*run{r, newRun(0, "earlier", r.cfg, nil)} {
 		if _, _, err := b.stop("", Command{Verb: VerbStop, because: causeExpired, only: run}); !errors.Is(err, ErrCanceled) {
@@ -240,7 +209,7 @@ func TestOnlyTheRunThatHasExpiredIsStopped(t *testing.T) {
 }
 
 func TestUnhealthyRunDoesNotOvertakeAPersonsRestart(t *testing.T) {
-	b, r := running(t, &Config{})
+	b, r := running(t, &config.Config{})
 	must(t, b.update("test", func(x *tx) error {
 		b.stops, x.Status, x.Restarting = 1, status.Stopping, true
 		return nil

@@ -22,6 +22,7 @@ import (
 	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/runtime/atomicfile"
 	"github.com/boxlitefs/boxlite/runtime/cgroup"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/fault"
 	"github.com/boxlitefs/boxlite/runtime/oci"
@@ -35,7 +36,7 @@ import (
 type run struct {
 	n     int
 	id    string
-	cfg   *Config
+	cfg   *config.Config
 	text  []byte // of cfg
 	since moment // when it was asked for
 
@@ -97,7 +98,7 @@ type run struct {
 	code int           // exit code; valid once done is closed
 }
 
-func newRun(n int, id string, cfg *Config, text []byte) *run {
+func newRun(n int, id string, cfg *config.Config, text []byte) *run {
 	r := &run{
 		n: n, id: id, cfg: cfg, text: text, since: bootTime(),
 		forked: make(chan struct{}), launched: make(chan struct{}),
@@ -150,7 +151,7 @@ func (b *Box) launch(r *run) {
 		err := b.update("start", func(t *tx) error {
 			if t.Status == status.Starting {
 				t.Status = status.Running
-				if r.cfg.Health.pings() {
+				if r.cfg.Health.Pings() {
 					t.Health = status.Healthy // the shim has just said that the command is alive
 				}
 				r.setWell(t.Health != status.HealthStarting, bootTime())
@@ -366,16 +367,16 @@ func (b *Box) spec(r *run) (*wire.Spec, error) {
 	s := &wire.Spec{
 		Box: b.name, Run: r.id,
 		Mask:       append([]string{b.rt.opt.State}, b.rt.opt.Mask...),
-		StopSignal: c.Stop.signal(""), StopGraceNs: c.Stop.Timeout.Nanoseconds(),
+		StopSignal: c.Stop.SignalFor(""), StopGraceNs: c.Stop.Timeout.Nanoseconds(),
 		LogMax: c.Log.MaxSize, DieWithDaemon: !c.Detach, OOMScore: b.rt.opt.OOMScore,
 	}
 	var err error
-	if s.Probe, err = c.Health.probe(); err != nil {
+	if s.Probe, err = c.Health.Probe(); err != nil {
 		return nil, err
 	}
 	s.Cgroups = r.group.JoinFiles()
 	s.Freezer, s.Thaw = r.group.ThawFile()
-	if c.Engine == EngineContainer {
+	if c.Engine == config.EngineContainer {
 		return s, b.container(r.prepare, r, s)
 	}
 	s.Argv, s.Workdir = c.Command, c.Workdir
@@ -401,7 +402,7 @@ func (b *Box) spec(r *run) (*wire.Spec, error) {
 	for _, m := range c.Mounts {
 		s.Mounts = append(s.Mounts, wire.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
 	}
-	s.Rlimits, err = c.shimRlimits()
+	s.Rlimits, err = shimRlimits(c.Rlimits)
 	if err != nil {
 		return nil, err
 	}
@@ -410,14 +411,14 @@ func (b *Box) spec(r *run) (*wire.Spec, error) {
 }
 
 // shimRlimits turns limits by name into what setrlimit(2) takes.
-func (c *Config) shimRlimits() ([]wire.Rlimit, error) {
+func shimRlimits(limits map[string]config.Rlimit) ([]wire.Rlimit, error) {
 	var out []wire.Rlimit
-	for _, name := range slices.Sorted(maps.Keys(c.Rlimits)) {
-		n, ok := RlimitNumber(name)
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		n, ok := config.RlimitNumber(name)
 		if !ok {
 			return nil, fmt.Errorf("unknown rlimit %q", name)
 		}
-		out = append(out, wire.Rlimit{Resource: n, Soft: c.Rlimits[name].Soft, Hard: c.Rlimits[name].Hard})
+		out = append(out, wire.Rlimit{Resource: n, Soft: limits[name].Soft, Hard: limits[name].Hard})
 	}
 	return out, nil
 }
@@ -651,7 +652,7 @@ func judge(r *run, rec *wire.ExitRecord, e reaper.Exit, used cgroup.Stats, shimL
 		case rec.Signal == int(unix.SIGKILL) && used.OOMKills > 0:
 			v.message = "the command was killed by the OOM killer: it needed more memory than there was for it (see resources.memory)"
 		case rec.Signal != 0:
-			v.message = "the command was killed by " + signalName(syscall.Signal(rec.Signal))
+			v.message = "the command was killed by " + config.SignalName(syscall.Signal(rec.Signal))
 			if rec.CoreDumped {
 				v.message += " (core dumped)"
 			}
@@ -684,14 +685,7 @@ func judge(r *run, rec *wire.ExitRecord, e reaper.Exit, used cgroup.Stats, shimL
 // howEnded says in words what the kernel said of a shim.
 func howEnded(e reaper.Exit) string {
 	if e.Signal != 0 {
-		return "was killed by " + signalName(e.Signal)
+		return "was killed by " + config.SignalName(e.Signal)
 	}
 	return fmt.Sprintf("exited with status %d", e.Code)
-}
-
-func signalName(s syscall.Signal) string {
-	if n := unix.SignalName(s); n != "" {
-		return n
-	}
-	return "signal " + strconv.Itoa(int(s))
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/runtime/cgroup"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/shim/wire"
 )
@@ -49,7 +50,7 @@ func TestWhatIsSaidOfAnEnd(t *testing.T) {
 		"the start was to be": {failure: errors.New("no cgroup"), exit: reaper.Exit{Code: -1}, status: status.Failed, code: -1, message: "start: no cgroup"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRun(1, "r", defaultConfig("x"), nil)
+			r := newRun(1, "r", config.Default("x"), nil)
 			r.failure = c.failure
 			got := judge(r, c.rec, c.exit, c.used, "shim.log")
 			if got.status != c.status || got.code != c.code || !strings.HasPrefix(got.message, c.message) {
@@ -64,7 +65,7 @@ func TestWhatIsSaidOfAnEnd(t *testing.T) {
 
 func TestTheGroupsTimeIsTheRunsTime(t *testing.T) {
 	rec := &wire.ExitRecord{Run: "r", CPUUsec: 1000}
-	r := newRun(1, "r", defaultConfig("x"), nil)
+	r := newRun(1, "r", config.Default("x"), nil)
 	if got := judge(r, rec, reaper.Exit{}, cgroup.Stats{}, "").cpu; got != time.Millisecond {
 		t.Errorf("without a cgroup: %s, not what the shim says", got)
 	}

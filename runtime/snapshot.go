@@ -3,6 +3,7 @@ package runtime
 import (
 	"time"
 
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
@@ -36,7 +37,7 @@ type Snapshot struct {
 	Detail string
 	// Config is what the next start will use, and Text its bytes as written.
 	// Config is nil while there is none.
-	Config *Config
+	Config *config.Config
 	Text   []byte
 	// Pending says that Config was changed since the running process started.
 	Pending bool

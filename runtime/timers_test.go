@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/epoll"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
@@ -63,7 +64,7 @@ func TestTheLoopOfTimersDoesNotWaitForTheDisk(t *testing.T) {
 		"a line to a shim": func(b *Box, r *run) { b.rt.prober.watch(b, r, false) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			b, r := running(t, &Config{Expire: Expire{Idle: time.Hour}, Health: HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
+			b, r := running(t, &config.Config{Expire: config.Expire{Idle: time.Hour}, Health: config.HealthCheck{Interval: time.Hour, Retries: 1, Timeout: time.Second}})
 			// The disk answers when the test is over.
 			asked, answer := make(chan struct{}, 16), make(chan struct{})
 			b.rt.store.slow = func() {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
@@ -23,7 +24,7 @@ func hostUser(ctx context.Context, name string) (userdb.User, error) {
 }
 
 // usersOf is the root as the command of a container will see it.
-func usersOf(root *oci.Root, mounts []Mount) *userdb.Root {
+func usersOf(root *oci.Root, mounts []config.Mount) *userdb.Root {
 	r := &userdb.Root{Layers: root.Layers, Mounts: map[string]string{}}
 	if root.Upper != "" {
 		r.Layers = append([]string{filepath.Join(root.Upper, "upper")}, root.Layers...)
@@ -36,12 +37,12 @@ func usersOf(root *oci.Root, mounts []Mount) *userdb.Root {
 
 // execUser resolves the user of an exec; of a container it is only asked for one that the
 // exec has of its own.
-func (b *Box) execUser(r *run, cmd *ExecCommand) (u userdb.User, err error) {
+func (b *Box) execUser(r *run, cmd *config.Exec) (u userdb.User, err error) {
 	ctx := b.rt.life // it is bounded, but the daemon's end is not to wait for it
 	switch {
-	case r.cfg.Engine != EngineContainer && cmd.User == "":
+	case r.cfg.Engine != config.EngineContainer && cmd.User == "":
 		u, err = hostUser(ctx, r.cfg.User)
-	case r.cfg.Engine != EngineContainer:
+	case r.cfg.Engine != config.EngineContainer:
 		u, err = hostUser(ctx, cmd.User)
 	case cmd.User != "":
 		u, err = b.userInRunning(ctx, r, cmd.User)
@@ -63,7 +64,7 @@ func (b *Box) userInRunning(ctx context.Context, r *run, name string) (userdb.Us
 }
 
 // setsHome reports whether HOME is the box's own, and not that of a user.
-func (c *Config) setsHome(img *image.Image) bool {
+func setsHome(c *config.Config, img *image.Image) bool {
 	if _, set := c.Env["HOME"]; set {
 		return true
 	}

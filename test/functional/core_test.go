@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/boxlitefs/boxlite/runtime"
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/status"
 	"github.com/boxlitefs/boxlite/test/daemon"
 )
@@ -31,7 +32,7 @@ var sentinels = []struct {
 	{runtime.ErrStart, startFailed},
 	{runtime.ErrTimedOut, timedOut},
 	{runtime.ErrCanceled, canceled},
-	{runtime.ErrConfigTooBig, tooBig},
+	{config.ErrTooBig, tooBig},
 	{runtime.ErrName, invalid},
 	{runtime.ErrInvalid, invalid},
 	{runtime.ErrExist, exists},
@@ -52,7 +53,7 @@ func kindOf(err error) kind {
 			return s.kind
 		}
 	}
-	if errors.As(err, new(*runtime.ConfigError)) {
+	if errors.As(err, new(*config.Error)) {
 		return invalid
 	}
 	return kind(err.Error())
@@ -173,7 +174,7 @@ func parse(line string) (runtime.Command, error) {
 	}
 	var err error
 	if cmd.Verb == runtime.VerbSignal {
-		cmd.Signal, err = runtime.ParseSignal(words[1])
+		cmd.Signal, err = config.ParseSignal(words[1])
 		return cmd, err
 	}
 	grace, err := time.ParseDuration(words[1])

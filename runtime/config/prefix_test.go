@@ -1,4 +1,4 @@
-package runtime
+package config
 
 import (
 	"bytes"
@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// configShapes are valid configs in many ways of writing them: whatever YAML
+// shapes are valid configs in many ways of writing them: whatever YAML
 // may still change on a later line is cut here somewhere.
-var configShapes = []string{
+var shapes = []string{
 	"command: [a]\n",
 	"command: [a]",
 	fullConfig,
@@ -43,38 +43,38 @@ var configShapes = []string{
 	"labels:\n  # a\n\n  # b\n  c: d\n  # e\n# f\n\n# g\ncommand:\n# h\n- a\n  # i\n- b\n# j\n",
 }
 
-// checkConfigPrefixes is the promise of CheckConfigPrefix: no beginning of a
+// checkPrefixes is the promise of CheckPrefix: no beginning of a
 // valid config is ever refused, wherever it is cut.
-func checkConfigPrefixes(t *testing.T, text []byte) {
+func checkPrefixes(t *testing.T, text []byte) {
 	t.Helper()
 	for n := 0; n <= len(text); n++ {
-		if err := CheckConfigPrefix("box", text[:n]); err != nil {
+		if err := CheckPrefix("box", text[:n]); err != nil {
 			t.Fatalf("valid config %q\nis refused after %q: %v", text, text[:n], err)
 		}
 	}
 }
 
-func TestConfigPrefixOfValidIsNeverRefused(t *testing.T) {
-	for _, text := range configShapes {
-		if _, err := ParseConfig("box", []byte(text)); err != nil {
+func TestPrefixOfValidIsNeverRefused(t *testing.T) {
+	for _, text := range shapes {
+		if _, err := Parse("box", []byte(text)); err != nil {
 			t.Errorf("no valid config: %q: %v", text, err)
 			continue
 		}
-		checkConfigPrefixes(t, []byte(text))
+		checkPrefixes(t, []byte(text))
 	}
 }
 
-// configGen writes random valid configs: the same content in all the ways that
+// generator writes random valid configs: the same content in all the ways that
 // YAML has of writing it.
-type configGen struct {
+type generator struct {
 	*rand.Rand
 	literal bool // the last scalar was a block scalar: it has no comment after it
 }
 
-func (g *configGen) pick(of ...string) string { return of[g.IntN(len(of))] }
+func (g *generator) pick(of ...string) string { return of[g.IntN(len(of))] }
 
 // gap is what may stand at the end of a line.
-func (g *configGen) gap(indent string) string {
+func (g *generator) gap(indent string) string {
 	if g.literal {
 		g.literal = false
 		return "\n"
@@ -83,12 +83,12 @@ func (g *configGen) gap(indent string) string {
 }
 
 // flowGap is what may stand between the tokens of a flow collection.
-func (g *configGen) flowGap() string {
+func (g *generator) flowGap() string {
 	return g.pick("", "", "", " ", "\n ", "\n", " # ]}\n", "\n\n  ")
 }
 
 // scalar writes a word for a block collection indented by indent.
-func (g *configGen) scalar(word, indent string, flow bool) string {
+func (g *generator) scalar(word, indent string, flow bool) string {
 	deeper := indent + "  "
 	ways := []string{word, "'" + word + "'", `"` + word + `"`}
 	if len(word) > 1 {
@@ -108,9 +108,9 @@ func (g *configGen) scalar(word, indent string, flow bool) string {
 	return way
 }
 
-// value writes a tree of words ([]any, []configPair for maps, string; a raw value
+// value writes a tree of words ([]any, []pair for maps, string; a raw value
 // has no other way of writing).
-func (g *configGen) value(v any, indent string, flow bool) string {
+func (g *generator) value(v any, indent string, flow bool) string {
 	switch v := v.(type) {
 	case rawConfig:
 		return string(v)
@@ -133,7 +133,7 @@ func (g *configGen) value(v any, indent string, flow bool) string {
 			}
 		}
 		return "\n" + s
-	case []configPair:
+	case []pair:
 		if flow || g.IntN(2) == 0 {
 			s := "{" + g.flowGap()
 			for i, kv := range v {
@@ -152,13 +152,13 @@ func (g *configGen) value(v any, indent string, flow bool) string {
 
 type rawConfig string
 
-type configPair struct {
+type pair struct {
 	key   string
 	value any
 }
 
 // block writes a block map without its last newline.
-func (g *configGen) block(pairs []configPair, indent string) string {
+func (g *generator) block(pairs []pair, indent string) string {
 	s := ""
 	for i, kv := range pairs {
 		key := kv.key
@@ -179,31 +179,31 @@ func (g *configGen) block(pairs []configPair, indent string) string {
 	return s
 }
 
-func (g *configGen) config() string {
-	pairs := []configPair{
+func (g *generator) config() string {
+	pairs := []pair{
 		{"command", []any{"sh", "-c", "echo a", "x y"}},
-		{"env", []configPair{{"A", "b c"}, {"B", "true"}, {"PATH", "/a:/b"}}},
+		{"env", []pair{{"A", "b c"}, {"B", "true"}, {"PATH", "/a:/b"}}},
 		{"workdir", g.pick("/a", "/a b", "/")},
 		{"user", "nobody"},
 		{"engine", "host"},
 		{"hostname", "web-1"},
 		{"network", g.pick("host", "none")},
 		{"mounts", []any{
-			[]configPair{{"source", "/a b"}, {"target", "/c"}, {"readonly", rawConfig("true")}},
-			[]configPair{{"target", "/d"}, {"source", "/e"}},
+			[]pair{{"source", "/a b"}, {"target", "/c"}, {"readonly", rawConfig("true")}},
+			[]pair{{"target", "/d"}, {"source", "/e"}},
 		}},
-		{"rlimits", []configPair{{"core", rawConfig("0")}, {"nofile", "unlimited"}}},
-		{"security", []configPair{
-			{"capabilities", []configPair{{"add", []any{"net_raw", "CAP_CHOWN"}}, {"drop", []any{"ALL"}}}},
+		{"rlimits", []pair{{"core", rawConfig("0")}, {"nofile", "unlimited"}}},
+		{"security", []pair{
+			{"capabilities", []pair{{"add", []any{"net_raw", "CAP_CHOWN"}}, {"drop", []any{"ALL"}}}},
 			{"readonly_rootfs", rawConfig("false")},
 		}},
-		{"health_check", []configPair{{"command", []any{"a", "b c"}}, {"interval", "1m"}, {"retries", rawConfig("3")}, {"disabled", rawConfig("false")}}},
-		{"restart", []configPair{{"max_retries", "5"}, {"policy", "on-failure"}}},
-		{"expire", []configPair{{"after", "1h"}, {"idle", "15m"}}},
-		{"stop", []configPair{{"signal", g.pick("TERM", "sigint", "15")}, {"timeout", "1m30s"}}},
+		{"health_check", []pair{{"command", []any{"a", "b c"}}, {"interval", "1m"}, {"retries", rawConfig("3")}, {"disabled", rawConfig("false")}}},
+		{"restart", []pair{{"max_retries", "5"}, {"policy", "on-failure"}}},
+		{"expire", []pair{{"after", "1h"}, {"idle", "15m"}}},
+		{"stop", []pair{{"signal", g.pick("TERM", "sigint", "15")}, {"timeout", "1m30s"}}},
 		{"autostart", rawConfig("true")},
-		{"log", []configPair{{"max_size", g.pick("10 MiB", "64KiB", "8192")}}},
-		{"labels", []configPair{{"a/b", "c d"}, {"e", "f"}}},
+		{"log", []pair{{"max_size", g.pick("10 MiB", "64KiB", "8192")}}},
+		{"labels", []pair{{"a/b", "c d"}, {"e", "f"}}},
 	}
 	g.Shuffle(len(pairs), func(i, j int) { pairs[i], pairs[j] = pairs[j], pairs[i] })
 	for i, kv := range pairs { // the command and some others
@@ -221,15 +221,15 @@ func (g *configGen) config() string {
 	return head + g.block(pairs, g.pick("", "", "", "  ")) + tail
 }
 
-func TestConfigPrefixOfGeneratedIsNeverRefused(t *testing.T) {
+func TestPrefixOfGeneratedIsNeverRefused(t *testing.T) {
 	for seed := range uint64(300) {
-		g := configGen{Rand: rand.New(rand.NewPCG(seed, 1))}
+		g := generator{Rand: rand.New(rand.NewPCG(seed, 1))}
 		text := []byte(g.config())
-		if _, err := ParseConfig("box", text); err != nil {
+		if _, err := Parse("box", text); err != nil {
 			t.Fatalf("seed %d: the generated config %q is not valid: %v", seed, text, err)
 		}
 		for _, n := range lineEnds(string(text)) {
-			if err := CheckConfigPrefix("box", text[:n]); err != nil {
+			if err := CheckPrefix("box", text[:n]); err != nil {
 				t.Fatalf("seed %d: valid config %q\nis refused after %q: %v", seed, text, text[:n], err)
 			}
 		}
@@ -238,22 +238,22 @@ func TestConfigPrefixOfGeneratedIsNeverRefused(t *testing.T) {
 
 // What a write refuses, no later line makes valid: also in texts that are
 // nearly valid.
-func TestConfigPrefixVerdictIsFinal(t *testing.T) {
+func TestPrefixVerdictIsFinal(t *testing.T) {
 	refused := 0
-	for _, shape := range configShapes {
+	for _, shape := range shapes {
 		if strings.Contains(shape, "\r") {
 			continue // as the one with \n
 		}
 		for _, cut := range append(lineEnds(shape), 0) {
 			for _, junk := range []string{"]\n", "}\n", "comand: a\n", "\"\n", "- x\n", "  x: y\n", "a\n", "---\n", "  ? A\n"} {
 				text := []byte(shape[:cut] + junk + shape[cut:])
-				_, whole := ParseConfig("box", text)
+				_, whole := Parse("box", text)
 				const after = 5 // lines: what is wrong shows soon or at the end
 				for i, n := range append(lineEnds(string(text[cut:])), len(text)-cut) {
 					if n += cut; i >= after && n < len(text) {
 						continue
 					}
-					err := CheckConfigPrefix("box", text[:n])
+					err := CheckPrefix("box", text[:n])
 					if err == nil {
 						continue
 					}
@@ -271,7 +271,7 @@ func TestConfigPrefixVerdictIsFinal(t *testing.T) {
 }
 
 // One parse must be enough for a text that is broken well before its end.
-func TestConfigFailsAhead(t *testing.T) {
+func TestFailsAhead(t *testing.T) {
 	more := strings.Repeat("a: b\n", 10)
 	for text, want := range map[string]bool{
 		"command: [a]]\n" + more: true,
@@ -280,16 +280,16 @@ func TestConfigFailsAhead(t *testing.T) {
 		"command: \"a\n" + more:  false,
 		"command: [a]\n" + more:  false,
 	} {
-		if got := failsAhead(&configReader{text: []byte(text)}); got != want {
+		if got := failsAhead(&slowReader{text: []byte(text)}); got != want {
 			t.Errorf("%q: got %v", text, got)
 		}
 	}
 }
 
 // Two documents are beyond repair also where the second is cut in a quote.
-func TestConfigPrefixSecondDocument(t *testing.T) {
+func TestPrefixSecondDocument(t *testing.T) {
 	for _, text := range []string{"command: [a]\n---\n", "command: [a]\n---\n\"\n", "command: [a]\n---\n- [\n"} {
-		if err := CheckConfigPrefix("box", []byte(text)); err == nil {
+		if err := CheckPrefix("box", []byte(text)); err == nil {
 			t.Errorf("%q: not refused", text)
 		}
 	}
@@ -306,21 +306,21 @@ func lineEnds(text string) (ends []int) {
 }
 
 // Lines that are not complete yet are not judged, but bytes are.
-func TestConfigPrefixJudgesWholeLines(t *testing.T) {
+func TestPrefixJudgesWholeLines(t *testing.T) {
 	for _, text := range []string{"", "comand", "comand: [b]", "command: [a]\ncoma", "command: [a]\n]", "a: \"\xc3", "\xf0\x9f\x98", "a\r"} {
-		if err := CheckConfigPrefix("box", []byte(text)); err != nil {
+		if err := CheckPrefix("box", []byte(text)); err != nil {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
 	for _, text := range []string{"comand: [b]\n", "comand: [b]\nx", "\x00", "a\xff", "\xc3(", "command: [a]]\n", "a\rb"} {
-		if err := CheckConfigPrefix("box", []byte(text)); err == nil {
+		if err := CheckPrefix("box", []byte(text)); err == nil {
 			t.Errorf("%q: not refused", text)
 		}
 	}
 }
 
-func addConfigSeeds(f *testing.F) {
-	for _, text := range configShapes {
+func addSeeds(f *testing.F) {
+	for _, text := range shapes {
 		f.Add([]byte(text))
 	}
 	for _, text := range []string{
@@ -333,52 +333,52 @@ func addConfigSeeds(f *testing.F) {
 	}
 }
 
-func FuzzParseConfig(f *testing.F) {
-	addConfigSeeds(f)
+func FuzzParse(f *testing.F) {
+	addSeeds(f)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		cfg, err := ParseConfig("box", text)
+		cfg, err := Parse("box", text)
 		if (cfg == nil) == (err == nil) {
 			t.Fatalf("got config %v and error %v", cfg, err)
 		}
 		if err != nil {
-			checkConfigFault(t, err, text)
+			checkFault(t, err, text)
 			return
 		}
-		checkConfigInvariants(t, cfg)
+		checkInvariants(t, cfg)
 	})
 }
 
-func FuzzConfigPrefix(f *testing.F) {
-	addConfigSeeds(f)
+func FuzzPrefix(f *testing.F) {
+	addSeeds(f)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		const most = 2 << 10 // the check is quadratic
 		if len(text) > most {
 			return
 		}
-		_, err := ParseConfig("box", text)
+		_, err := Parse("box", text)
 		if err == nil {
 			// Between two newlines only the bytes are judged anew.
 			for _, n := range lineEnds(string(text)) {
 				for _, n := range []int{n - 1, n} {
-					if err := CheckConfigPrefix("box", text[:n]); err != nil {
+					if err := CheckPrefix("box", text[:n]); err != nil {
 						t.Fatalf("valid config %q\nis refused after %q: %v", text, text[:n], err)
 					}
 				}
 			}
 			return
 		}
-		if err := CheckConfigPrefix("box", text); err != nil {
-			checkConfigFault(t, err, text)
+		if err := CheckPrefix("box", text); err != nil {
+			checkFault(t, err, text)
 		}
 	})
 }
 
-func checkConfigFault(t *testing.T, err error, text []byte) {
+func checkFault(t *testing.T, err error, text []byte) {
 	t.Helper()
-	if errors.Is(err, ErrConfigTooBig) {
+	if errors.Is(err, ErrTooBig) {
 		return
 	}
-	var ce *ConfigError
+	var ce *Error
 	if !errors.As(err, &ce) {
 		t.Fatalf("error %#v", err)
 	}
@@ -388,8 +388,8 @@ func checkConfigFault(t *testing.T, err error, text []byte) {
 	}
 }
 
-// checkConfigInvariants checks what the core relies on.
-func checkConfigInvariants(t *testing.T, c *Config) {
+// checkInvariants checks what the core relies on.
+func checkInvariants(t *testing.T, c *Config) {
 	t.Helper()
 	must := func(ok bool, what string) {
 		if !ok {
@@ -435,7 +435,7 @@ func checkConfigInvariants(t *testing.T, c *Config) {
 		}
 	}
 	must(kinds <= 1 && h.Interval > 0 && h.Timeout > 0 && h.Retries > 0 && h.StartPeriod >= 0 && (h.OnUnhealthy == "none" || h.OnUnhealthy == "restart"), "health_check")
-	if _, err := h.probe(); err != nil {
+	if _, err := h.Probe(); err != nil {
 		t.Fatalf("no probe of %+v: %v", h, err)
 	}
 	must(c.Restart.MaxRetries == 0 || c.Restart.MaxRetries > 0 && c.Restart.Policy == "on-failure", "restart")

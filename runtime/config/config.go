@@ -1,20 +1,16 @@
-package runtime
+// Package config parses and checks what a user writes: the config.yaml of a box (Parse) and
+// the cmd of an exec (ParseExec). An Error has the line of the fault and, where that can be
+// known, how to put it right. A text can be judged while it still arrives (CheckPrefix,
+// CheckExecPrefix).
+//
+// The text alone decides. Users, images and programs are looked up when a box starts.
+package config
 
 import (
-	"errors"
-	"fmt"
+	"reflect"
 	"syscall"
 	"time"
 )
-
-// MaxConfigSize is the greatest size of a config.yaml, in bytes.
-const MaxConfigSize = 64 << 10
-
-// RlimitInfinity is the value of a resource limit that is unlimited.
-const RlimitInfinity = ^uint64(0)
-
-// ErrConfigTooBig says that a config is longer than MaxConfigSize.
-var ErrConfigTooBig = errors.New("config is over 64 KiB")
 
 // Config is the decoded config.yaml of a box, with every default filled in.
 type Config struct {
@@ -206,31 +202,6 @@ type Log struct {
 	MaxSize int64
 }
 
-// defaultConfig returns the config of a box whose config.yaml says nothing.
-func defaultConfig(box string) *Config {
-	return &Config{
-		Env:      map[string]string{},
-		Workdir:  "/",
-		User:     "root",
-		Engine:   EngineHost,
-		Pull:     PullMissing,
-		Overlay:  true,
-		Init:     true,
-		Hostname: box,
-		Network:  "host",
-		Rlimits:  map[string]Rlimit{"nofile": {Soft: 1024, Hard: 1024}},
-		Security: Security{Profile: ProfileDefault, NoNewPrivileges: true},
-		Health: HealthCheck{
-			Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3, StartPeriod: 60 * time.Second, OnUnhealthy: "none",
-		},
-		Restart: Restart{Policy: RestartNo},
-		Stop:    Stop{Timeout: 10 * time.Second},
-		Detach:  true,
-		Log:     Log{MaxSize: 10 << 20},
-		Labels:  map[string]string{},
-	}
-}
-
 // When a start asks for the image where it comes from.
 const (
 	PullMissing = "missing" // if its reference is not known
@@ -238,78 +209,15 @@ const (
 	PullAlways  = "always"  // always, and fails if that does
 )
 
-// ConfigError says what is wrong with a config.yaml. It never holds a value
-// of env.
-type ConfigError struct {
-	// Box is the box's name. Error leaves it to the caller to show it.
-	Box string
-	// Line is the line of the fault, from 1.
-	Line int
-	// Key is the path of the key at fault, like "stop.timeout" or
-	// "mounts[0].target"; empty when the fault is in no key.
-	Key string
-	// Msg says what is wrong and, where that can be known, how to put it right.
-	Msg string
+// RunsLike reports whether a process started with c is what o asks for: they may
+// differ only in what holds at once.
+func (c *Config) RunsLike(o *Config) bool {
+	x, y := *c, *o
+	x.Labels, y.Labels = nil, nil
+	x.Resources, y.Resources = Resources{}, Resources{}
+	return reflect.DeepEqual(x, y)
 }
 
-// Error returns "line N: " and the message.
-func (e *ConfigError) Error() string {
-	return fmt.Sprintf("line %d: %s", e.Line, e.Msg)
-}
-
-// ParseConfig decodes a complete config.yaml strictly: whatever is not known,
-// given twice, of the wrong type or out of range is refused. The error is
-// ErrConfigTooBig, or a *ConfigError for the first line that is wrong.
-func ParseConfig(box string, text []byte) (*Config, error) {
-	if len(text) > MaxConfigSize {
-		return nil, ErrConfigTooBig
-	}
-	if e := checkConfigBytes(text, false); e != nil {
-		e.Box = box
-		return nil, e
-	}
-	doc, err := parseConfigYAML(text)
-	if err != nil {
-		e := configSyntaxError(text, err)
-		e.Box = box
-		return nil, e
-	}
-	d := newConfigDecoder(box, text, doc)
-	d.document(doc, false)
-	if e := d.firstError(); e != nil {
-		return nil, e
-	}
-	return d.cfg, nil
-}
-
-// CheckConfigPrefix judges a config.yaml of which text is only the beginning,
-// as it has arrived so far. It returns an error, of the same kinds as
-// ParseConfig, only if nothing that may still follow can make the whole valid,
-// so that a write may fail before the close. A line counts once its newline is
-// there. The cost is that of parsing the text: it need not be called for a
-// write without a newline in it.
-func CheckConfigPrefix(box string, text []byte) error {
-	if len(text) > MaxConfigSize {
-		return ErrConfigTooBig
-	}
-	if e := checkConfigBytes(text, true); e != nil {
-		e.Box = box
-		return e
-	}
-	text = wholeConfigLines(text)
-	doc, err := parseConfigYAML(text)
-	if err != nil {
-		if configRepairable(text) {
-			return nil
-		}
-		e := configSyntaxError(text, err)
-		e.Box = box
-		return e
-	}
-	d := newConfigDecoder(box, text, doc)
-	d.document(doc, true)
-	if e := d.firstError(); e != nil {
-		return e
-	}
-	return nil
-}
+// Runtimes are the OCI runtimes that can run a container, the first choice first:
+// crun starts in a fraction of the time.
+var Runtimes = []string{"crun", "runc"}

@@ -1,4 +1,4 @@
-package runtime
+package config
 
 import (
 	"bytes"
@@ -13,41 +13,41 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// maxConfigDepth is how deep flow collections nest in a valid config:
+// maxDepth is how deep flow collections nest in a valid config:
 // {security: {capabilities: {add: [ is the deepest.
-const maxConfigDepth = 4
+const maxDepth = 4
 
-// configDoc is a config.yaml as a tree.
-type configDoc struct {
+// document is a config.yaml as a tree.
+type document struct {
 	// root is nil for a text that holds no document.
 	root *yaml.Node
 	// extra is the line on which a second document starts, or 0.
 	extra int
 }
 
-// errConfigYAML marks a failure of the YAML library itself.
-var errConfigYAML = errors.New("the YAML parser fails on this text: write it in a simpler way, with fewer comments")
+// errYAML marks a failure of the YAML library itself.
+var errYAML = errors.New("the YAML parser fails on this text: write it in a simpler way, with fewer comments")
 
-// parseConfigYAML builds the tree. Nothing is expanded: an alias stays a
+// parseYAML builds the tree. Nothing is expanded: an alias stays a
 // node, so the tree is never larger than the text.
-func parseConfigYAML(text []byte) (doc configDoc, err error) {
+func parseYAML(text []byte) (doc document, err error) {
 	// yaml.v3 passes on the panics of its parser that it takes for bugs of its
 	// own ("internal error … please report"). Several have been found in it over
 	// the years, mostly in what it does with comments; none in this version by
 	// our fuzzing. A config must not bring the daemon down all the same.
 	defer func() {
 		if p := recover(); p != nil {
-			doc, err = configDoc{}, fmt.Errorf("%w (%v)", errConfigYAML, p)
+			doc, err = document{}, fmt.Errorf("%w (%v)", errYAML, p)
 		}
 	}()
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	var first yaml.Node
 	err = dec.Decode(&first)
 	if errors.Is(err, io.EOF) {
-		return configDoc{}, nil
+		return document{}, nil
 	}
 	if err != nil {
-		return configDoc{}, err
+		return document{}, err
 	}
 	doc.root = first.Content[0]
 	var second yaml.Node
@@ -56,17 +56,17 @@ func parseConfigYAML(text []byte) (doc configDoc, err error) {
 		return doc, nil
 	}
 	if err != nil {
-		return configDoc{}, err
+		return document{}, err
 	}
 	doc.extra = second.Line
 	return doc, nil
 }
 
-// checkConfigBytes refuses what no YAML text holds: bytes that are not UTF-8
+// checkBytes refuses what no YAML text holds: bytes that are not UTF-8
 // and control characters. It also refuses the line breaks other than \n and
 // \r\n that YAML knows, so that a line is the same for everybody. In a prefix,
 // a character that is cut at the end may still be completed.
-func checkConfigBytes(text []byte, prefix bool) *ConfigError {
+func checkBytes(text []byte, prefix bool) *Error {
 	line := 1
 	for i := 0; i < len(text); {
 		r, size := utf8.DecodeRune(text[i:])
@@ -91,20 +91,20 @@ func checkConfigBytes(text []byte, prefix bool) *ConfigError {
 			msg = fmt.Sprintf(`the text holds the control character U+%04X: write it as "\u%04x"`, r, r)
 		}
 		if msg != "" {
-			return &ConfigError{Line: line, Msg: msg}
+			return &Error{Line: line, Msg: msg}
 		}
 		i += size
 	}
 	return nil
 }
 
-// wholeConfigLines cuts a last line that has no newline yet.
-func wholeConfigLines(text []byte) []byte {
+// wholeLines cuts a last line that has no newline yet.
+func wholeLines(text []byte) []byte {
 	return text[:bytes.LastIndexByte(text, '\n')+1]
 }
 
-// configLines is the number of lines of text, at least 1.
-func configLines(text []byte) int {
+// countLines is the number of lines of text, at least 1.
+func countLines(text []byte) int {
 	n := bytes.Count(text, []byte{'\n'})
 	if len(text) == 0 || text[len(text)-1] != '\n' {
 		n++
@@ -112,12 +112,12 @@ func configLines(text []byte) int {
 	return n
 }
 
-// configClosers are the endings that can complete a text which is cut at the
+// closers are the endings that can complete a text which is cut at the
 // end of a line: a quote, and one bracket for each open flow collection. They
 // are ordered by length.
-var configClosers = func() []string {
+var closers = func() []string {
 	brackets := []string{""}
-	for from, depth := 0, 0; depth < maxConfigDepth; depth++ {
+	for from, depth := 0, 0; depth < maxDepth; depth++ {
 		to := len(brackets)
 		for _, b := range brackets[from:to] {
 			brackets = append(brackets, b+"]", b+"}")
@@ -128,34 +128,34 @@ var configClosers = func() []string {
 	for _, b := range brackets {
 		all = append(all, b, `"`+b, "'"+b)
 	}
-	return append(all, configNewDocument)
+	return append(all, newDocument)
 }()
 
-// configNewDocument completes a text of directives (%YAML 1.1): they are an
+// newDocument completes a text of directives (%YAML 1.1): they are an
 // error until their document begins.
-const configNewDocument = "--- {}"
+const newDocument = "--- {}"
 
-// configCloser returns an ending that makes whole lines of text parse.
+// closerOf returns an ending that makes whole lines of text parse.
 //
 // If any single document begins with these lines, then so does one that closes
 // at once what is open at their end. In block context nothing needs closing. A
 // quoted scalar needs its quote, a flow collection its bracket; a key still
 // without a value, or a comma, may stand before the bracket. And what nests
-// deeper than maxConfigDepth is no valid config anyway.
-func configCloser(text []byte) (closer string, ok bool) {
+// deeper than maxDepth is no valid config anyway.
+func closerOf(text []byte) (closer string, ok bool) {
 	// A fault that the parser reports before it has read to the end is there
 	// whatever follows: one parse tells most of the broken texts.
-	if failsAhead(&configReader{text: text}) {
+	if failsAhead(&slowReader{text: text}) {
 		return "", false
 	}
 	buf := make([]byte, len(text), len(text)+16)
 	copy(buf, text)
-	for _, closer := range configClosers {
+	for _, closer := range closers {
 		if !canClose(text, closer) {
 			continue
 		}
-		doc, err := parseConfigYAML(append(buf[:len(text)], closer...))
-		if errors.Is(err, errConfigYAML) || (err == nil && doc.extra == 0) {
+		doc, err := parseYAML(append(buf[:len(text)], closer...))
+		if errors.Is(err, errYAML) || (err == nil && doc.extra == 0) {
 			return closer, true
 		}
 	}
@@ -165,28 +165,28 @@ func configCloser(text []byte) (closer string, ok bool) {
 // canClose reports whether text opens enough for closer to close.
 func canClose(text []byte, closer string) bool {
 	for open, end := range map[string]string{"[": "]", "{": "}", `"`: `"`, "'": "'"} {
-		if closer != configNewDocument && strings.Count(closer, end) > bytes.Count(text, []byte(open)) {
+		if closer != newDocument && strings.Count(closer, end) > bytes.Count(text, []byte(open)) {
 			return false
 		}
 	}
 	return true
 }
 
-// configRepairable reports whether whole lines of text are the beginning of
+// repairable reports whether whole lines of text are the beginning of
 // something that parses.
-func configRepairable(text []byte) bool {
-	_, ok := configCloser(text)
+func repairable(text []byte) bool {
+	_, ok := closerOf(text)
 	return ok
 }
 
-// configReader gives a text a few bytes at a time and sees whether its end was
+// slowReader gives a text a few bytes at a time and sees whether its end was
 // reached.
-type configReader struct {
+type slowReader struct {
 	text []byte
 	end  bool
 }
 
-func (r *configReader) Read(p []byte) (int, error) {
+func (r *slowReader) Read(p []byte) (int, error) {
 	if len(r.text) == 0 {
 		r.end = true
 		return 0, io.EOF
@@ -198,7 +198,7 @@ func (r *configReader) Read(p []byte) (int, error) {
 
 // failsAhead reports whether the first document is broken before the end of
 // the text was seen.
-func failsAhead(r *configReader) (fails bool) {
+func failsAhead(r *slowReader) (fails bool) {
 	defer func() {
 		if recover() != nil {
 			fails = false // a fault of the library proves nothing
@@ -209,21 +209,21 @@ func failsAhead(r *configReader) (fails bool) {
 	return err != nil && !r.end
 }
 
-// configSyntaxError says where and why a text does not parse.
-func configSyntaxError(text []byte, err error) *ConfigError {
-	last := configLines(text)
-	if errors.Is(err, errConfigYAML) {
-		return &ConfigError{Line: last, Msg: errConfigYAML.Error()}
+// syntaxError says where and why a text does not parse.
+func syntaxError(text []byte, err error) *Error {
+	last := countLines(text)
+	if errors.Is(err, errYAML) {
+		return &Error{Line: last, Msg: errYAML.Error()}
 	}
-	if len(wholeConfigLines(text)) != len(text) {
+	if len(wholeLines(text)) != len(text) {
 		text = append(bytes.Clone(text), '\n')
 	}
-	if closer, ok := configCloser(text); ok {
+	if closer, ok := closerOf(text); ok {
 		msg := "the text ends too early"
 		if closer != "" {
 			msg += ": missing " + closer
 		}
-		return &ConfigError{Line: last, Msg: msg}
+		return &Error{Line: last, Msg: msg}
 	}
 	// The library counts lines from 0 or from 1, or from the start of the
 	// enclosing block. The first line after which nothing can be repaired is
@@ -234,16 +234,16 @@ func configSyntaxError(text []byte, err error) *ConfigError {
 			ends = append(ends, i+1)
 		}
 	}
-	n := sort.Search(last-1, func(i int) bool { return !configRepairable(text[:ends[i]]) })
-	return &ConfigError{Line: n + 1, Msg: configSyntaxMsg(err)}
+	n := sort.Search(last-1, func(i int) bool { return !repairable(text[:ends[i]]) })
+	return &Error{Line: n + 1, Msg: syntaxMsg(err)}
 }
 
-var configYAMLPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
+var yamlPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
 
-// configSyntaxHints gives the library's messages in words that help. Only the
+// syntaxHints gives the library's messages in words that help. Only the
 // wording depends on them. None of the library's own that names a piece of
 // the text may pass: it could be a secret.
-var configSyntaxHints = []struct{ has, hint string }{
+var syntaxHints = []struct{ has, hint string }{
 	{"mapping values are not allowed", `unexpected ": ": a value that holds one must be quoted`},
 	{"could not find expected ':'", `expected "key: value"`},
 	{"did not find expected key", "expected a key: check the indentation and the quotes"},
@@ -257,9 +257,9 @@ var configSyntaxHints = []struct{ has, hint string }{
 	{"unknown escape", `unknown escape in a quoted value: write \\ for a backslash, or use single quotes`},
 }
 
-func configSyntaxMsg(err error) string {
-	text := configYAMLPrefix.ReplaceAllString(err.Error(), "")
-	for _, h := range configSyntaxHints {
+func syntaxMsg(err error) string {
+	text := yamlPrefix.ReplaceAllString(err.Error(), "")
+	for _, h := range syntaxHints {
 		if strings.Contains(text, h.has) {
 			return h.hint
 		}

@@ -1,4 +1,4 @@
-package runtime
+package config
 
 import (
 	"errors"
@@ -13,11 +13,11 @@ import (
 )
 
 // The page boxlite.yaml(5) says what the decoder does.
-const configManual = "boxlite.yaml.5.md"
+const manual = "boxlite.yaml.5.md"
 
-func readConfigManual(t *testing.T) string {
+func readManual(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile(configManual)
+	text, err := os.ReadFile(manual)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func manualKeys(t *testing.T, page string) map[string]string {
 	_, keys, _ := strings.Cut(page, "\n## KEYS\n")
 	keys, _, found := strings.Cut(keys, "\n## ")
 	if !found {
-		t.Fatalf("%s has no section KEYS", configManual)
+		t.Fatalf("%s has no section KEYS", manual)
 	}
 	paragraphs := map[string]string{}
 	for _, p := range strings.Split(keys, "\n### ")[1:] {
@@ -49,13 +49,13 @@ func oneSpaced(text string) string { return strings.Join(strings.Fields(text), "
 // decoderKeys returns the keys of a config.yaml, like "stop.signal" and "mounts[].source": the first
 // ones by the decoder's table, and those within them by what it says of one that it does not know.
 func decoderKeys() (keys []string) {
-	d := newConfigDecoder("web", nil, configDoc{})
+	d := newDecoder("web", nil, document{})
 	var within func(key, open, end string)
 	within = func(key, open, end string) {
 		keys = append(keys, key)
 		for _, brackets := range []string{"{}", "[{}]"} {
 			with := strings.Replace(brackets, "{}", "{zzzzzzzzzzzz: 1}", 1)
-			_, err := ParseConfig("web", []byte(open+with+end))
+			_, err := Parse("web", []byte(open+with+end))
 			if err == nil {
 				continue
 			}
@@ -76,19 +76,19 @@ func decoderKeys() (keys []string) {
 }
 
 func TestTheManualHasEveryKeyOfTheConfig(t *testing.T) {
-	paragraphs := manualKeys(t, readConfigManual(t))
+	paragraphs := manualKeys(t, readManual(t))
 	keys := decoderKeys()
 	if len(keys) < 50 || !slices.Contains(keys, "security.capabilities.add") || !slices.Contains(keys, "mounts[].source") {
 		t.Fatalf("not all keys of the decoder were found: %q", keys)
 	}
 	for _, key := range keys {
 		if _, ok := paragraphs[key]; !ok {
-			t.Errorf("%s has no paragraph for the key %s", configManual, key)
+			t.Errorf("%s has no paragraph for the key %s", manual, key)
 		}
 	}
 	for key, text := range paragraphs {
 		if !slices.Contains(keys, key) {
-			t.Errorf("%s has a paragraph for %s, which is no key", configManual, key)
+			t.Errorf("%s has a paragraph for %s, which is no key", manual, key)
 		}
 		for _, what := range []string{"Type: ", "Default: ", "Effect: "} {
 			if head, _, _ := strings.Cut(text, "\n\n"); !strings.Contains(oneSpaced(head), what) {
@@ -120,7 +120,7 @@ func nested(key, value string) string {
 // parsed decodes a text that is right. That nobody has asked for a number of threads is left out.
 func parsed(t *testing.T, text string) *Config {
 	t.Helper()
-	cfg, err := ParseConfig("web", []byte(text))
+	cfg, err := Parse("web", []byte(text))
 	if err != nil {
 		t.Fatalf("%v, of\n%s", err, text)
 	}
@@ -139,11 +139,11 @@ const (
 func baseOf(t *testing.T, key, value string) string {
 	t.Helper()
 	for _, base := range []string{hostBase, imageBase, rootBase} {
-		if _, err := ParseConfig("web", []byte(base+nested(key, value))); err == nil {
+		if _, err := Parse("web", []byte(base+nested(key, value))); err == nil {
 			return base
 		}
 	}
-	_, err := ParseConfig("web", []byte(hostBase+nested(key, value)))
+	_, err := Parse("web", []byte(hostBase+nested(key, value)))
 	t.Errorf("%s: %v", key, err)
 	return ""
 }
@@ -151,7 +151,7 @@ func baseOf(t *testing.T, key, value string) string {
 func TestTheDefaultsOfTheManualHold(t *testing.T) {
 	manualDefault := regexp.MustCompile("Default: `([^`]*)`(?:; `([^`]*)` in a container)?")
 	n := 0
-	for key, text := range manualKeys(t, readConfigManual(t)) {
+	for key, text := range manualKeys(t, readManual(t)) {
 		m := manualDefault.FindStringSubmatch(oneSpaced(text))
 		if m == nil {
 			continue
@@ -179,7 +179,7 @@ func TestTheDefaultsOfTheManualHold(t *testing.T) {
 func TestTheRangesOfTheManualHold(t *testing.T) {
 	manualRange := regexp.MustCompile("Range: (?:from )?`([^`]*)`(?: to `([^`]*)`| on)[.]")
 	n := 0
-	for key, text := range manualKeys(t, readConfigManual(t)) {
+	for key, text := range manualKeys(t, readManual(t)) {
 		m := manualRange.FindStringSubmatch(oneSpaced(text))
 		if m == nil {
 			if strings.Contains(text, "Range:") {
@@ -200,7 +200,7 @@ func TestTheRangesOfTheManualHold(t *testing.T) {
 
 func TestWhatTheManualSaysHoldsAtOnceIsNotPending(t *testing.T) {
 	var atOnce []string
-	for key, text := range manualKeys(t, readConfigManual(t)) {
+	for key, text := range manualKeys(t, readManual(t)) {
 		if strings.Contains(oneSpaced(text), "Effect: at once.") {
 			atOnce = append(atOnce, key)
 		}
@@ -210,27 +210,27 @@ func TestWhatTheManualSaysHoldsAtOnceIsNotPending(t *testing.T) {
 		t.Errorf("at once: %q, want %q", atOnce, want)
 	}
 	a, b := parsed(t, hostBase), parsed(t, hostBase+"labels: {a: b}\nresources: {cpus: 1, memory: 1MiB, pids: 1}\n")
-	if !a.runsLike(b) {
+	if !a.RunsLike(b) {
 		t.Error("labels and resources are pending")
 	}
 }
 
 // Each refused text of the manual stands with its sentence.
 func TestTheErrorsOfTheManualAreThoseOfTheDecoder(t *testing.T) {
-	cases := regexp.MustCompile("(?m)^- `([^`]*)`: `([^`]*)`$").FindAllStringSubmatch(readConfigManual(t), -1)
+	cases := regexp.MustCompile("(?m)^- `([^`]*)`: `([^`]*)`$").FindAllStringSubmatch(readManual(t), -1)
 	if len(cases) < 80 {
 		t.Errorf("only %d refused texts were found", len(cases))
 	}
 	for _, c := range cases {
-		_, err := ParseConfig("web", []byte(c[1]))
-		if e := new(ConfigError); !errors.As(err, &e) || e.Msg != c[2] {
+		_, err := Parse("web", []byte(c[1]))
+		if e := new(Error); !errors.As(err, &e) || e.Msg != c[2] {
 			t.Errorf("%s\ngives %v\nwant  %s", c[1], err, c[2])
 		}
 	}
 }
 
 func TestTheSizesOfTheManualAreThoseOfTheDecoder(t *testing.T) {
-	cases := regexp.MustCompile("(?m)^- `([^`]*)` is ([0-9]+) bytes$").FindAllStringSubmatch(readConfigManual(t), -1)
+	cases := regexp.MustCompile("(?m)^- `([^`]*)` is ([0-9]+) bytes$").FindAllStringSubmatch(readManual(t), -1)
 	if len(cases) < 5 {
 		t.Errorf("only %d sizes were found", len(cases))
 	}
@@ -244,15 +244,15 @@ func TestTheSizesOfTheManualAreThoseOfTheDecoder(t *testing.T) {
 
 // An example is a whole configuration, or lacks no more than the command.
 func TestTheExamplesOfTheManualParse(t *testing.T) {
-	page := readConfigManual(t)
+	page := readManual(t)
 	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```\n").FindAllStringSubmatch(page, -1)
 	if len(blocks) < 15 || strings.Count(page, "```yaml\n") != len(blocks) {
 		t.Fatalf("%d examples were found", len(blocks))
 	}
 	for _, b := range blocks {
-		_, err := ParseConfig("web", []byte(b[1]))
-		if e := new(ConfigError); errors.As(err, &e) && strings.HasPrefix(e.Msg, "command is missing") {
-			_, err = ParseConfig("web", append([]byte(hostBase), b[1]...))
+		_, err := Parse("web", []byte(b[1]))
+		if e := new(Error); errors.As(err, &e) && strings.HasPrefix(e.Msg, "command is missing") {
+			_, err = Parse("web", append([]byte(hostBase), b[1]...))
 		}
 		if err != nil {
 			t.Errorf("%v, of\n%s", err, b[1])
@@ -268,7 +268,7 @@ func TestTheExamplesOfTheManualParse(t *testing.T) {
 }
 
 func TestTheNamesOfTheManualAreThoseOfTheDecoder(t *testing.T) {
-	paragraphs := manualKeys(t, readConfigManual(t))
+	paragraphs := manualKeys(t, readManual(t))
 	var named []string
 	for _, m := range regexp.MustCompile("`([a-z]+)`").FindAllStringSubmatch(paragraphs["rlimits"], -1) {
 		if _, ok := RlimitNumber(m[1]); ok {
@@ -278,7 +278,7 @@ func TestTheNamesOfTheManualAreThoseOfTheDecoder(t *testing.T) {
 	if !slices.Equal(named, rlimitNames) {
 		t.Errorf("rlimits: %q, want %q", named, rlimitNames)
 	}
-	for profile, caps := range profileCaps {
+	for profile, caps := range profileCapabilities {
 		last := len(caps) - 1
 		want := fmt.Sprintf("%s and %s", strings.Join(caps[:last], ", "), caps[last])
 		if !strings.Contains(oneSpaced(paragraphs["security.profile"]), want) {

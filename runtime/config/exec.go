@@ -1,4 +1,4 @@
-package runtime
+package config
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// ExecCommand is what is run in a box beside its own command.
-type ExecCommand struct {
+// Exec is what is run in a box beside its own command.
+type Exec struct {
 	// Command is the program and its arguments: at least one word, the first of them
 	// not empty.
 	Command []string
@@ -25,43 +25,43 @@ type ExecCommand struct {
 
 const execExample = "command: [ls, -l]"
 
-// ParseExec decodes a complete cmd, as strictly as ParseConfig does and with its
+// ParseExec decodes a complete cmd, as strictly as Parse does and with its
 // errors: a map, or one line of words, which are split at blanks and nothing else.
-func ParseExec(box string, text []byte) (*ExecCommand, error) {
+func ParseExec(box string, text []byte) (*Exec, error) {
 	return parseExec(box, text, false)
 }
 
 // CheckExecPrefix judges a cmd of which text is only the beginning, as
-// CheckConfigPrefix does.
+// CheckPrefix does.
 func CheckExecPrefix(box string, text []byte) error {
 	_, err := parseExec(box, text, true)
 	return err
 }
 
-func parseExec(box string, text []byte, prefix bool) (*ExecCommand, error) {
-	if len(text) > MaxConfigSize {
-		return nil, ErrConfigTooBig
+func parseExec(box string, text []byte, prefix bool) (*Exec, error) {
+	if len(text) > MaxSize {
+		return nil, ErrTooBig
 	}
-	if e := checkConfigBytes(text, prefix); e != nil {
+	if e := checkBytes(text, prefix); e != nil {
 		e.Box = box
 		return nil, e
 	}
 	if words, ok := execWords(text); ok {
-		return &ExecCommand{Command: words}, nil
+		return &Exec{Command: words}, nil
 	}
 	if prefix {
-		text = wholeConfigLines(text)
+		text = wholeLines(text)
 	}
-	doc, err := parseConfigYAML(text)
+	doc, err := parseYAML(text)
 	if err != nil {
-		if prefix && configRepairable(text) {
+		if prefix && repairable(text) {
 			return nil, nil
 		}
-		e := configSyntaxError(text, err)
+		e := syntaxError(text, err)
 		e.Box = box
 		return nil, e
 	}
-	d := newConfigDecoder(box, text, doc)
+	d := newDecoder(box, text, doc)
 	x := d.exec(doc, prefix)
 	if e := d.firstError(); e != nil {
 		return nil, e
@@ -85,8 +85,8 @@ func execWords(text []byte) ([]string, bool) {
 }
 
 // exec decodes the tree of a cmd.
-func (d *configDecoder) exec(doc configDoc, prefix bool) *ExecCommand {
-	x := &ExecCommand{}
+func (d *decoder) exec(doc document, prefix bool) *Exec {
+	x := &Exec{}
 	if doc.extra != 0 {
 		d.failAt(doc.extra, "", `only one document is allowed: remove the line "---"`)
 	}
@@ -97,25 +97,25 @@ func (d *configDecoder) exec(doc configDoc, prefix bool) *ExecCommand {
 		}
 		return x
 	}
-	s := newConfigSpot(doc.root, "", prefix)
+	s := newSpot(doc.root, "", prefix)
 	if !d.plainNode(s) || s.unsettled() {
 		return x
 	}
 	if s.node.Kind != yaml.MappingNode {
 		if s.node.Kind != yaml.ScalarNode || !s.open {
-			d.fail(s, "the command must be %s, not %s", want, configKind(s.node))
+			d.fail(s, "the command must be %s, not %s", want, kindOf(s.node))
 		}
 		return x
 	}
-	given := d.fields(s, "", []configField{
+	given := d.fields(s, "", []field{
 		{"command", d.command(&x.Command, "[ls, -l]")},
 		{"env", d.env},
-		{"workdir", func(s configSpot) { d.word(s, "an absolute path, like /srv", setConfigPath(&x.Workdir)) }},
-		{"user", func(s configSpot) { d.word(s, `a user, like nobody or "1000:1000"`, setConfigUser(&x.User)) }},
-		{"timeout", func(s configSpot) {
-			d.word(s, "a duration, like 10s", setConfigDurationIn(&x.Timeout, minConfigTime, maxConfigTime))
+		{"workdir", func(s spot) { d.word(s, "an absolute path, like /srv", setPath(&x.Workdir)) }},
+		{"user", func(s spot) { d.word(s, `a user, like nobody or "1000:1000"`, setUser(&x.User)) }},
+		{"timeout", func(s spot) {
+			d.word(s, "a duration, like 10s", setDurationIn(&x.Timeout, minTime, maxTime))
 		}},
-		{"tty", func(s configSpot) { d.flag(s, &x.TTY) }},
+		{"tty", func(s spot) { d.flag(s, &x.TTY) }},
 	})
 	if !given["command"] && !s.open {
 		d.failAt(s.node.Line, "command", fmt.Sprintf("command is missing: add what is run, like %s", execExample))

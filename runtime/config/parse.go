@@ -1,0 +1,114 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// MaxSize is the greatest size of a config.yaml and of a cmd, in bytes.
+const MaxSize = 64 << 10
+
+// ErrTooBig says that a text is longer than MaxSize.
+var ErrTooBig = errors.New("config is over 64 KiB")
+
+// Default returns the config of a box whose config.yaml says nothing.
+func Default(box string) *Config {
+	return &Config{
+		Env:      map[string]string{},
+		Workdir:  "/",
+		User:     "root",
+		Engine:   EngineHost,
+		Pull:     PullMissing,
+		Overlay:  true,
+		Init:     true,
+		Hostname: box,
+		Network:  "host",
+		Rlimits:  map[string]Rlimit{"nofile": {Soft: 1024, Hard: 1024}},
+		Security: Security{Profile: ProfileDefault, NoNewPrivileges: true},
+		Health: HealthCheck{
+			Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3, StartPeriod: 60 * time.Second, OnUnhealthy: "none",
+		},
+		Restart: Restart{Policy: RestartNo},
+		Stop:    Stop{Timeout: 10 * time.Second},
+		Detach:  true,
+		Log:     Log{MaxSize: 10 << 20},
+		Labels:  map[string]string{},
+	}
+}
+
+// Error says what is wrong with a config.yaml or a cmd. It never holds a value
+// of env.
+type Error struct {
+	// Box is the box's name. Error leaves it to the caller to show it.
+	Box string
+	// Line is the line of the fault, from 1.
+	Line int
+	// Key is the path of the key at fault, like "stop.timeout" or
+	// "mounts[0].target"; empty when the fault is in no key.
+	Key string
+	// Msg says what is wrong and, where that can be known, how to put it right.
+	Msg string
+}
+
+// Error returns "line N: " and the message.
+func (e *Error) Error() string {
+	return fmt.Sprintf("line %d: %s", e.Line, e.Msg)
+}
+
+// Parse decodes a complete config.yaml strictly: whatever is not known,
+// given twice, of the wrong type or out of range is refused. The error is
+// ErrTooBig, or an *Error for the first line that is wrong.
+func Parse(box string, text []byte) (*Config, error) {
+	if len(text) > MaxSize {
+		return nil, ErrTooBig
+	}
+	if e := checkBytes(text, false); e != nil {
+		e.Box = box
+		return nil, e
+	}
+	doc, err := parseYAML(text)
+	if err != nil {
+		e := syntaxError(text, err)
+		e.Box = box
+		return nil, e
+	}
+	d := newDecoder(box, text, doc)
+	d.config(doc, false)
+	if e := d.firstError(); e != nil {
+		return nil, e
+	}
+	return d.cfg, nil
+}
+
+// CheckPrefix judges a config.yaml of which text is only the beginning,
+// as it has arrived so far. It returns an error, of the same kinds as
+// Parse, only if nothing that may still follow can make the whole valid,
+// so that a write may fail before the close. A line counts once its newline is
+// there. The cost is that of parsing the text: it need not be called for a
+// write without a newline in it.
+func CheckPrefix(box string, text []byte) error {
+	if len(text) > MaxSize {
+		return ErrTooBig
+	}
+	if e := checkBytes(text, true); e != nil {
+		e.Box = box
+		return e
+	}
+	text = wholeLines(text)
+	doc, err := parseYAML(text)
+	if err != nil {
+		if repairable(text) {
+			return nil
+		}
+		e := syntaxError(text, err)
+		e.Box = box
+		return e
+	}
+	d := newDecoder(box, text, doc)
+	d.config(doc, true)
+	if e := d.firstError(); e != nil {
+		return e
+	}
+	return nil
+}
