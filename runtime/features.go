@@ -6,6 +6,7 @@ import (
 	"github.com/boxlitefs/boxlite/reaper"
 	"github.com/boxlitefs/boxlite/reaper/procfs"
 	"github.com/boxlitefs/boxlite/runtime/config"
+	"github.com/boxlitefs/boxlite/runtime/oci"
 )
 
 // Features returns what this host can do, one word each, sorted.
@@ -28,7 +29,7 @@ func (rt *Runtime) Features() []string {
 	}
 	words = append(words, rt.groups.Features()...)
 	for _, name := range config.Runtimes {
-		if _, _, err := ociRuntime(name); err == nil {
+		if _, _, err := oci.Find(name); err == nil {
 			words = append(words, "engine.container:"+name)
 		}
 	}

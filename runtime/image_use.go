@@ -9,10 +9,9 @@ import (
 	"strings"
 	"sync"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/boxlitefs/boxlite/runtime/config"
+	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/status"
 )
 
@@ -87,25 +86,14 @@ func (b *Box) changedIn(upper string) (bool, error) {
 		return false, err
 	}
 	targets := map[string]bool{} // false: a directory above one
-	for _, target := range append(p.Mounts, usualMounts()...) {
+	// The usual ones too: the last container may have been made from another root.
+	for _, target := range append(p.Mounts, oci.UsualMounts()...) {
 		targets[target] = true
 		for dir := filepath.Dir(target); dir != "/" && !targets[dir]; dir = filepath.Dir(dir) {
 			targets[dir] = false
 		}
 	}
 	return changedBelow(upper, "/", targets)
-}
-
-// usualMounts are the targets of the mounts that containers have whatever they are: the
-// last one may have been made from another root.
-func usualMounts() (targets []string) {
-	spec, c := &specs.Spec{}, config.Default("")
-	addMounts(spec, c, true)
-	containerFiles(c, spec)
-	for _, m := range spec.Mounts {
-		targets = append(targets, m.Destination)
-	}
-	return targets
 }
 
 // changedBelow looks at one directory of an upper directory. It goes down only to where a

@@ -3,13 +3,10 @@ package runtime
 import (
 	"context"
 	"fmt"
-	"path"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/boxlitefs/boxlite/runtime/config"
-	"github.com/boxlitefs/boxlite/runtime/image"
 	"github.com/boxlitefs/boxlite/runtime/oci"
 	"github.com/boxlitefs/boxlite/runtime/userdb"
 )
@@ -21,18 +18,6 @@ func hostUser(ctx context.Context, name string) (userdb.User, error) {
 		return u, fmt.Errorf("user %q: %w", name, err)
 	}
 	return u, nil
-}
-
-// usersOf is the root as the command of a container will see it.
-func usersOf(root *oci.Root, mounts []config.Mount) *userdb.Root {
-	r := &userdb.Root{Layers: root.Layers, Mounts: map[string]string{}}
-	if root.Upper != "" {
-		r.Layers = append([]string{filepath.Join(root.Upper, "upper")}, root.Layers...)
-	}
-	for _, m := range mounts {
-		r.Mounts[path.Clean(m.Target)] = m.Source
-	}
-	return r
 }
 
 // execUser resolves the user of an exec; of a container it is only asked for one that the
@@ -61,13 +46,4 @@ func (b *Box) userInRunning(ctx context.Context, r *run, name string) (userdb.Us
 	}
 	defer func() { _ = unix.Close(fd) }()
 	return oci.User(ctx, &userdb.Root{Layers: []string{fmt.Sprintf("/proc/self/fd/%d/root", fd)}}, name)
-}
-
-// setsHome reports whether HOME is the box's own, and not that of a user.
-func setsHome(c *config.Config, img *image.Image) bool {
-	if _, set := c.Env["HOME"]; set {
-		return true
-	}
-	_, set := imageEnv(img)["HOME"]
-	return set
 }

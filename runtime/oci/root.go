@@ -2,10 +2,14 @@ package oci
 
 import (
 	"fmt"
+	"path"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxlitefs/boxlite/runtime/config"
 	"github.com/boxlitefs/boxlite/runtime/image"
+	"github.com/boxlitefs/boxlite/runtime/userdb"
 )
 
 // Root is what the root file system of a container is made of.
@@ -33,4 +37,24 @@ func (r *Root) ImageLayers() (inodes []uint64, err error) {
 		inodes = append(inodes, st.Ino)
 	}
 	return inodes, nil
+}
+
+// users is the root as the command will see it, to look up users in.
+func (r *Root) users(mounts []config.Mount) *userdb.Root {
+	u := &userdb.Root{Layers: r.Layers, Mounts: map[string]string{}}
+	if r.Upper != "" {
+		u.Layers = append([]string{filepath.Join(r.Upper, "upper")}, r.Layers...)
+	}
+	for _, m := range mounts {
+		u.Mounts[path.Clean(m.Target)] = m.Source
+	}
+	return u
+}
+
+// image is the image of the root, an empty one for a directory.
+func (r *Root) image() *image.Image {
+	if r.Image == nil {
+		return &image.Image{}
+	}
+	return r.Image
 }

@@ -38,9 +38,9 @@ type Filters struct {
 // A FilterKey stands for a profile and the program that has compiled it.
 type FilterKey [sha256.Size]byte
 
-// Apply puts the filter of a spec's profile into the spec, for the runtime of that path, if the
+// apply puts the filter of a spec's profile into the spec, for the runtime of that path, if the
 // filter is known. Else it returns the key to learn it by.
-func (f *Filters) Apply(spec *specs.Spec, runtime string) (*FilterKey, error) {
+func (f *Filters) apply(spec *specs.Spec, runtime string) (*FilterKey, error) {
 	profile, err := json.Marshal(spec.Linux.Seccomp)
 	if err != nil {
 		return nil, err
