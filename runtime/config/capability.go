@@ -52,9 +52,9 @@ var capabilityNames = [...]string{
 	unix.CAP_CHECKPOINT_RESTORE: "CHECKPOINT_RESTORE",
 }
 
-// CapabilityByName returns the number of a capability, named with or without
+// capabilityByName returns the number of a capability, named with or without
 // CAP_ and in any case.
-func CapabilityByName(name string) (int, error) {
+func capabilityByName(name string) (int, error) {
 	short := strings.TrimPrefix(strings.ToUpper(name), "CAP_")
 	for n, known := range capabilityNames {
 		if short == known {
@@ -76,7 +76,7 @@ func canonicalCapability(name string) (string, error) {
 	if strings.EqualFold(name, allCapabilities) {
 		return allCapabilities, nil
 	}
-	n, err := CapabilityByName(name)
+	n, err := capabilityByName(name)
 	if err != nil {
 		return "", err
 	}
@@ -110,7 +110,7 @@ func CapabilityMask(names []string) (mask uint64) {
 		if name == allCapabilities {
 			return ^uint64(0)
 		}
-		if n, err := CapabilityByName(name); err == nil {
+		if n, err := capabilityByName(name); err == nil {
 			mask |= 1 << n
 		}
 	}
@@ -129,7 +129,7 @@ var profileCapabilities = map[string][]string{
 }
 
 // ProfileCapabilities returns the names of the capabilities that a container has to begin
-// with, by its profile: see CapabilityByName.
+// with, by its profile, without CAP_.
 func ProfileCapabilities(profile string) []string { return profileCapabilities[profile] }
 
 // CapabilityNames returns the names of the capabilities in a mask, like CAP_KILL, in the order

@@ -92,21 +92,20 @@ type Rlimit struct {
 
 // Resources limits what all processes of a box use together; 0 is no limit.
 type Resources struct {
-	// CPUs is the processor time they may use in a time, as a number of
-	// processors.
+	// CPUs is how many processors they may keep busy.
 	CPUs float64
 	// Memory is in bytes. What is over it is reclaimed or killed; none of it is
 	// swapped out where the kernel counts swap.
 	Memory int64
-	// Pids is the number of threads there may be, each process being one at least.
+	// Pids is the number of threads there may be. A process has at least one.
 	Pids int64
-	// PidsByDefault says that nobody asked for Pids: a host that has no such limit runs
-	// the box without.
+	// PidsByDefault says that Pids is a default. A host without such a limit then runs the
+	// box without it.
 	PidsByDefault bool
 }
 
-// DefaultPids bounds the threads of a container that does not say how many it may have.
-const DefaultPids = 4096
+// defaultPids bounds the threads of a container that does not say how many it may have.
+const defaultPids = 4096
 
 // Security restricts what a box's command may do.
 type Security struct {
@@ -121,9 +120,9 @@ type Security struct {
 	ReadonlyRootfs bool
 }
 
-// HealthCheck says how it is found out whether a box still does its work. Without
-// Command, TCP and HTTP, of which there is one at most, a probe is a ping: the shim
-// answers it while the command is alive.
+// HealthCheck says how it is found out whether a box still does its work. At most one of
+// Command, TCP and HTTP is set. Without them a probe is a ping: the shim answers it while
+// the command is alive.
 type HealthCheck struct {
 	// Disabled turns the checks off, whatever else is set.
 	Disabled bool
@@ -141,7 +140,7 @@ type HealthCheck struct {
 	// StartPeriod is how long after the start failures do not count, unless a
 	// probe has succeeded.
 	StartPeriod time.Duration
-	// OnUnhealthy is what is done about it: "none" or "restart".
+	// OnUnhealthy is what is done about an unhealthy box: "none" or "restart".
 	OnUnhealthy string
 }
 
@@ -209,8 +208,8 @@ const (
 	PullAlways  = "always"  // always, and fails if that does
 )
 
-// RunsLike reports whether a process started with c is what o asks for: they may
-// differ only in what holds at once.
+// RunsLike reports whether a process started with c is what o asks for: they differ at most
+// in Labels and Resources, which take effect at once.
 func (c *Config) RunsLike(o *Config) bool {
 	x, y := *c, *o
 	x.Labels, y.Labels = nil, nil

@@ -39,29 +39,16 @@ func CheckExecPrefix(box string, text []byte) error {
 }
 
 func parseExec(box string, text []byte, prefix bool) (*Exec, error) {
-	if len(text) > MaxSize {
-		return nil, ErrTooBig
-	}
-	if e := checkBytes(text, prefix); e != nil {
-		e.Box = box
-		return nil, e
+	if err := checkText(box, text, prefix); err != nil {
+		return nil, err
 	}
 	if words, ok := execWords(text); ok {
 		return &Exec{Command: words}, nil
 	}
-	if prefix {
-		text = wholeLines(text)
+	d, doc, err := parseTree(box, text, prefix)
+	if d == nil {
+		return nil, err
 	}
-	doc, err := parseYAML(text)
-	if err != nil {
-		if prefix && repairable(text) {
-			return nil, nil
-		}
-		e := syntaxError(text, err)
-		e.Box = box
-		return nil, e
-	}
-	d := newDecoder(box, text, doc)
 	x := d.exec(doc, prefix)
 	if e := d.firstError(); e != nil {
 		return nil, e
@@ -84,7 +71,7 @@ func execWords(text []byte) ([]string, bool) {
 	return words, true
 }
 
-// exec decodes the tree of a cmd.
+// exec decodes the tree of a cmd. What a prefix lacks may still come, and is no fault.
 func (d *decoder) exec(doc document, prefix bool) *Exec {
 	x := &Exec{}
 	if doc.extra != 0 {

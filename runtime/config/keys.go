@@ -11,7 +11,7 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// config decodes the text. In a prefix nothing that may still come is missed.
+// config decodes the tree of a config.yaml. What a prefix lacks may still come, and is no fault.
 func (d *decoder) config(doc document, prefix bool) {
 	if doc.extra != 0 {
 		d.failAt(doc.extra, "", `only one document is allowed: remove the line "---"`)
@@ -122,7 +122,7 @@ func (d *decoder) settleEngine(line int, given map[string]bool) {
 		c.Network = "none"
 	}
 	if d.seen["resources.pids"] == 0 {
-		c.Resources.Pids, c.Resources.PidsByDefault = DefaultPids, true
+		c.Resources.Pids, c.Resources.PidsByDefault = defaultPids, true
 	}
 	if d.seen["security.no_new_privileges"] == 0 {
 		c.Security.NoNewPrivileges = c.Security.Profile == ProfileStrict

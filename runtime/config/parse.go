@@ -56,59 +56,64 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("line %d: %s", e.Line, e.Msg)
 }
 
-// Parse decodes a complete config.yaml strictly: whatever is not known,
-// given twice, of the wrong type or out of range is refused. The error is
-// ErrTooBig, or an *Error for the first line that is wrong.
+// Parse decodes a complete config.yaml strictly: whatever is not known, given twice, of the
+// wrong type or out of range is refused. The error is ErrTooBig, or an *Error for the first
+// line that is wrong. box is the name of the box, which is its host name by default.
 func Parse(box string, text []byte) (*Config, error) {
-	if len(text) > MaxSize {
-		return nil, ErrTooBig
+	return parse(box, text, false)
+}
+
+// CheckPrefix judges a config.yaml of which text is only the beginning, as it has arrived so
+// far. It returns an error, of the same kinds as Parse, only if nothing that may still follow
+// can make the whole valid, so that a write may fail before the close. A line counts once its
+// newline is there. The cost is that of parsing the text: it need not be called for a write
+// without a newline in it.
+func CheckPrefix(box string, text []byte) error {
+	_, err := parse(box, text, true)
+	return err
+}
+
+func parse(box string, text []byte, prefix bool) (*Config, error) {
+	if err := checkText(box, text, prefix); err != nil {
+		return nil, err
 	}
-	if e := checkBytes(text, false); e != nil {
-		e.Box = box
-		return nil, e
+	d, doc, err := parseTree(box, text, prefix)
+	if d == nil {
+		return nil, err
 	}
-	doc, err := parseYAML(text)
-	if err != nil {
-		e := syntaxError(text, err)
-		e.Box = box
-		return nil, e
-	}
-	d := newDecoder(box, text, doc)
-	d.config(doc, false)
+	d.config(doc, prefix)
 	if e := d.firstError(); e != nil {
 		return nil, e
 	}
 	return d.cfg, nil
 }
 
-// CheckPrefix judges a config.yaml of which text is only the beginning,
-// as it has arrived so far. It returns an error, of the same kinds as
-// Parse, only if nothing that may still follow can make the whole valid,
-// so that a write may fail before the close. A line counts once its newline is
-// there. The cost is that of parsing the text: it need not be called for a
-// write without a newline in it.
-func CheckPrefix(box string, text []byte) error {
+// checkText refuses a text that is too long, or holds what no text holds.
+func checkText(box string, text []byte, prefix bool) error {
 	if len(text) > MaxSize {
 		return ErrTooBig
 	}
-	if e := checkBytes(text, true); e != nil {
+	if e := checkBytes(text, prefix); e != nil {
 		e.Box = box
-		return e
-	}
-	text = wholeLines(text)
-	doc, err := parseYAML(text)
-	if err != nil {
-		if repairable(text) {
-			return nil
-		}
-		e := syntaxError(text, err)
-		e.Box = box
-		return e
-	}
-	d := newDecoder(box, text, doc)
-	d.config(doc, true)
-	if e := d.firstError(); e != nil {
 		return e
 	}
 	return nil
+}
+
+// parseTree builds the tree of a text, or of the whole lines of a prefix, and what decodes it.
+// There is no decoder and no error if more text can make a tree of the prefix.
+func parseTree(box string, text []byte, prefix bool) (*decoder, document, error) {
+	if prefix {
+		text = wholeLines(text)
+	}
+	doc, err := parseYAML(text)
+	if err == nil {
+		return newDecoder(box, text, doc), doc, nil
+	}
+	if prefix && repairable(text) {
+		return nil, document{}, nil
+	}
+	e := syntaxError(text, err)
+	e.Box = box
+	return nil, document{}, e
 }

@@ -423,7 +423,7 @@ func checkInvariants(t *testing.T, c *Config) {
 		must(ok && l.Soft <= l.Hard, "rlimits")
 	}
 	for _, name := range append(c.Security.Capabilities.Add, c.Security.Capabilities.Drop...) {
-		_, err := CapabilityByName(name)
+		_, err := capabilityByName(name)
 		must(name == "ALL" || err == nil, "capabilities")
 	}
 	must(c.Stop.Signal >= 0 && c.Stop.Signal <= 64 && c.Stop.Timeout >= 0, "stop")

@@ -73,8 +73,8 @@ func realtimeSignal(name string) (syscall.Signal, bool) {
 	return syscall.Signal(base + sign*n), true
 }
 
-// SignalFor returns what a stop sends to the command of an image, "" for none. An image that names no
-// signal is stopped as one that says nothing, as Docker does.
+// SignalFor returns what a stop sends to a command. image is the stop signal that its image
+// names, or empty. A name that is none counts as SIGTERM, as it does for Docker.
 func (s Stop) SignalFor(image string) syscall.Signal {
 	if s.Signal != 0 {
 		return s.Signal

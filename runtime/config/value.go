@@ -15,6 +15,9 @@ import (
 	"github.com/boxlitefs/boxlite/runtime/image"
 )
 
+// The functions set… return what checks the text of a value and stores it. The error is the rest
+// of a sentence that begins with the key.
+
 const maxPath = 4095 // PATH_MAX without its NUL
 
 // setPath takes an absolute and clean path.
@@ -76,7 +79,7 @@ func setEngine(to *string) func(string) error {
 func setImage(to *string) func(string) error {
 	return func(text string) error {
 		if _, err := image.ParseRef(text); err != nil {
-			return errors.New(strings.TrimPrefix(err.Error(), "image ")) // the key is said already
+			return errors.New(strings.TrimPrefix(err.Error(), "image ")) // the sentence begins with the key
 		}
 		*to = text
 		return nil
@@ -185,8 +188,7 @@ func setDuration(to *time.Duration) func(string) error {
 // A number, one space or none, and a unit or none.
 var sizeForm = regexp.MustCompile(`^[0-9]+(\.[0-9]+)? ?[a-zA-Z]*$`)
 
-// setSize takes a size in bytes of at least least. That is also named
-// in the message, as leastText.
+// setSize takes a size in bytes. The message has the lower bound least as leastText.
 func setSize(to *int64, least int64, leastText string) func(string) error {
 	return func(text string) error {
 		// "10" is too small where the next line may bring the "MiB".

@@ -46,17 +46,17 @@ func TestParseSignal(t *testing.T) {
 
 func TestCapabilities(t *testing.T) {
 	for _, name := range []string{"NET_RAW", "CAP_NET_RAW", "net_raw", "cap_net_raw"} {
-		if n, err := CapabilityByName(name); err != nil || n != 13 {
+		if n, err := capabilityByName(name); err != nil || n != 13 {
 			t.Errorf("%q: got %d, %v, want 13", name, n, err)
 		}
 	}
 	for n, name := range capabilityNames {
-		if got, err := CapabilityByName(name); err != nil || got != n {
+		if got, err := capabilityByName(name); err != nil || got != n {
 			t.Errorf("capability %d %q: got %d, %v", n, name, got, err)
 		}
 	}
 	for _, name := range []string{"", "CAP_", "ALL", "CAP_CAP_NET_RAW"} {
-		if n, err := CapabilityByName(name); err == nil {
+		if n, err := capabilityByName(name); err == nil {
 			t.Errorf("%q: got %d, want an error", name, n)
 		}
 	}
