@@ -92,7 +92,7 @@ func (s *supervisor) handleExec(req wire.Request, fd int, now int64) (execReply,
 		return refuseExec(unix.ESTALE), true
 	}
 	if req.Op == wire.OpExec {
-		errno := s.beginExec(req.Exec, fd, now)
+		errno := s.execs.begin(s, req.Exec, fd, now)
 		return refuseExec(errno), errno != 0
 	}
 	e := s.execs.find(req.Exec)
@@ -109,15 +109,15 @@ func (s *supervisor) handleExec(req wire.Request, fd int, now int64) (execReply,
 			errno = toErrno(unix.Kill(e.pid, req.Signal))
 		}
 	case wire.OpExecKill:
-		s.killExec(e)
+		e.kill()
 	case wire.OpExecEOF:
-		s.closeStdin(e)
+		e.closeStdin(s)
 	case wire.OpExecForget:
 		if e.phase.Active() {
 			errno = unix.EBUSY
 			break
 		}
-		s.forgetExec(e)
+		e.forget(s)
 		return execReply{}, true
 	}
 	return e.reply(errno), true
@@ -153,24 +153,24 @@ func (s *supervisor) mayExec() unix.Errno {
 	return 0
 }
 
-// beginExec starts an exec. The shim does not wait for it to be executed: see child.
-func (s *supervisor) beginExec(name string, conn int, now int64) unix.Errno {
+// begin starts an exec. The shim does not wait for it to be executed: see child.
+func (x *execs) begin(s *supervisor, name string, conn int, now int64) unix.Errno {
 	if errno := s.mayExec(); errno != 0 {
 		return errno
 	}
 	if !plainName(name) {
 		return unix.EINVAL
 	}
-	e := s.execs.find(name)
+	e := x.find(name)
 	switch {
 	case e == nil:
-		if e = s.execs.place(); e == nil {
+		if e = x.place(); e == nil {
 			return unix.ENOSPC
 		}
 	case e.phase.Active():
 		return unix.EBUSY
 	default:
-		s.forgetExec(e) // the daemon has removed that one
+		e.forget(s) // the daemon has removed that one
 	}
 	dir, err := s.openExec(name)
 	if err != nil {
@@ -187,17 +187,17 @@ func (s *supervisor) beginExec(name string, conn int, now int64) unix.Errno {
 		*e = execProcess{}
 		return toErrno(err)
 	}
-	s.execs.running++
-	if failed := s.startExec(e, dir); failed != nil {
+	x.running++
+	if failed := e.start(s, dir); failed != nil {
 		if s.spec.Container != nil {
 			forget(name, "json", "sock") // they would take room for ever
 		}
-		s.execNotBegun(e, failedCode, failed.Error())
+		e.notBegun(s, failedCode, failed.Error())
 		return 0
 	}
 	if t := e.order.TimeoutNs; t > 0 {
 		e.deadline = now + min(t, math.MaxInt64-now)
-		s.execs.timed++
+		x.timed++
 	}
 	return 0
 }
@@ -231,19 +231,19 @@ func sendExecReply(fd int, r *execReply) {
 	}
 }
 
-// execEvent takes an event of the descriptor fd, if it is one of an exec's.
-func (s *supervisor) execEvent(fd int) bool {
-	for _, e := range s.execs.list {
+// event takes an event of the descriptor fd, if it is one of an exec's.
+func (x *execs) event(s *supervisor, fd int) bool {
+	for _, e := range x.list {
 		switch {
 		case e.name == "":
 		case fd == e.report:
-			s.reported(e)
+			e.reported(s)
 			return true
 		case e.in.has(fd):
-			s.pumpStdin(e)
+			e.pumpStdin(s)
 			return true
 		case e.tty.has(e, fd):
-			s.pumpTTY(e)
+			e.pumpTTY(s)
 			return true
 		}
 	}

@@ -15,8 +15,8 @@ import (
 // timedOutCode is the exit code of an exec that took too long, as timeout(1) has it.
 const timedOutCode = 124
 
-// killExec kills an exec with all of its group.
-func (s *supervisor) killExec(e *execProcess) {
+// kill kills an exec with all of its group.
+func (e *execProcess) kill() {
 	if e.starter != 0 {
 		e.doomed = true // it may have done its work by now
 		kill(e.starter)
@@ -31,45 +31,45 @@ func (s *supervisor) killExec(e *execProcess) {
 }
 
 // closeStdin gives the command of an exec EOF once it has read what is there.
-func (s *supervisor) closeStdin(e *execProcess) {
+func (e *execProcess) closeStdin(s *supervisor) {
 	if e.stdin != 0 {
 		sys.Close(e.stdin)
 		e.stdin = 0
 	}
 	if e.in.pipe != 0 {
-		s.pumpStdin(e) // and what is the end of the FIFO is that of the pipe
+		e.pumpStdin(s) // and what is the end of the FIFO is that of the pipe
 	}
 }
 
-// execReaped is told of each process that was reaped.
-func (s *supervisor) execReaped(pid int, status unix.WaitStatus) {
-	if len(s.execs.list) == 0 {
+// reaped is told of each process that was reaped.
+func (x *execs) reaped(s *supervisor, pid int, status unix.WaitStatus) {
+	if len(x.list) == 0 {
 		return
 	}
-	for _, e := range s.execs.list {
+	for _, e := range x.list {
 		if e.name == "" {
 			continue
 		}
 		switch pid {
 		case e.starter:
-			s.starterEnded(e, status)
+			e.starterEnded(s, status)
 		case e.pid:
-			s.execEnded(e, status)
+			e.ended(s, status)
 		}
 		if e.group != 0 && e.pid == 0 && errors.Is(unix.Kill(-e.group, 0), unix.ESRCH) {
 			// From now on another may get the number.
 			e.group = 0
-			s.disarm(e)
+			e.disarm(s)
 		}
 	}
 }
 
-// execEnded says how the command of an exec ended. What is left of its group lives
+// ended says how the command of an exec ended. What is left of its group lives
 // on, as long as the timeout lets it.
-func (s *supervisor) execEnded(e *execProcess, status unix.WaitStatus) {
+func (e *execProcess) ended(s *supervisor, status unix.WaitStatus) {
 	if e.phase == wire.ExecStarting {
-		s.reported(e) // before it died
-		s.execBegan(e, e.pid)
+		e.reported(s) // before it died
+		e.began(s, e.pid)
 	}
 	e.pid = 0
 	if e.phase != wire.ExecRunning {
@@ -85,46 +85,46 @@ func (s *supervisor) execEnded(e *execProcess, status unix.WaitStatus) {
 	default:
 		e.state.Code = status.ExitStatus()
 	}
-	s.execEnds(e, wire.ExecEnded)
+	e.end(s, wire.ExecEnded)
 }
 
-// execEnds brings an exec to its end, and has it on record, if that can be, before anybody
+// end brings an exec to its end, and has it on record, if that can be, before anybody
 // is told.
-func (s *supervisor) execEnds(e *execProcess, phase wire.ExecPhase) {
-	s.closeReport(e)
-	s.closeTTY(e)
-	s.closeStdin(e)
+func (e *execProcess) end(s *supervisor, phase wire.ExecPhase) {
+	e.closeReport(s)
+	e.closeTTY(s)
+	e.closeStdin(s)
 	if phase == wire.ExecFailed {
-		s.closePump(e)
+		e.closePump(s)
 	}
 	e.phase = phase
 	e.state.EndedNs = wallclock()
 	s.execs.running--
-	s.recordExec(e)
+	e.record(s)
 	s.srv.execsChanged(s)
 }
 
 // disarm takes the timeout from an exec.
-func (s *supervisor) disarm(e *execProcess) {
+func (e *execProcess) disarm(s *supervisor) {
 	if e.deadline != 0 {
 		e.deadline = 0
 		s.execs.timed--
 	}
 }
 
-// execsLate kills the execs whose time is over.
-func (s *supervisor) execsLate(now int64) {
-	for _, e := range s.execs.list {
+// expire kills the execs whose time is over.
+func (x *execs) expire(s *supervisor, now int64) {
+	for _, e := range x.list {
 		if e.deadline == 0 || now < e.deadline {
 			continue
 		}
 		e.late = e.pid != 0 || e.starter != 0
-		s.disarm(e)
-		s.killExec(e)
+		e.disarm(s)
+		e.kill()
 	}
 }
 
-// nextDeadline returns when execsLate has something to do.
+// nextDeadline returns when expire has something to do.
 func (x *execs) nextDeadline() int64 {
 	next := int64(math.MaxInt64)
 	if x.timed == 0 {
@@ -138,14 +138,14 @@ func (x *execs) nextDeadline() int64 {
 	return next
 }
 
-// forgetExec frees an exec that has ended, with what was not read of it.
-func (s *supervisor) forgetExec(e *execProcess) {
-	s.disarm(e)
-	s.execWritten(e)
+// forget frees an exec that has ended, with what was not read of it.
+func (e *execProcess) forget(s *supervisor) {
+	e.disarm(s)
+	e.written(s)
 	if e.starter != 0 {
 		s.callEnded() // it is of no use any more how it ends
 	}
-	s.closePump(e)
+	e.closePump(s)
 	for _, fd := range [...]int{e.stdin, e.stdout, e.stderr} {
 		if fd != 0 {
 			sys.Close(fd)
@@ -154,19 +154,19 @@ func (s *supervisor) forgetExec(e *execProcess) {
 	*e = execProcess{}
 }
 
-// endExecs ends the execs with the box, and waits for those that ran: their death
+// end ends the execs with the box, and waits for those that ran: their death
 // would hold up the shim's own as well.
-func (s *supervisor) endExecs() {
-	if s.execs.running == 0 {
+func (x *execs) end(s *supervisor) {
+	if x.running == 0 {
 		return
 	}
 	s.killAll()
-	for s.execs.running > 0 {
+	for x.running > 0 {
 		var status unix.WaitStatus
 		pid, err := sys.Retry(func() (int, error) { return unix.Wait4(-1, &status, 0, nil) })
 		if err != nil {
 			return
 		}
-		s.execReaped(pid, status)
+		x.reaped(s, pid, status)
 	}
 }

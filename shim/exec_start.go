@@ -20,11 +20,11 @@ func openFIFO(dir int, name string, how int) (int, *wire.StartError) {
 	return fd, nil
 }
 
-// startExec starts the process of an exec whose order was read, with streams that are
-// closed here afterwards. From there on it is execBegan or execNotBegun that is called,
-// by whoever finds out: execReaped does the rest.
-func (s *supervisor) startExec(e *execProcess, dir int) *wire.StartError {
-	files, failed := s.openStreams(e, dir)
+// start starts the process of an exec whose order was read, with streams that are
+// closed here afterwards. From there on it is began or notBegun that is called,
+// by whoever finds out: execs.reaped does the rest.
+func (e *execProcess) start(s *supervisor, dir int) *wire.StartError {
+	files, failed := e.openStreams(s, dir)
 	defer func() {
 		for i, fd := range files {
 			if fd != 0 && (i == 0 || fd != files[i-1]) {
@@ -35,17 +35,17 @@ func (s *supervisor) startExec(e *execProcess, dir int) *wire.StartError {
 	if failed != nil {
 		return failed
 	}
-	return s.forkExec(e, files)
+	return e.fork(s, files)
 }
 
-// forkExec starts an exec as a child of the shim, in the namespaces that the box's own
+// fork starts an exec as a child of the shim, in the namespaces that the box's own
 // command has, or the OCI runtime that puts it into those of the container.
-func (s *supervisor) forkExec(e *execProcess, files [3]int) *wire.StartError {
-	child := s.execChild
+func (e *execProcess) fork(s *supervisor, files [3]int) *wire.StartError {
+	child := (*execProcess).newChild
 	if s.spec.Container != nil {
-		child = s.execRuntime
+		child = (*execProcess).newCall
 	}
-	c, failed := child(e)
+	c, failed := child(e, s)
 	if failed != nil {
 		return failed
 	}
@@ -79,7 +79,7 @@ func (s *supervisor) forkExec(e *execProcess, files [3]int) *wire.StartError {
 
 // openStreams opens what the shim keeps of the streams of an exec, and returns what
 // the command is to have.
-func (s *supervisor) openStreams(e *execProcess, dir int) (files [3]int, failed *wire.StartError) {
+func (e *execProcess) openStreams(s *supervisor, dir int) (files [3]int, failed *wire.StartError) {
 	// Through this one the others find their FIFO open at the other end, and do not
 	// wait for it.
 	both, failed := openFIFO(dir, wire.ExecStdin, unix.O_RDWR|execFD)
@@ -97,7 +97,7 @@ func (s *supervisor) openStreams(e *execProcess, dir int) (files [3]int, failed 
 		return files, failed
 	}
 	if e.order.TTY {
-		return s.openTTY(e, dir)
+		return e.openTTY(s, dir)
 	}
 	const own = execFD &^ unix.O_NONBLOCK
 	if files[0], failed = e.in.open(dir); failed != nil {
@@ -114,13 +114,13 @@ func (s *supervisor) openStreams(e *execProcess, dir int) (files [3]int, failed 
 			return files, wire.NewStartError(wire.StepExecFiles, "cannot give its streams to the command", err)
 		}
 	}
-	s.pumpStdin(e)
+	e.pumpStdin(s)
 	return files, nil
 }
 
-// execChild prepares the child of an exec: as the box's command, but for what its
+// newChild prepares the child of an exec: as the box's command, but for what its
 // order says.
-func (s *supervisor) execChild(e *execProcess) (*child, *wire.StartError) {
+func (e *execProcess) newChild(s *supervisor) (*child, *wire.StartError) {
 	if s.execs.child == nil {
 		c, failed := s.newChild(s.spec.Argv, s.spec.Argv[:1])
 		if failed != nil {
@@ -146,7 +146,7 @@ func (s *supervisor) execChild(e *execProcess) (*child, *wire.StartError) {
 
 // reported takes what the child of an exec said before it was executed, or that it
 // was.
-func (s *supervisor) reported(e *execProcess) {
+func (e *execProcess) reported(s *supervisor) {
 	var t trouble
 	b := (*[unsafe.Sizeof(t)]byte)(unsafe.Pointer(&t))
 	n, err := sys.Retry(func() (int, error) { return unix.Read(e.report, b[:]) })
@@ -155,14 +155,14 @@ func (s *supervisor) reported(e *execProcess) {
 	}
 	if n != len(b) {
 		if e.starter != 0 {
-			s.closeReport(e) // the runtime runs; what it does is known when it ends
+			e.closeReport(s) // the runtime runs; what it does is known when it ends
 			return
 		}
-		s.execBegan(e, e.pid)
+		e.began(s, e.pid)
 		return
 	}
 	if e.starter != 0 {
-		s.execNotBegun(e, failedCode, "cannot run "+s.spec.Container.Runtime[0]+": "+unix.Errno(t.errno).Error())
+		e.notBegun(s, failedCode, "cannot run "+s.spec.Container.Runtime[0]+": "+unix.Errno(t.errno).Error())
 		return
 	}
 	o := &e.order
@@ -174,32 +174,32 @@ func (s *supervisor) reported(e *execProcess) {
 		files[i] = cString(p)
 	}
 	code, failed := s.execs.child.notExecuted(t, spec, spec.Argv[0], files)
-	s.execNotBegun(e, code, failed.Error())
+	e.notBegun(s, code, failed.Error())
 }
 
-// execBegan says that the command of an exec was executed as pid, a child of the shim
+// began says that the command of an exec was executed as pid, a child of the shim
 // that leads a process group.
-func (s *supervisor) execBegan(e *execProcess, pid int) {
+func (e *execProcess) began(s *supervisor, pid int) {
 	if e.phase != wire.ExecStarting {
 		return
 	}
 	e.phase, e.pid, e.group = wire.ExecRunning, pid, pid
-	s.closeReport(e)
-	s.answerBegin(e)
+	e.closeReport(s)
+	e.answerBegin(s)
 }
 
-// execNotBegun says why the command of an exec could not be executed.
-func (s *supervisor) execNotBegun(e *execProcess, code int, sentence string) {
+// notBegun says why the command of an exec could not be executed.
+func (e *execProcess) notBegun(s *supervisor, code int, sentence string) {
 	if e.phase != wire.ExecStarting {
 		return
 	}
 	e.state.Code, e.state.Failed = code, wire.Cut(sentence, wire.MaxFailed)
-	s.execEnds(e, wire.ExecFailed)
-	s.answerBegin(e)
+	e.end(s, wire.ExecFailed)
+	e.answerBegin(s)
 }
 
 // closeReport lets go of what only the start has needed.
-func (s *supervisor) closeReport(e *execProcess) {
+func (e *execProcess) closeReport(s *supervisor) {
 	if e.report != 0 {
 		s.unwatch(e.report)
 		sys.Close(e.report)
@@ -209,7 +209,7 @@ func (s *supervisor) closeReport(e *execProcess) {
 }
 
 // answerBegin answers who waits for the exec to begin.
-func (s *supervisor) answerBegin(e *execProcess) {
+func (e *execProcess) answerBegin(s *supervisor) {
 	fd := e.conn
 	if fd == 0 {
 		s.srv.execsChanged(s) // the daemon that waited is gone

@@ -45,7 +45,7 @@ func TestASearchThatDoesNotFinishIsBounded(t *testing.T) {
 	if v != heldUnknown || !h.running {
 		t.Fatalf("%v: it is over", v)
 	}
-	s.endProbe() // its time is over
+	s.probe.end(&s) // its time is over
 	if h.running || h.until <= now {
 		t.Fatalf("it goes on, or took no time: %d, %d", h.until, now)
 	}

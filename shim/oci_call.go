@@ -158,8 +158,8 @@ func runtimeCode(failed *wire.StartError) int {
 	return failedCode
 }
 
-// execRuntime prepares the runtime to start an exec.
-func (s *supervisor) execRuntime(e *execProcess) (*child, *wire.StartError) {
+// newCall prepares the runtime to start an exec.
+func (e *execProcess) newCall(s *supervisor) (*child, *wire.StartError) {
 	if e.order.TTY {
 		if failed := e.listenConsole(); failed != nil {
 			return nil, failed
@@ -169,14 +169,14 @@ func (s *supervisor) execRuntime(e *execProcess) (*child, *wire.StartError) {
 }
 
 // starterEnded is told how the runtime ended that was to start an exec.
-func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
+func (e *execProcess) starterEnded(s *supervisor, runtime unix.WaitStatus) {
 	defer s.callEnded()
 	e.starter = 0
 	s.strays.cut = s.strays.cut || runtime.Signaled()
 	pid, ended, status, failed := s.endCall(e.name, runtime)
 	forget(e.name, "json", "sock")
 	if failed == nil && e.tty.listen != 0 {
-		failed = s.takeConsole(e)
+		failed = e.takeConsole(s)
 	}
 	if failed != nil {
 		if pid != 0 && !ended {
@@ -184,11 +184,11 @@ func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
 		}
 		if e.doomed && e.phase == wire.ExecStarting {
 			e.phase = wire.ExecRunning
-			s.execEnded(e, runtime)
-			s.answerBegin(e)
+			e.ended(s, runtime)
+			e.answerBegin(s)
 			return
 		}
-		s.execNotBegun(e, runtimeCode(failed), failed.Error())
+		e.notBegun(s, runtimeCode(failed), failed.Error())
 		return
 	}
 	group, err := unix.Getpgid(pid)
@@ -199,16 +199,16 @@ func (s *supervisor) starterEnded(e *execProcess, runtime unix.WaitStatus) {
 		// An answer that names a process which is reaped is sent to nobody: that it has
 		// ended is the answer.
 		e.phase, e.group = wire.ExecRunning, group
-		s.execEnded(e, status)
-		s.answerBegin(e)
+		e.ended(s, status)
+		e.answerBegin(s)
 		return
 	}
-	s.execBegan(e, pid)
+	e.began(s, pid)
 	e.group = group
 	if ended {
-		s.execEnded(e, status)
+		e.ended(s, status)
 	} else if e.doomed {
-		s.killExec(e)
+		e.kill()
 	}
 }
 
@@ -234,7 +234,7 @@ func (e *execProcess) listenConsole() *wire.StartError {
 }
 
 // takeConsole takes the terminal that the runtime has sent by now.
-func (s *supervisor) takeConsole(e *execProcess) *wire.StartError {
+func (e *execProcess) takeConsole(s *supervisor) *wire.StartError {
 	const what = "cannot take the terminal from the runtime"
 	conn, err := sys.Retry(func() (int, error) {
 		fd, _, err := unix.Accept4(e.tty.listen, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
@@ -267,7 +267,7 @@ func (s *supervisor) takeConsole(e *execProcess) *wire.StartError {
 	if err != nil {
 		return wire.NewStartError(wire.StepExecFiles, what, err)
 	}
-	s.pumpTTY(e)
+	e.pumpTTY(s)
 	return nil
 }
 
@@ -275,8 +275,7 @@ func (s *supervisor) takeConsole(e *execProcess) *wire.StartError {
 const probeCall = ".probe"
 
 // startContained has the runtime start the command of a probe.
-func (s *supervisor) startContained() {
-	p := &s.probe
+func (p *probe) startContained(s *supervisor) {
 	if p.child == nil {
 		c, failed := s.newCall(probeCall, s.spec.Container.Probe, false)
 		if failed != nil {
@@ -285,7 +284,7 @@ func (s *supervisor) startContained() {
 		}
 		p.child = c
 	}
-	if errno := s.fork(p.child); errno != 0 {
+	if errno := p.fork(s, p.child); errno != 0 {
 		p.finish(wire.ProbeResult{Code: failedCode, Reason: reasonFork + ": " + errno.Error()})
 		return
 	}
@@ -293,16 +292,15 @@ func (s *supervisor) startContained() {
 	p.starter, p.pid = p.pid, 0
 }
 
-// probeStarted is told how the runtime ended that was to start a probe.
-func (s *supervisor) probeStarted(runtime unix.WaitStatus) {
+// started is told how the runtime ended that was to start a probe.
+func (p *probe) started(s *supervisor, runtime unix.WaitStatus) {
 	defer s.callEnded()
-	p := &s.probe
 	p.starter = 0
 	s.strays.cut = s.strays.cut || runtime.Signaled()
 	pid, ended, status, failed := s.endCall(probeCall, runtime)
 	if failed != nil {
 		p.finish(wire.ProbeResult{Code: runtimeCode(failed), Reason: failed.Detail})
-		s.concludeProbe()
+		p.conclude(s)
 		return
 	}
 	p.pid, p.group = pid, pid
@@ -310,13 +308,12 @@ func (s *supervisor) probeStarted(runtime unix.WaitStatus) {
 		p.group = group
 	}
 	if ended {
-		s.probeEnded(status)
+		p.ended(s, status)
 	}
 }
 
 // dropStarter kills the runtime that is to start a probe, and what it may have started.
-func (s *supervisor) dropStarter() {
-	p := &s.probe
+func (p *probe) dropStarter(s *supervisor) {
 	kill(p.starter)
 	i := p.place(0)
 	p.late[i], p.calls[i] = p.starter, true

@@ -30,10 +30,9 @@ type peerSearch struct {
 func (p *probe) searching() bool { return p.peer != nil && p.peer.holders.running }
 
 // meetPeer goes on with a probe that is connected, if it is to the box.
-func (s *supervisor) meetPeer() {
-	p := &s.probe
+func (p *probe) meetPeer(s *supervisor) {
 	if !s.sharedNet {
-		s.talk()
+		p.talk(s)
 		return
 	}
 	if p.peer == nil {
@@ -41,7 +40,7 @@ func (s *supervisor) meetPeer() {
 	}
 	own, peer, errno := connectionOf(p.fd)
 	if errno != 0 {
-		s.unconnected(errno) // it was reset already
+		p.unconnected(s, errno) // it was reset already
 		return
 	}
 	x := p.peer
@@ -51,17 +50,16 @@ func (s *supervisor) meetPeer() {
 			say("it cannot be told whose the ports of the host are: " + err.Error())
 			x.mute = true
 		}
-		s.talk()
+		p.talk(s)
 	case x.owners.n == 0:
 		p.finish(wire.ProbeResult{Code: 1, Reason: reasonNobody})
 	default:
-		s.judgePeer(x.holders.begin(&x.owners, monotonic()))
+		p.judgePeer(s, x.holders.begin(&x.owners, monotonic()))
 	}
 }
 
 // judgePeer acts on what was found of the peer so far.
-func (s *supervisor) judgePeer(v heldBy) {
-	p := &s.probe
+func (p *probe) judgePeer(s *supervisor, v heldBy) {
 	switch {
 	case v == heldByOthers:
 		p.finish(wire.ProbeResult{Code: 1, Reason: wire.ForeignReason(p.peer.holders.absent)})
@@ -74,12 +72,12 @@ func (s *supervisor) judgePeer(v heldBy) {
 			p.finish(wire.ProbeResult{Code: 1, Reason: err.Error()})
 		}
 	default: // the box's, or it is not known, where the shim may not look at all of it
-		s.talk()
+		p.talk(s)
 	}
 }
 
 // searchPeer goes on with a search.
-func (s *supervisor) searchPeer(now int64) {
-	s.judgePeer(s.probe.peer.holders.step(now))
-	s.concludeProbe()
+func (p *probe) searchPeer(s *supervisor, now int64) {
+	p.judgePeer(s, p.peer.holders.step(now))
+	p.conclude(s)
 }

@@ -44,8 +44,8 @@ type pending struct {
 // any more: nobody will ask for it.
 func isGone(err error) bool { return errors.Is(err, unix.ENOENT) }
 
-// recordExec puts the end of an exec on record, or keeps it.
-func (s *supervisor) recordExec(e *execProcess) {
+// record puts the end of an exec on record, or keeps it.
+func (e *execProcess) record(s *supervisor) {
 	r := wire.ExitRecord{
 		Run: s.spec.Run, Code: e.state.Code, Signal: e.state.Signal, Failed: e.state.Failed,
 		StartedNs: e.state.StartedNs, EndedNs: e.state.EndedNs,
@@ -61,7 +61,7 @@ func (s *supervisor) recordExec(e *execProcess) {
 	}
 	switch {
 	case err == nil || isGone(err):
-		s.execWritten(e)
+		e.written(s)
 	case !e.unwritten:
 		say("cannot write the exit record of an exec: " + err.Error())
 		e.unwritten = true
@@ -70,8 +70,8 @@ func (s *supervisor) recordExec(e *execProcess) {
 	}
 }
 
-// execWritten says that there is nothing to write of an exec.
-func (s *supervisor) execWritten(e *execProcess) {
+// written says that there is nothing to write of an exec.
+func (e *execProcess) written(s *supervisor) {
 	if e.unwritten {
 		e.unwritten = false
 		s.pending.execs--
@@ -90,7 +90,7 @@ func (s *supervisor) writePending(now int64) {
 	p.retryAt = 0
 	for _, e := range s.execs.list {
 		if e.unwritten {
-			s.recordExec(e)
+			e.record(s)
 		}
 	}
 	if p.end != nil && !p.written {

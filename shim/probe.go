@@ -87,10 +87,9 @@ func (p *probe) place(pid int) int {
 	return -1
 }
 
-// beginProbe starts Spec.Probe, which mayProbe has allowed. It may be over when
-// beginProbe returns.
-func (s *supervisor) beginProbe(seq uint32, now int64) {
-	p := &s.probe
+// begin starts Spec.Probe, which mayProbe has allowed. It may be over when
+// begin returns.
+func (p *probe) begin(s *supervisor, seq uint32, now int64) {
 	if p.out == nil {
 		p.out = make([]byte, 0, wire.MaxProbeOutput)
 	}
@@ -99,13 +98,13 @@ func (s *supervisor) beginProbe(seq uint32, now int64) {
 	p.out = p.out[:0]
 	p.sent, p.resp, p.decided = -1, response{}, false
 	if s.spec.Probe.Kind == wire.ProbeCommand {
-		s.startProgram()
+		p.startProgram(s)
 		return
 	}
 	if p.addrs == nil {
 		p.addrs = addresses(&s.spec.Probe)
 	}
-	s.connect(0)
+	p.connect(s, 0)
 }
 
 // decide notes how the probe has ended, as far as it is known now.
@@ -120,22 +119,20 @@ func (p *probe) finish(r wire.ProbeResult) {
 	p.over = true
 }
 
-// concludeProbe tells how a probe ended, if it has.
-func (s *supervisor) concludeProbe() {
-	p := &s.probe
+// conclude tells how a probe ended, if it has.
+func (p *probe) conclude(s *supervisor) {
 	if !p.running || !p.over {
 		return
 	}
-	s.endProbe()
+	p.end(s)
 	p.result.Output = p.out
 	s.srv.tell(s, &wire.LineAnswer{Op: wire.LineProbe, Seq: p.seq, Result: p.result})
 }
 
-// endProbe forgets the probe, if one runs, and kills what it started.
-func (s *supervisor) endProbe() {
-	p := &s.probe
+// end forgets the probe, if one runs, and kills what it started.
+func (p *probe) end(s *supervisor) {
 	if p.starter != 0 {
-		s.dropStarter()
+		p.dropStarter(s)
 	}
 	if p.pid != 0 {
 		// It may be too young to have a group of its own.
@@ -147,7 +144,7 @@ func (s *supervisor) endProbe() {
 	if p.searching() {
 		p.peer.holders.giveUp(monotonic())
 	}
-	s.closeProbe()
+	p.close(s)
 	if p.report != 0 {
 		sys.Close(p.report)
 		p.report = 0
@@ -155,10 +152,10 @@ func (s *supervisor) endProbe() {
 	p.running = false
 }
 
-// closeProbe closes the pipe or socket of the probe.
-func (s *supervisor) closeProbe() {
-	if fd := s.probe.fd; fd != 0 {
-		s.probe.fd = 0
+// close closes the pipe or socket of the probe.
+func (p *probe) close(s *supervisor) {
+	if fd := p.fd; fd != 0 {
+		p.fd = 0
 		s.unwatch(fd)
 		sys.Close(fd)
 	}
@@ -171,23 +168,21 @@ func kill(pid int) {
 }
 
 // progress takes what came of the probe's descriptor.
-func (s *supervisor) progress() {
-	p := &s.probe
+func (p *probe) progress(s *supervisor) {
 	switch {
 	case s.spec.Probe.Kind == wire.ProbeCommand:
-		s.takeOutput()
+		p.takeOutput(s)
 	case p.searching():
 	case p.sent < 0:
-		s.connected()
+		p.connected(s)
 	default:
-		s.converse()
+		p.converse(s)
 	}
-	s.concludeProbe()
+	p.conclude(s)
 }
 
-// probeLate ends a probe whose time is over.
-func (s *supervisor) probeLate() {
-	p := &s.probe
+// expire ends a probe whose time is over.
+func (p *probe) expire(s *supervisor) {
 	switch {
 	case p.decided:
 		p.over = true
@@ -200,5 +195,5 @@ func (s *supervisor) probeLate() {
 	default:
 		p.finish(wire.ProbeResult{TimedOut: true, Code: 1, Reason: reasonWaiting})
 	}
-	s.concludeProbe()
+	p.conclude(s)
 }

@@ -13,10 +13,9 @@ import (
 )
 
 // startProgram starts the command of a probe.
-func (s *supervisor) startProgram() {
-	p := &s.probe
+func (p *probe) startProgram(s *supervisor) {
 	if s.spec.Container != nil {
-		s.startContained()
+		p.startContained(s)
 		return
 	}
 	if p.child == nil {
@@ -30,14 +29,13 @@ func (s *supervisor) startProgram() {
 		c.apart = true
 		p.child = c
 	}
-	if errno := s.fork(p.child); errno != 0 {
+	if errno := p.fork(s, p.child); errno != 0 {
 		p.finish(wire.ProbeResult{Code: failedCode, Reason: reasonFork + ": " + errno.Error()})
 	}
 }
 
 // fork starts the child of a probe and its two pipes.
-func (s *supervisor) fork(c *child) unix.Errno {
-	p := &s.probe
+func (p *probe) fork(s *supervisor, c *child) unix.Errno {
 	var out, report [2]int
 	if err := unix.Pipe2(out[:], unix.O_CLOEXEC); err != nil {
 		return toErrno(err)
@@ -70,8 +68,7 @@ func (s *supervisor) fork(c *child) unix.Errno {
 }
 
 // takeOutput keeps the beginning of the output and throws the rest away.
-func (s *supervisor) takeOutput() {
-	p := &s.probe
+func (p *probe) takeOutput(s *supervisor) {
 	for range splicesPerTurn {
 		n, err := p.readOutput()
 		if n == 0 && len(p.out) == wire.MaxProbeOutput {
@@ -86,7 +83,7 @@ func (s *supervisor) takeOutput() {
 		}
 		if n <= 0 || err != nil {
 			// All that could write are gone, or write elsewhere: epoll would tell for ever.
-			s.closeProbe()
+			p.close(s)
 			return
 		}
 	}
@@ -105,8 +102,7 @@ func (p *probe) readOutput() (int, error) {
 }
 
 // reaped is told of each process that was reaped.
-func (s *supervisor) reaped(pid int, status unix.WaitStatus) {
-	p := &s.probe
+func (p *probe) reaped(s *supervisor, pid int, status unix.WaitStatus) {
 	if i := p.place(pid); i >= 0 {
 		p.late[i] = 0
 		if p.calls[i] {
@@ -117,15 +113,14 @@ func (s *supervisor) reaped(pid int, status unix.WaitStatus) {
 	}
 	switch pid {
 	case p.starter:
-		s.probeStarted(status)
+		p.started(s, status)
 	case p.pid:
-		s.probeEnded(status)
+		p.ended(s, status)
 	}
 }
 
-// probeEnded is told how the command of a probe ended.
-func (s *supervisor) probeEnded(status unix.WaitStatus) {
-	p := &s.probe
+// ended is told how the command of a probe ended.
+func (p *probe) ended(s *supervisor, status unix.WaitStatus) {
 	p.pid = 0
 	// What it has left behind. The number cannot be another's as long as the group
 	// has a member, and takes a while to come round.
@@ -143,7 +138,7 @@ func (s *supervisor) probeEnded(status unix.WaitStatus) {
 		}
 	}
 	p.finish(r)
-	s.concludeProbe()
+	p.conclude(s)
 }
 
 // notExecuted reports whether the child of the probe failed, and sets whyNot.

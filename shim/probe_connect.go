@@ -29,8 +29,7 @@ func addresses(p *wire.Probe) []unix.Sockaddr {
 }
 
 // connect begins to connect to the address numbered try.
-func (s *supervisor) connect(try int) {
-	p := &s.probe
+func (p *probe) connect(s *supervisor, try int) {
 	p.try = try
 	family := unix.AF_INET
 	if _, v6 := p.addrs[try].(*unix.SockaddrInet6); v6 {
@@ -38,41 +37,39 @@ func (s *supervisor) connect(try int) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		s.unconnected(err)
+		p.unconnected(s, err)
 		return
 	}
 	p.fd = fd
 	ev := unix.EpollEvent{Events: unix.EPOLLOUT, Fd: int32(fd)}
 	if err := unix.EpollCtl(s.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
-		s.unconnected(err)
+		p.unconnected(s, err)
 		return
 	}
-	s.connected()
+	p.connected(s)
 }
 
 // connected looks whether there is a connection, which another connect tells: an
 // event may be one of a closed descriptor that had the same number.
-func (s *supervisor) connected() {
-	p := &s.probe
+func (p *probe) connected(s *supervisor) {
 	err := unix.Connect(p.fd, p.addrs[p.try])
 	switch {
 	case err == nil || errors.Is(err, unix.EISCONN):
 	case errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EALREADY) || errors.Is(err, unix.EINTR):
 		return
 	default:
-		s.unconnected(err)
+		p.unconnected(s, err)
 		return
 	}
 	if toItself(p.fd) {
-		s.unconnected(unix.ECONNREFUSED)
+		p.unconnected(s, unix.ECONNREFUSED)
 		return
 	}
-	s.meetPeer()
+	p.meetPeer(s)
 }
 
 // talk goes on with a probe that is connected to the box.
-func (s *supervisor) talk() {
-	p := &s.probe
+func (p *probe) talk(s *supervisor) {
 	if s.spec.Probe.Kind == wire.ProbeTCP {
 		// An orderly close, not a reset: a service that has just accepted sees the end
 		// of a client that said nothing, and not an error to be logged. The price is a
@@ -86,19 +83,18 @@ func (s *supervisor) talk() {
 		p.finish(wire.ProbeResult{Code: 1, Reason: err.Error()})
 		return
 	}
-	s.converse()
+	p.converse(s)
 }
 
 // unconnected goes on to the next address, or ends the probe. The first address
 // says why.
-func (s *supervisor) unconnected(err error) {
-	p := &s.probe
-	s.closeProbe()
+func (p *probe) unconnected(s *supervisor, err error) {
+	p.close(s)
 	if p.try == 0 {
 		p.refused = err
 	}
 	if p.try+1 < len(p.addrs) {
-		s.connect(p.try + 1)
+		p.connect(s, p.try+1)
 		return
 	}
 	p.finish(wire.ProbeResult{Code: 1, Reason: p.refused.Error()})
@@ -119,8 +115,7 @@ func toItself(fd int) bool {
 }
 
 // converse sends what is left of the request, and takes what came of the response.
-func (s *supervisor) converse() {
-	p := &s.probe
+func (p *probe) converse(s *supervisor) {
 	if request := s.spec.Probe.Request; p.sent < len(request) {
 		rest := unsafe.StringData(request[p.sent:])
 		n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(p.fd), uintptr(unsafe.Pointer(rest)), uintptr(len(request)-p.sent), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)

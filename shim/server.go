@@ -233,7 +233,7 @@ func (v *server) call(s *supervisor, c wire.LineCall, now int64) {
 	case wire.LineProbe:
 		a.Errno = s.mayProbe()
 		if a.Begun = a.Errno == 0; a.Begun {
-			s.beginProbe(c.Seq, now)
+			s.probe.begin(s, c.Seq, now)
 		}
 	case wire.LineLog:
 		v.line.log, v.line.logSeq = true, c.Seq
@@ -242,7 +242,7 @@ func (v *server) call(s *supervisor, c wire.LineCall, now int64) {
 		a.Errno = unix.ENOSYS
 	}
 	v.tell(s, &a)
-	s.concludeProbe()
+	s.probe.conclude(s)
 }
 
 // handle does what req asks for.
@@ -360,6 +360,6 @@ func (v *server) drop(s *supervisor, i int) {
 	s.execs.hungUp(fd)
 	if fd == v.line.fd {
 		v.line = line{}
-		s.endProbe()
+		s.probe.end(s)
 	}
 }

@@ -69,7 +69,7 @@ func (p *inPump) open(dir int) (int, *wire.StartError) {
 }
 
 // pumpStdin moves what can be moved of the stdin of an exec, and waits for more.
-func (s *supervisor) pumpStdin(e *execProcess) {
+func (e *execProcess) pumpStdin(s *supervisor) {
 	p := &e.in
 	for range splicesPerTurn {
 		n, err := sys.Retry(func() (int64, error) {
@@ -81,7 +81,7 @@ func (s *supervisor) pumpStdin(e *execProcess) {
 		if n <= 0 || err != nil {
 			// All writers have closed it and it is empty, or nobody reads it any more: who
 			// goes on writing meets EPIPE.
-			s.closePump(e)
+			e.closePump(s)
 			return
 		}
 	}
@@ -104,7 +104,7 @@ func unread(pipe int) bool {
 }
 
 // closePump gives the readers of an exec's stdin EOF, and its writers EPIPE.
-func (s *supervisor) closePump(e *execProcess) {
+func (e *execProcess) closePump(s *supervisor) {
 	p := &e.in
 	for i, fd := range [...]int{p.fifo, p.pipe} {
 		if fd != 0 {

@@ -88,13 +88,13 @@ func (s *supervisor) run() {
 					s.srv.logChanged(s)
 				}
 			case s.probe.fd:
-				s.progress()
+				s.probe.progress(s)
 			case wire.FDListen:
 				s.srv.accept(s, now)
 			case wire.FDHold:
 				s.daemonDied()
 			default:
-				if !s.execEvent(fd) {
+				if !s.execs.event(s, fd) {
 					s.srv.serve(s, fd, now)
 				}
 			}
@@ -133,13 +133,13 @@ func (s *supervisor) timers(now int64) {
 		s.srv.logChanged(s)
 	}
 	if s.probe.running && now >= s.probe.deadline {
-		s.probeLate()
+		s.probe.expire(s)
 	}
 	if s.probe.searching() {
-		s.searchPeer(now)
+		s.probe.searchPeer(s, now)
 	}
 	if s.execs.timed > 0 {
-		s.execsLate(now)
+		s.execs.expire(s, now)
 	}
 	if s.pending.retryAt != 0 && now >= s.pending.retryAt {
 		s.writePending(now)
@@ -161,8 +161,8 @@ func (s *supervisor) reap() bool {
 			s.alive, s.status = false, status
 		}
 		s.strays.add(pid, status)
-		s.reaped(pid, status)
-		s.execReaped(pid, status)
+		s.probe.reaped(s, pid, status)
+		s.execs.reaped(s, pid, status)
 	}
 	return true
 }
@@ -274,7 +274,7 @@ func (s *supervisor) finish() int {
 		r.Code = s.status.ExitStatus()
 	}
 	err := tryWriteRecord(s.dirfd, r.AppendJSON(nil), true)
-	s.endExecs()
+	s.execs.end(s)
 	s.keepEnd(&r, err)
 	return r.Code
 }

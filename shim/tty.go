@@ -42,7 +42,7 @@ func (t *tty) has(e *execProcess, fd int) bool {
 }
 
 // openTTY makes a terminal, and returns it as the three files of the command.
-func (s *supervisor) openTTY(e *execProcess, dir int) (files [3]int, failed *wire.StartError) {
+func (e *execProcess) openTTY(s *supervisor, dir int) (files [3]int, failed *wire.StartError) {
 	const what = "cannot make a terminal"
 	t := &e.tty
 	if s.spec.Container != nil {
@@ -77,7 +77,7 @@ func (s *supervisor) openTTY(e *execProcess, dir int) (files [3]int, failed *wir
 	if failed := e.openTTYStreams(dir); failed != nil {
 		return files, failed
 	}
-	s.pumpTTY(e)
+	e.pumpTTY(s)
 	return files, nil
 }
 
@@ -91,7 +91,7 @@ func (e *execProcess) openTTYStreams(dir int) (failed *wire.StartError) {
 }
 
 // pumpTTY moves what can be moved, and waits for what can not.
-func (s *supervisor) pumpTTY(e *execProcess) {
+func (e *execProcess) pumpTTY(s *supervisor) {
 	t := &e.tty
 	for range splicesPerTurn {
 		if !t.moveOut(e.stdout) && !t.moveIn() {
@@ -179,7 +179,7 @@ func (t *tty) moveIn() bool {
 
 // closeTTY takes the rest of the output, and closes the terminal. Its end of the pipe
 // is made so large that the rest has room: nobody may ever read it.
-func (s *supervisor) closeTTY(e *execProcess) {
+func (e *execProcess) closeTTY(s *supervisor) {
 	t := &e.tty
 	if t.listen != 0 {
 		sys.Close(t.listen)
