@@ -14,6 +14,10 @@ const maxQueue = 1024
 
 // orderBytes is what a command costs its user until it is over. What is under way through
 // an open costs requestBytes more.
+//
+// A kill that a write begins with costs as a request does, and not as what waits: it begins
+// at once and is over within runtime.KillBound. So whose commands fill his share can end
+// them. What stands behind it in the write waits like any other.
 const orderBytes = 512
 
 // maxFailed is how many processes that share an open may have failed, and been told so,
@@ -54,7 +58,7 @@ type orders struct {
 	budget *budget
 
 	mu      sync.Mutex
-	carrier uint32   // uid that pays for what carries them out, while something is under way
+	carrier carrier  // pays for what carries them out, while something is under way
 	now     *order   // under way; nil if nothing is
 	queue   []*order // behind it
 	writers map[proc]*writer
@@ -68,6 +72,7 @@ type order struct {
 	// epoch is how many kills the target had taken when the order was written, or was
 	// given itself. Once it has taken more, the order is not begun.
 	epoch uint64
+	cost  amount
 	begun bool
 	work  *runtime.Completion // of what has begun
 	err   error               // why it could not begin
@@ -84,6 +89,12 @@ type writer struct {
 	told    bool
 }
 
+// carrier is who pays for what carries orders out, and how much.
+type carrier struct {
+	uid  uint32
+	cost amount
+}
+
 // add accepts the commands of one write, or refuses them all.
 func (q *orders) add(by runtime.By, from proc, commands []runtime.Command) error {
 	q.mu.Lock()
@@ -91,16 +102,24 @@ func (q *orders) add(by runtime.By, from proc, commands []runtime.Command) error
 	batch := make([]*order, 0, len(commands))
 	epoch := q.to.Kills()
 	for _, c := range commands {
-		batch = append(batch, &order{by: by, from: from, command: c, epoch: epoch})
+		batch = append(batch, &order{by: by, from: from, command: c, epoch: epoch, cost: amount{orders: orderBytes}})
 	}
 	first := batch[0]
-	ahead := q.now != nil && first.command.Verb == runtime.VerbKill
+	kill := first.command.Verb == runtime.VerbKill
+	if kill {
+		first.cost = amount{bytes: orderBytes}
+	}
+	ahead := q.now != nil && kill
 	if q.now != nil && !ahead && len(q.queue)+len(batch) > maxQueue {
 		return fmt.Errorf("%d %w", len(q.queue), errTooMany)
 	}
-	cost := amount{bytes: int64(len(batch)) * orderBytes}
-	if q.now == nil {
-		cost.bytes += requestBytes
+	carrier := q.carriedFor(by.UID, kill && len(batch) == 1)
+	var cost amount
+	for _, o := range batch {
+		cost = cost.plus(o.cost)
+	}
+	if carrier != q.carrier {
+		cost = cost.plus(carrier.cost)
 	}
 	if errno := q.budget.take(by.UID, cost); errno != 0 {
 		return errno
@@ -118,13 +137,28 @@ func (q *orders) add(by runtime.By, from proc, commands []runtime.Command) error
 	}
 	q.enter(from, len(batch))
 	q.queue = append(q.queue, batch...)
+	if carrier != q.carrier {
+		q.budget.give(q.carrier.uid, q.carrier.cost)
+		q.carrier = carrier
+	}
 	if q.now == nil {
-		q.carrier = by.UID
 		q.shift()
 		go q.carryOut(q.now)
 	}
 	q.hurry()
 	return nil
+}
+
+// carriedFor returns who pays for what carries the orders out from here on, when a user
+// writes some more. What carries out kills alone costs as they do. mu is held.
+func (q *orders) carriedFor(uid uint32, killOnly bool) carrier {
+	switch {
+	case q.now == nil && killOnly:
+		return carrier{uid, amount{bytes: requestBytes}}
+	case q.now == nil || !killOnly && q.carrier.cost.bytes > 0:
+		return carrier{uid, amount{orders: requestBytes}}
+	}
+	return q.carrier
 }
 
 // enter notes that a process has written so many orders. mu is held.
@@ -213,7 +247,7 @@ func (q *orders) hurry() {
 
 // leave says that an order is over. mu is held.
 func (q *orders) leave(o *order, err error) {
-	q.budget.give(o.by.UID, amount{bytes: orderBytes})
+	q.budget.give(o.by.UID, o.cost)
 	w := q.writers[o.from]
 	if err != nil && !o.cut && w.err == nil {
 		w.err = err
@@ -277,7 +311,8 @@ func (q *orders) next(o *order, err error) *order {
 		q.queue = left
 	}
 	if q.shift(); q.now == nil {
-		q.budget.give(q.carrier, amount{bytes: requestBytes})
+		q.budget.give(q.carrier.uid, q.carrier.cost)
+		q.carrier = carrier{}
 	}
 	return q.now
 }
