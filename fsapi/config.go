@@ -126,7 +126,7 @@ type configHandle struct {
 	emptied bool         // opened to replace a text, and nothing written since
 	writers map[int]bool // processes that wrote
 	dirty   bool         // there is something to commit
-	// work is what an fsync has begun, whose end the next close of who opened the file tells.
+	// work is what an fsync has begun, whose end the next close of who has written tells.
 	work *runtime.Completion
 	// committed: what buf held was committed through this handle.
 	committed bool
@@ -282,21 +282,29 @@ func (h *configHandle) flush(ctx context.Context) (*runtime.Completion, syscall.
 	}
 	if who == h.owner {
 		work, errno := h.commit()
-		if work == nil && errno == 0 {
+		switch {
+		case !wrote:
+			// It has passed the file on, to one that has closed it, or is to: what waits is
+			// no business of its own. See ctlHandle.Flush.
+			return nil, errno
+		case work == nil && errno == 0:
 			work = h.work
 		}
 		h.work = nil
-		if !wrote {
-			// It has passed the file on, to one that has closed it: what waits is no
-			// business of its own. See ctlHandle.Flush.
-			work = nil
-		}
 		return work, errno
 	}
 	if wrote && len(h.writers) == 1 && h.dirty && h.refused == 0 && h.worthALook(lastLookWork) {
-		return nil, toErrno(h.doc.check(h.buf))
+		if err := h.doc.check(h.buf); err != nil {
+			return nil, toErrno(err)
+		}
 	}
-	return nil, 0
+	if !wrote {
+		return nil, 0
+	}
+	// Who opened the file is not told, if he has written nothing.
+	work := h.work
+	h.work = nil
+	return work, 0
 }
 
 // Fsync commits for whoever asks: an editor that wants to know before it closes. For the work
