@@ -142,7 +142,7 @@ func chown(b *runtime.Box, name string, n node, in *fuse.SetAttrIn, out *fuse.At
 // rest it follows what it did.
 //
 // Who has a file only as long as he has the directory keeps it no longer by giving it to
-// himself, which the kernel lets every owner do.
+// himself or to the group that it has, which the kernel lets every owner do.
 func giveAway(n node, follows runtime.Follows, in *fuse.SetAttrIn, out *fuse.AttrOut, set func(runtime.Owner) error) syscall.Errno {
 	a, errno := n.stat()
 	if errno != 0 {
@@ -156,7 +156,7 @@ func giveAway(n node, follows runtime.Follows, in *fuse.SetAttrIn, out *fuse.Att
 		if uid, ok := in.GetUID(); ok && (in.Caller.Uid == 0 || uid != a.uid) {
 			o.UID, o.Follows = uid, o.Follows&^runtime.FollowsUID
 		}
-		if gid, ok := in.GetGID(); ok {
+		if gid, ok := in.GetGID(); ok && (in.Caller.Uid == 0 || gid != a.gid) {
 			o.GID, o.Follows = gid, o.Follows&^runtime.FollowsGID
 		}
 		if mode, ok := in.GetMode(); ok {
