@@ -10,8 +10,6 @@ import (
 	"testing"
 	"unsafe"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/boxlitefs/boxlite/runtime"
 )
 
@@ -134,7 +132,7 @@ func TestCommandsThatWaitLeaveRoomForRequests(t *testing.T) {
 	if opens := fill(t, f, b, runtime.By{UID: 1000, PID: 1000}, [][]runtime.Command{many[:1]}); len(opens) > 0 {
 		t.Errorf("another user has commands that wait in %d opens more", len(opens))
 	}
-	fs := count(nil, newMetrics(prometheus.NewRegistry(), func(err error) { t.Error(err) }), newLane(), b).(*counted)
+	fs := &counted{budget: b}
 	for _, uid := range []uint32{1000, 1} {
 		done, errno := fs.hold(uid, 1<<20)
 		if errno != 0 {
