@@ -168,6 +168,12 @@ func (q *orders) enter(from proc, n int) {
 		if q.writers == nil {
 			q.writers = map[proc]*writer{}
 		}
+		// Who had the pid before is there no more.
+		for old, w := range q.writers {
+			if old.pid == from.pid && old != from && w.pending == 0 {
+				delete(q.writers, old)
+			}
+		}
 		if len(q.writers) >= maxFailed {
 			q.forget()
 		}
@@ -335,7 +341,13 @@ func (q *orders) all() bool {
 func (q *orders) wrote(from proc) *writer {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.writers[from]
+	var last proc
+	for p := range q.writers {
+		if p.is(from) && (last.pid == 0 || p.began > last.began) {
+			last = p
+		}
+	}
+	return q.writers[last]
 }
 
 // tell returns how the orders of a writer have ended, once it is idle.

@@ -217,6 +217,9 @@ func TestAProcessIsNotToldOfOneThatHadItsPid(t *testing.T) {
 	}
 }
 
+// maxPID is PID_MAX_LIMIT of linux/threads.h: no process has a higher pid.
+const maxPID = 1 << 22
+
 func TestFailuresThatNobodyIsLeftToBeToldOfAreForgotten(t *testing.T) {
 	f := &heldTarget{fakeTarget: newFakeTarget()}
 	f.endAll(errors.New("bad"))
@@ -231,13 +234,22 @@ func TestFailuresThatNobodyIsLeftToBeToldOfAreForgotten(t *testing.T) {
 	}
 	write(self)
 	for i := range 10 * maxFailed {
-		write(proc{pid: self.pid, began: self.began + 1 + uint64(i)})
+		write(proc{pid: maxPID + 1 + i, began: 1})
 	}
 	if len(q.writers) > maxFailed+1 {
 		t.Errorf("%d are remembered", len(q.writers))
 	}
 	if q.wrote(self) == nil {
 		t.Error("one that is there is not told")
+	}
+	// One that has the pid now, of which only the pid is known, is taken for the last that had it.
+	next := proc{pid: self.pid, began: self.began + 1}
+	if q.wrote(next) != nil {
+		t.Error("one is told what another has failed at that had its pid")
+	}
+	write(next)
+	if q.wrote(self) != nil || q.wrote(proc{pid: self.pid}) != q.writers[next] {
+		t.Error("one that had the pid before is remembered")
 	}
 }
 
@@ -255,7 +267,7 @@ func TestAProcessIsGone(t *testing.T) {
 	if !p.gone() {
 		t.Errorf("%v is there when it is gone", p)
 	}
-	if (proc{pid: p.pid}).gone() {
+	if (proc{}).gone() {
 		t.Error("one of which nothing is known is gone")
 	}
 }
