@@ -86,8 +86,11 @@ func (s *supervisor) writePending(now int64) {
 	p := &s.pending
 	p.retryAt = 0
 	for _, e := range s.execs.list {
-		if e.unwritten {
-			s.recordExec(e)
+		if !e.unwritten {
+			continue
+		}
+		if s.recordExec(e); !e.unwritten {
+			s.srv.execsChanged(s) // who could not take the end from here finds it on record
 		}
 	}
 	if p.end != nil && !p.written {
