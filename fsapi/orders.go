@@ -208,6 +208,9 @@ func (o *order) begin(to target) {
 
 // renew gives those that stand behind a kill its epoch.
 func renew(behind []*order, old, epoch uint64) {
+	if old == epoch {
+		return // no kill: else a turn would cost the length of the queue
+	}
 	for _, o := range behind {
 		if o.epoch == old {
 			o.epoch = epoch
