@@ -18,6 +18,10 @@ const (
 	allFiles  = 64 << 10
 	userBytes = 64 << 20 // of memory: texts that open files show, and requests that go on
 	allBytes  = 256 << 20
+	// Commands that wait have a bound of their own: they last as long as their grace, without
+	// a process or an open file, and may not take what requests need.
+	userOrders = userBytes / 4
+	allOrders  = allBytes / 4
 	// requestBytes is what a request costs besides what it reads or writes: a goroutine
 	// and its buffers.
 	requestBytes = 16 << 10
@@ -25,8 +29,17 @@ const (
 
 // amount is what a user holds.
 type amount struct {
-	files int
-	bytes int64
+	files  int
+	bytes  int64
+	orders int64 // bytes of commands that wait
+}
+
+func (a amount) plus(b amount) amount {
+	return amount{a.files + b.files, a.bytes + b.bytes, a.orders + b.orders}
+}
+
+func (a amount) minus(b amount) amount {
+	return amount{a.files - b.files, a.bytes - b.bytes, a.orders - b.orders}
 }
 
 // budget knows what each user holds.
@@ -53,17 +66,17 @@ func (b *budget) take(uid uint32, a amount) syscall.Errno {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	his := b.users[uid]
+	his, all := b.users[uid].plus(a), b.all.plus(a)
 	switch {
-	case his.files+a.files > userFiles || b.all.files+a.files > allFiles:
+	case his.files > userFiles || all.files > allFiles:
 		b.noFiles.Inc()
 		return syscall.ENFILE
-	case his.bytes+a.bytes > userBytes || b.all.bytes+a.bytes > allBytes:
+	case his.bytes > userBytes || all.bytes > allBytes,
+		his.orders > userOrders || all.orders > allOrders:
 		b.noBytes.Inc()
 		return syscall.EDQUOT
 	}
-	b.all = amount{b.all.files + a.files, b.all.bytes + a.bytes}
-	b.users[uid] = amount{his.files + a.files, his.bytes + a.bytes}
+	b.users[uid], b.all = his, all
 	return 0
 }
 
@@ -78,9 +91,8 @@ func (b *budget) give(uid uint32, a amount) {
 }
 
 func (b *budget) giveLocked(uid uint32, a amount) {
-	b.all = amount{b.all.files - a.files, b.all.bytes - a.bytes}
-	his := b.users[uid]
-	his = amount{his.files - a.files, his.bytes - a.bytes}
+	b.all = b.all.minus(a)
+	his := b.users[uid].minus(a)
 	if his == (amount{}) {
 		delete(b.users, uid)
 	} else {

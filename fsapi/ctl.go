@@ -129,7 +129,7 @@ func (h *ctlHandle) Flush(ctx context.Context) syscall.Errno {
 	if h.orders.all() {
 		return 0
 	}
-	w := h.orders.wrote(procOf(process(ctx).PID))
+	w := h.orders.wrote(closer(ctx))
 	if w == nil {
 		return 0
 	}

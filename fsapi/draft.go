@@ -45,7 +45,8 @@ type draftHandle struct {
 	emptied bool         // opened to replace a text, and nothing written since
 	writers map[int]bool // pids of the processes that wrote
 	dirty   bool         // there is something to commit
-	// work is what an fsync has begun. The next close by the owner tells how it ended.
+	// work is what an fsync has begun. The next close by a process that has written tells how
+	// it ended.
 	work *runtime.Completion
 	// committed: what buf held was committed through this handle.
 	committed bool
@@ -193,21 +194,29 @@ func (h *draftHandle) flush(ctx context.Context) (*runtime.Completion, syscall.E
 	}
 	if who == h.owner {
 		work, errno := h.commit()
-		if work == nil && errno == 0 {
+		switch {
+		case !wrote:
+			// It has passed the file on, or will, to a process that writes, and does not
+			// wait for that one's work. See ctlHandle.Flush.
+			return nil, errno
+		case work == nil && errno == 0:
 			work = h.work
 		}
 		h.work = nil
-		if !wrote {
-			// It has passed the file on to the process that wrote, and does not wait
-			// for that one's work. See ctlHandle.Flush.
-			work = nil
-		}
 		return work, errno
 	}
 	if wrote && len(h.writers) == 1 && h.dirty && h.refused == 0 && h.worthChecking(lastCheckWork) {
-		return nil, toErrno(h.doc.check(h.buf))
+		if err := h.doc.check(h.buf); err != nil {
+			return nil, toErrno(err)
+		}
 	}
-	return nil, 0
+	if !wrote {
+		return nil, 0
+	}
+	// The owner is not told, if it has written nothing.
+	work := h.work
+	h.work = nil
+	return work, 0
 }
 
 // Fsync commits for any process: an editor wants to know the result before it closes. It does

@@ -14,6 +14,10 @@ const maxQueue = 1024
 
 // orderBytes is what a command costs its user until it has ended. An open through which any
 // is under way costs requestBytes more.
+//
+// A kill that a write begins with costs what a request does, and not what a command that
+// waits does: it begins at once and ends within runtime.KillBound. So a user whose commands
+// fill his share can end them. What stands behind it in the write waits like any other.
 const orderBytes = 512
 
 // maxFailed is how many failed processes that share an open are remembered once they were
@@ -54,7 +58,7 @@ type orders struct {
 	budget *budget
 
 	mu      sync.Mutex // guards what follows; commands are given to the target, and the budget is charged, under it
-	payer   uint32     // uid of who pays for the goroutine that carries them out, while there is one
+	payer   payer      // for the goroutine that carries them out, while there is one
 	now     *order     // under way; nil if nothing is
 	queue   []*order   // behind it
 	writers map[proc]*writer
@@ -68,6 +72,7 @@ type order struct {
 	// epoch is how many kills the target had taken when the order was written; of a kill,
 	// with itself. Once the target has taken more, the order is not begun.
 	epoch uint64
+	cost  amount // what its user is charged until it has ended
 	begun bool
 	work  *runtime.Completion // of what has begun
 	err   error               // why it could not begin
@@ -84,6 +89,12 @@ type writer struct {
 	reported bool
 }
 
+// payer is who pays for the goroutine that carries orders out, and how much.
+type payer struct {
+	uid  uint32
+	cost amount
+}
+
 // add accepts the commands of one write, or refuses them all.
 func (q *orders) add(by runtime.By, from proc, commands []runtime.Command) error {
 	q.mu.Lock()
@@ -91,16 +102,24 @@ func (q *orders) add(by runtime.By, from proc, commands []runtime.Command) error
 	batch := make([]*order, 0, len(commands))
 	epoch := q.to.Kills()
 	for _, c := range commands {
-		batch = append(batch, &order{by: by, from: from, command: c, epoch: epoch})
+		batch = append(batch, &order{by: by, from: from, command: c, epoch: epoch, cost: amount{orders: orderBytes}})
 	}
 	first := batch[0]
-	ahead := q.now != nil && first.command.Verb == runtime.VerbKill
+	kill := first.command.Verb == runtime.VerbKill
+	if kill {
+		first.cost = amount{bytes: orderBytes}
+	}
+	ahead := q.now != nil && kill
 	if q.now != nil && !ahead && len(q.queue)+len(batch) > maxQueue {
 		return fmt.Errorf("%d %w", len(q.queue), errTooMany)
 	}
-	cost := amount{bytes: int64(len(batch)) * orderBytes}
-	if q.now == nil {
-		cost.bytes += requestBytes
+	payer := q.payerAfter(by.UID, kill && len(batch) == 1)
+	var cost amount
+	for _, o := range batch {
+		cost = cost.plus(o.cost)
+	}
+	if payer != q.payer {
+		cost = cost.plus(payer.cost)
 	}
 	if errno := q.budget.take(by.UID, cost); errno != 0 {
 		return errno
@@ -118,13 +137,28 @@ func (q *orders) add(by runtime.By, from proc, commands []runtime.Command) error
 	}
 	q.enter(from, len(batch))
 	q.queue = append(q.queue, batch...)
+	if payer != q.payer {
+		q.budget.give(q.payer.uid, q.payer.cost)
+		q.payer = payer
+	}
 	if q.now == nil {
-		q.payer = by.UID
 		q.shift()
 		go q.carryOut(q.now)
 	}
 	q.hurry()
 	return nil
+}
+
+// payerAfter returns who pays for the goroutine from here on, when a user writes some more.
+// A goroutine that carries out kills alone costs what they do. mu is held.
+func (q *orders) payerAfter(uid uint32, killOnly bool) payer {
+	switch {
+	case q.now == nil && killOnly:
+		return payer{uid, amount{bytes: requestBytes}}
+	case q.now == nil || !killOnly && q.payer.cost.bytes > 0:
+		return payer{uid, amount{orders: requestBytes}}
+	}
+	return q.payer
 }
 
 // enter notes that a process has written n orders. mu is held.
@@ -133,6 +167,12 @@ func (q *orders) enter(from proc, n int) {
 	if w == nil || w.pending == 0 {
 		if q.writers == nil {
 			q.writers = map[proc]*writer{}
+		}
+		// A process that had the pid before has ended.
+		for old, w := range q.writers {
+			if old.pid == from.pid && old != from && w.pending == 0 {
+				delete(q.writers, old)
+			}
 		}
 		if len(q.writers) >= maxFailed {
 			q.forget()
@@ -168,6 +208,9 @@ func (o *order) begin(to target) {
 
 // renew gives the orders behind a kill its epoch.
 func renew(behind []*order, old, epoch uint64) {
+	if old == epoch {
+		return // no kill: else a turn would cost the length of the queue
+	}
 	for _, o := range behind {
 		if o.epoch == old {
 			o.epoch = epoch
@@ -213,7 +256,7 @@ func (q *orders) hurry() {
 
 // leave notes that an order has ended. mu is held.
 func (q *orders) leave(o *order, err error) {
-	q.budget.give(o.by.UID, amount{bytes: orderBytes})
+	q.budget.give(o.by.UID, o.cost)
 	w := q.writers[o.from]
 	if err != nil && !o.cut && w.err == nil {
 		w.err = err
@@ -277,7 +320,8 @@ func (q *orders) next(o *order, err error) *order {
 		q.queue = left
 	}
 	if q.shift(); q.now == nil {
-		q.budget.give(q.payer, amount{bytes: requestBytes})
+		q.budget.give(q.payer.uid, q.payer.cost)
+		q.payer = payer{}
 	}
 	return q.now
 }
@@ -301,7 +345,13 @@ func (q *orders) all() bool {
 func (q *orders) wrote(from proc) *writer {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.writers[from]
+	var last proc
+	for p := range q.writers {
+		if p.is(from) && (last.pid == 0 || p.began > last.began) {
+			last = p
+		}
+	}
+	return q.writers[last]
 }
 
 // report returns how the orders of a writer have ended, once it is idle.

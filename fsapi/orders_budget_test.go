@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -53,7 +54,7 @@ func (h *heldTarget) endAll(err error) {
 func fill(t *testing.T, f target, b *budget, by runtime.By, writes [][]runtime.Command) []*orders {
 	t.Helper()
 	var opens []*orders
-	for len(opens) <= userBytes/requestBytes {
+	for len(opens) <= (userBytes+allOrders)/requestBytes {
 		q := &orders{to: f, budget: b}
 		for _, commands := range writes {
 			err := q.add(by, proc{pid: by.PID}, commands)
@@ -86,8 +87,8 @@ func TestOrdersCountUntilTheyAreOver(t *testing.T) {
 		want   int // opens
 		end    error
 	}{
-		"some each":               {writes: [][]runtime.Command{many[:3]}, want: userBytes / (requestBytes + 3*orderBytes)},
-		"long queues, which fail": {writes: [][]runtime.Command{many, many}, want: userBytes / (requestBytes + maxQueue*orderBytes), end: errors.New("bad")},
+		"some each":               {writes: [][]runtime.Command{many[:3]}, want: userOrders / (requestBytes + 3*orderBytes)},
+		"long queues, which fail": {writes: [][]runtime.Command{many, many}, want: userOrders / (requestBytes + maxQueue*orderBytes), end: errors.New("bad")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &heldTarget{fakeTarget: newFakeTarget()}
@@ -105,13 +106,83 @@ func TestOrdersCountUntilTheyAreOver(t *testing.T) {
 					t.Fatalf("told %v", err)
 				}
 			}
-			await(t, "all to be given back", func() bool {
-				b.mu.Lock()
-				defer b.mu.Unlock()
-				return len(b.users) == 0 && b.all == (amount{})
-			})
+			await(t, "all to be given back", b.nothing)
 		})
 	}
+}
+
+// nothing reports whether nobody holds anything.
+func (b *budget) nothing() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.users) == 0 && b.all == (amount{})
+}
+
+// Commands wait as long as their grace, and nobody needs to be there for them. So whoever
+// else has a request, and who has written them himself, has room for it.
+func TestCommandsThatWaitLeaveRoomForRequests(t *testing.T) {
+	f := &heldTarget{fakeTarget: newFakeTarget()}
+	b := newTestBudget()
+	many := slices.Repeat([]runtime.Command{command("stop 1")}, maxQueue/2)
+	const users = allOrders/userOrders + 1
+	for uid := uint32(1); uid <= users; uid++ {
+		fill(t, f, b, runtime.By{UID: uid, PID: int(uid)}, [][]runtime.Command{many, many})
+		fill(t, f, b, runtime.By{UID: uid, PID: int(uid)}, [][]runtime.Command{many[:1]})
+	}
+	if opens := fill(t, f, b, runtime.By{UID: 1000, PID: 1000}, [][]runtime.Command{many[:1]}); len(opens) > 0 {
+		t.Errorf("another user has commands that wait in %d opens more", len(opens))
+	}
+	fs := &counted{budget: b}
+	for _, uid := range []uint32{1000, 1} {
+		done, errno := fs.charge(uid, 1<<20)
+		if errno != 0 {
+			t.Errorf("a request of user %d: %v", uid, errno)
+			continue
+		}
+		done()
+	}
+	f.endAll(nil)
+	await(t, "all to be given back", b.nothing)
+}
+
+// A kill is how a user ends his commands that wait. It lasts no longer than a request.
+func TestAKillCountsAsARequest(t *testing.T) {
+	f := &heldTarget{fakeTarget: newFakeTarget()}
+	b := newTestBudget()
+	by := runtime.By{UID: 7, PID: 1}
+	signals := slices.Repeat([]runtime.Command{command("signal 1")}, maxQueue/2)
+	kill := command("kill")
+	open := fill(t, f, b, by, [][]runtime.Command{signals, signals})[0]
+	fill(t, f, b, by, [][]runtime.Command{signals[:1]})
+	if got := b.users[7].bytes; got != 0 {
+		t.Fatalf("what waits counts %d bytes of requests", got)
+	}
+	// What stands behind a kill waits, and counts so.
+	for name, commands := range map[string][]runtime.Command{"one": {kill, signals[0]}, "a kill": {kill, kill}, "many": append([]runtime.Command{kill}, signals...)} {
+		if err := (&orders{to: f, budget: b}).add(by, proc{pid: 1}, commands); !errors.Is(err, syscall.EDQUOT) {
+			t.Errorf("%s behind a kill: %v", name, err)
+		}
+	}
+	if err := open.add(by, proc{pid: 1}, []runtime.Command{kill}); err != nil {
+		t.Errorf("a kill through the open whose queue is full: %v", err)
+	}
+	if got := b.users[7].bytes; got != orderBytes {
+		t.Errorf("it counts %d bytes", got)
+	}
+	// Its own bound is that of requests.
+	opens := fill(t, f, b, by, [][]runtime.Command{{kill}})
+	if want := (userBytes - orderBytes) / (requestBytes + orderBytes); len(opens) != want {
+		t.Errorf("%d opens have a kill under way, not %d", len(opens), want)
+	}
+	// The first open has room again, and what waits behind a kill has it taken from there.
+	before := b.users[7]
+	must(t, opens[0].add(by, proc{pid: 1}, signals[:1]))
+	want := before.plus(amount{bytes: -requestBytes, orders: requestBytes + orderBytes})
+	if got := b.users[7]; got != want {
+		t.Errorf("a command behind a kill makes it %+v of %+v, not %+v", got, before, want)
+	}
+	f.endAll(nil)
+	await(t, "all to be given back", b.nothing)
 }
 
 func TestAnOrderThatCannotBeginCostsNothing(t *testing.T) {
@@ -146,6 +217,9 @@ func TestAProcessIsNotToldOfOneThatHadItsPid(t *testing.T) {
 	}
 }
 
+// maxPID is PID_MAX_LIMIT of linux/threads.h: no process has a higher pid.
+const maxPID = 1 << 22
+
 func TestFailuresThatNobodyIsLeftToBeToldOfAreForgotten(t *testing.T) {
 	f := &heldTarget{fakeTarget: newFakeTarget()}
 	f.endAll(errors.New("bad"))
@@ -160,13 +234,22 @@ func TestFailuresThatNobodyIsLeftToBeToldOfAreForgotten(t *testing.T) {
 	}
 	write(self)
 	for i := range 10 * maxFailed {
-		write(proc{pid: self.pid, began: self.began + 1 + uint64(i)})
+		write(proc{pid: maxPID + 1 + i, began: 1})
 	}
 	if len(q.writers) > maxFailed+1 {
 		t.Errorf("%d are remembered", len(q.writers))
 	}
 	if q.wrote(self) == nil {
 		t.Error("one that is there is not told")
+	}
+	// One that has the pid now, of which only the pid is known, is taken for the last that had it.
+	next := proc{pid: self.pid, began: self.began + 1}
+	if q.wrote(next) != nil {
+		t.Error("one is told what another has failed at that had its pid")
+	}
+	write(next)
+	if q.wrote(self) != nil || q.wrote(proc{pid: self.pid}) != q.writers[next] {
+		t.Error("one that had the pid before is remembered")
 	}
 }
 
@@ -184,7 +267,7 @@ func TestAProcessIsGone(t *testing.T) {
 	if !p.ended() {
 		t.Errorf("%v is there when it is gone", p)
 	}
-	if (proc{pid: p.pid}).ended() {
+	if (proc{}).ended() {
 		t.Error("one of which nothing is known is gone")
 	}
 }

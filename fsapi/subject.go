@@ -132,7 +132,8 @@ func (o ofExec) setattr(name string, s stater, in *fuse.SetAttrIn, out *fuse.Att
 // does not ask for follows the directory as before.
 //
 // A user may own a file only because he owns the directory. The kernel lets him chown the file
-// to himself. That does not make it his for longer than the directory.
+// to himself, or to the group that it has. That does not make it his for longer than the
+// directory.
 func giveAway(s stater, follows status.Follows, in *fuse.SetAttrIn, out *fuse.AttrOut, set func(status.Owner) error) syscall.Errno {
 	a, errno := s.stat()
 	if errno != 0 {
@@ -146,7 +147,7 @@ func giveAway(s stater, follows status.Follows, in *fuse.SetAttrIn, out *fuse.At
 		if uid, ok := in.GetUID(); ok && (in.Caller.Uid == 0 || uid != a.uid) {
 			o.UID, o.Follows = uid, o.Follows&^status.FollowsUID
 		}
-		if gid, ok := in.GetGID(); ok {
+		if gid, ok := in.GetGID(); ok && (in.Caller.Uid == 0 || gid != a.gid) {
 			o.GID, o.Follows = gid, o.Follows&^status.FollowsGID
 		}
 		if mode, ok := in.GetMode(); ok {

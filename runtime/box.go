@@ -84,6 +84,15 @@ type Box struct {
 	// keeper is the run that has ended and whose shim stays until that is written; nil if
 	// there is none.
 	keeper atomic.Pointer[run]
+	// held is, under save, what state.json says of the last run as long as the keeper has
+	// what is on record nowhere else; nil when there is no such.
+	held *lastRun
+}
+
+// lastRun is the last run that was seen to end.
+type lastRun struct {
+	id string
+	n  int
 }
 
 func newBox(rt *Runtime, name string) *Box {
@@ -270,6 +279,11 @@ func (b *Box) saveSoon() {
 // saveNow writes state.json with the box's present state, changed by edit unless
 // that is nil. The caller holds save.
 func (b *Box) saveNow(d atomicfile.Durability, edit func(*stateRecord)) error {
+	// First, so that edit is not lost where the directory cannot be opened.
+	r := b.nextState(edit)
+	if h := b.held; h != nil && b.keeper.Load() != nil {
+		r.LastRun, r.LastNumber = h.id, h.n // so that the next daemon asks that shim
+	}
 	dir, err := b.pin()
 	if errors.Is(err, ErrRemoved) {
 		return nil
@@ -278,7 +292,6 @@ func (b *Box) saveNow(d atomicfile.Durability, edit func(*stateRecord)) error {
 		return err
 	}
 	defer dir.Close()
-	r := b.nextState(edit)
 	data, err := json.Marshal(&r)
 	if err != nil {
 		return err

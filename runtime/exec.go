@@ -113,6 +113,9 @@ type Exec struct {
 	began   string // the event of its begin, until that is told
 	// unwritten is how it ended, as long as that may not be on record.
 	unwritten *wire.ExitRecord
+	// askAgain says that the shim has said, while this one was being started, that there are
+	// ends which are not on record: it says so once, and this may be one.
+	askAgain bool
 	// refused says that the last command it was given was refused: who waits for its
 	// output would wait for ever.
 	refused atomic.Bool
@@ -729,6 +732,7 @@ func (e *Exec) begin(r *run) error {
 		return nil
 	}
 	e.mu.Lock()
+	again := e.askAgain
 	began := ""
 	if e.snap.Load().Status == ExecStarting {
 		e.publish(func(s *ExecSnapshot) { s.Status, s.PID = ExecRunning, reply.PID })
@@ -738,8 +742,25 @@ func (e *Exec) begin(r *run) error {
 	if began != "" {
 		e.tell(began)
 	}
-	e.look()
+	if e.look() || !again {
+		return nil
+	}
+	if err := e.inquire(r); err != nil && !noShim(err) {
+		b.log("exec").WithError(err).Warn("it is not known how an exec is")
+	}
 	return nil
+}
+
+// hasBegun reports whether the exec runs, for all that is known. Of one that is being
+// started begin tells, and asks again if it has to.
+func (e *Exec) hasBegun(unwritten bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.snap.Load()
+	if s.Status == ExecStarting && unwritten {
+		e.askAgain = true
+	}
+	return s.Status == ExecRunning
 }
 
 // notAsked says why a shim has not taken the order to begin an exec.
@@ -877,7 +898,7 @@ func (b *Box) followExecs(r *run, w *client.ExecWatch) {
 		for _, e := range all {
 			// Of one that is being started begin tells: until the shim has its order, it
 			// may know another of that name.
-			if e.Snapshot().Status != ExecRunning || e.look() {
+			if !e.hasBegun(unwritten) || e.look() {
 				continue
 			}
 			if s := e.Snapshot(); !unwritten && s.PID >= 0 {

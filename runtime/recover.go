@@ -190,6 +190,7 @@ type finding struct {
 	reply  *client.Reply // nil if there is no shim, or none that answers
 	silent bool          // its shim lives and took longer than it had
 	others *othersRun    // the process of that run is another daemon's
+	left   *run          // one that counts as ended, and whose shim lives
 
 	complaints []error
 }
@@ -254,6 +255,8 @@ func (b *Box) find(complaints []error, bound time.Duration) *finding {
 			f.known = false
 		}
 		f.note(err)
+	} else if f.live != nil {
+		f.left = b.findLeft(f.live)
 	}
 	if f.run != nil {
 		b.regroup(f)
@@ -350,7 +353,9 @@ func (b *Box) settle(f *finding) {
 		b.disown(f.live)
 		return
 	case r == nil:
+		b.askLeft(f.left)
 		b.endExecs()
+		b.keepLeft(f.left)
 		b.mu.Lock()
 		remove := b.record.Remove
 		b.mu.Unlock()

@@ -92,17 +92,19 @@ type run struct {
 	// listener is who was found to listen where this box should.
 	listener atomic.Pointer[listener]
 
-	over sync.Once     // the end of the run is told
-	gone chan struct{} // closed when the shim is proven gone
-	done chan struct{} // closed when the end of the run was published
-	code int           // exit code; valid once done is closed
+	over sync.Once // the end of the run is told
+	// accounted is closed when the end was told, and written as far as it could be.
+	accounted chan struct{}
+	gone      chan struct{} // closed when the shim is proven gone
+	done      chan struct{} // closed when the end of the run was published
+	code      int           // exit code; valid once done is closed
 }
 
 func newRun(n int, id string, cfg *config.Config, text []byte) *run {
 	r := &run{
 		n: n, id: id, cfg: cfg, text: text, since: bootTime(),
 		forked: make(chan struct{}), launched: make(chan struct{}),
-		began: newCompletion(), gone: make(chan struct{}), done: make(chan struct{}), code: -1,
+		began: newCompletion(), accounted: make(chan struct{}), gone: make(chan struct{}), done: make(chan struct{}), code: -1,
 	}
 	r.prepare, r.giveUp = context.WithCancel(context.Background())
 	return r
@@ -476,6 +478,7 @@ func (b *Box) witness(r *run, e reaper.Exit) {
 
 // account tells how a run ended, and writes it down.
 func (b *Box) account(r *run, e reaper.Exit, rec *wire.ExitRecord, broken error) {
+	defer close(r.accounted)
 	var done stateRecord
 	b.rt.ends.Urgent(func() { done = b.tellEnd(r, e, rec, broken) })
 	fault.Point("end.told")

@@ -54,14 +54,21 @@ func (b *Box) saveAgain() {
 
 // writeAll writes what could not be written, with the state changed by edit, and lets the
 // shim go that has kept it. The state says that there is nothing to ask that shim for, so
-// it comes last. The caller holds save.
+// it comes last; who else writes the state meanwhile does not let it say so. The caller
+// holds save.
 func (b *Box) writeAll(edit func(*stateRecord)) error {
 	k := b.keeper.Load()
 	err := b.writeExecEnds()
 	if err != nil && k != nil {
+		b.mu.Lock()
+		if b.held == nil {
+			b.held = &lastRun{b.record.LastRun, b.record.LastNumber}
+		}
+		b.mu.Unlock()
 		b.nextState(edit)
 		return err
 	}
+	b.held = nil
 	if err := errors.Join(err, b.saveNow(atomicfile.Atomic, edit)); err != nil || k == nil {
 		return err
 	}
@@ -82,7 +89,14 @@ func (b *Box) dismissKeeper(r *run) error {
 	if k == nil {
 		return nil
 	}
-	k.over.Do(func() {}) // it is being told of
+	select {
+	case <-k.accounted: // else its end is being told
+	case <-r.prepare.Done():
+		return nil
+	case <-b.rt.closing:
+		r.giveUp()
+		return nil
+	}
 	b.save.Lock()
 	err := b.writeAll(nil)
 	b.save.Unlock()
@@ -141,9 +155,23 @@ func (b *Box) takeEnd(r *run) {
 		<-r.launched
 		r.over.Do(func() {
 			b.keeper.Store(r)
-			b.account(r, reaper.Exit{Outcome: reaper.TimedOut, Code: rec.Code, Signal: unix.Signal(rec.Signal), At: time.Now()}, rec, nil)
+			at := endOf(rec, b.Snapshot().Started)
+			b.account(r, reaper.Exit{Outcome: reaper.TimedOut, Code: rec.Code, Signal: unix.Signal(rec.Signal), At: at}, rec, nil)
 		})
 	})
+}
+
+// endOf is when a run ended that its shim tells of, maybe long after, by a clock that may
+// have been set since.
+func endOf(rec *wire.ExitRecord, started time.Time) time.Time {
+	at, now := time.Unix(0, rec.EndedNs), time.Now()
+	if rec.EndedNs == 0 || at.After(now) {
+		at = now
+	}
+	if at.Before(started) {
+		at = started
+	}
+	return at
 }
 
 // askEnd asks for the ends of the execs, and then for that of the run.

@@ -259,14 +259,14 @@ func TestExecCannotBegin(t *testing.T) {
 
 func TestExecTimeoutKillsTheGroup(t *testing.T) {
 	b := sleeper(t)
-	limit := func(x *wire.ExecSpec) { x.TimeoutNs = 100e6 }
-	c := b.exec("e1", limit, "sh", "-c", "sleep 1000 & sleep 1000")
+	limit := func(ns int64) func(x *wire.ExecSpec) { return func(x *wire.ExecSpec) { x.TimeoutNs = ns } }
+	c := b.exec("e1", limit(100e6), "sh", "-c", "sleep 1000 & sleep 1000")
 	if r := c.record(); r.Code != timedOutCode || r.Signal != 9 || r.StoppedBy != wire.StoppedByTimeout {
 		t.Errorf("%+v", r)
 	}
 	b.alone()
 	// The leader has ended, and with its own code.
-	c = b.exec("e2", limit, "sh", "-c", "sleep 1000 & exit 3")
+	c = b.exec("e2", limit(3e9), "sh", "-c", "sleep 1000 & exit 3")
 	if r := c.record(); r.Code != 3 || r.StoppedBy != "" {
 		t.Errorf("%+v", r)
 	}

@@ -89,8 +89,11 @@ func (s *supervisor) writePending(now int64) {
 	p := &s.pending
 	p.retryAt = 0
 	for _, e := range s.execs.list {
-		if e.unwritten {
-			e.record(s)
+		if !e.unwritten {
+			continue
+		}
+		if e.record(s); !e.unwritten {
+			s.srv.execsChanged(s) // who could not take the end from here finds it on record
 		}
 	}
 	if p.end != nil && !p.written {

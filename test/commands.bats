@@ -130,6 +130,32 @@ print(close(os.dup(fd)), close(fd))' "$MNT/boxes/x/ctl"
 	assert "$out" = $'5 0\n0\n5 5' "closes of the writer, and of who wrote nothing"
 }
 
+@test "a file that is closed by an execve is closed as any other" {
+	stubborn x
+	# What a child does not inherit, its execve closes: it has written nothing.
+	T=20 py 'import os, subprocess, sys, time
+fd = os.open(sys.argv[1], os.O_WRONLY)
+os.write(fd, b"stop 3s\n")
+began = time.monotonic()
+subprocess.run(["true"], close_fds=False, check=True)
+print(time.monotonic() - began < 2)
+os.close(fd)' "$MNT/boxes/x/ctl"
+	assert "$out" = True "the child did not wait"
+	is x status stopped
+	# Who has written waits, and what it has made of itself then runs.
+	T=20 py 'import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY)
+os.write(fd, b"start\n")
+os.execv("/bin/cat", ["cat", sys.argv[2]])' "$MNT/boxes/x/ctl" "$MNT/boxes/x/status"
+	assert "$out" = running "status after the execve"
+	T=20 py 'import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_TRUNC)
+os.write(fd, b"command: [sleep, infinity]\nlabels: {a: b}\n")
+os.execv("/bin/cat", ["cat", sys.argv[1]])' "$MNT/boxes/x/config.yaml"
+	assert "$out" = $'command: [sleep, infinity]\nlabels: {a: b}' "config.yaml after the execve"
+	ctl x kill
+}
+
 @test "the close of cmd by a process that wrote nothing does not wait for the begin" {
 	up x "$SLEEPER"
 	ok mkdir "$MNT/boxes/x/exec/e"

@@ -195,8 +195,15 @@ waiter() { printf '[sh, -c, "echo ready; until [ -e %s ]; do sleep 0.02; done; e
 # code_on_record FILE CODE
 code_on_record() { grep -qs "\"code\":$2," "$1"; }
 
+# refused_on_record ERRNO BOX VERB: a refusal is written down, also where nothing new has
+# room on the disk: once there were two state.json, they change places.
+refused_on_record() {
+	ctl_refused "$@"
+	await "the refusal to be written down" 10 grep -q "\"last_error\":.*$3" "$STATE/boxes/$2/state.json"
+}
+
 @test "an exec that ends while the disk is full has ended, also for the next daemon" {
-	local e record
+	local e record pid
 	on_small_disk
 	start_daemon
 	up x "$SLEEPER"
@@ -234,6 +241,9 @@ code_on_record() { grep -qs "\"code\":$2," "$1"; }
 
 	# One that ends with its box is not lost with the shim.
 	exec_in x last "{command: $(waiter "$W/go2" 8)}"
+	refused_on_record EINVAL x sing
+	refused_on_record EINVAL x dance
+	pid=$(pid_of x)
 	fill
 	touch "$W/go2"
 	becomes x exec/last/exit_code 8
@@ -242,12 +252,27 @@ code_on_record() { grep -qs "\"code\":$2," "$1"; }
 	is x exec/last/exit_code 8
 	is x exec/other/exit_code 137
 	[[ ! -s $STATE/boxes/x/exec/last/exit.json ]] || fail "it is on record: this has shown nothing"
+	# What is written of the box meanwhile does not say that there is nobody to ask.
+	refused_on_record ESRCH x pause
 	kill_daemon
 	start_daemon
+	becomes x status stopped
+	is x exec/last/exit_code 8
+	is x exec/other/exit_code 137
+	gone "$pid" && fail "the shim has not kept the end"
+	# A shim that is left although its run is on record as ended is asked as well.
+	kill_daemon
+	record=$(sed -n 's/.*"run":"\([^"]*\)".*/\1/p' "$STATE/boxes/x/shim.json")
+	record=$(sed 's/"runs":/"last_run":"'"$record"'","last_number":1,"runs":/' "$STATE/boxes/x/state.json")
+	echo "$record" >"$STATE/boxes/x/state.json"
+	start_daemon
+	ok grep -q 'the shim of a run that has ended was left' "$LOG"
 	is x status stopped
 	is x exec/last/exit_code 8
 	is x exec/other/exit_code 137
+	gone "$pid" && fail "the shim has not kept the end"
 	release
+	await "the shim to go" 40 gone "$pid"
 	await "the end to be on record" 10 code_on_record "$STATE/boxes/x/exec/last/exit.json" 8
 	await "the other to be on record" 10 code_on_record "$STATE/boxes/x/exec/other/exit.json" 137
 	restart_daemon
@@ -303,6 +328,7 @@ code_on_record() { grep -qs "\"code\":$2," "$1"; }
 	kill_daemon
 	start_daemon
 	becomes x exit_code 9
+	becomes z status stopped
 	# Who removes a box gives its end up.
 	ok rmdir "$MNT/boxes/z"
 	await "the shim of a removed box to go" 5 vanished "$zpid"

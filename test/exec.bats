@@ -267,7 +267,7 @@ has_pids() { (($(box_pids "$1" | wc -l) == $2)); }
 	rd x/events
 	assert "$out" has "exec name=e1 exit_code=124 timeout" events
 	await "the group to go" 5 has_pids "$(pid_of x)" 2
-	exec_new x e2 <<<$'command: [sh, -c, "sleep 1001 & exit 3"]\ntimeout: 200ms'
+	exec_new x e2 <<<$'command: [sh, -c, "sleep 1001 & exit 3"]\ntimeout: 2s'
 	ended x e2 3
 	await "the group to go" 5 has_pids "$(pid_of x)" 2
 }

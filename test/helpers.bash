@@ -80,6 +80,12 @@ common_teardown() {
 		kill_tree "$pid"
 	done
 	BG_PIDS=()
+	# A process that waits for the mount within execve keeps everybody waiting who looks for
+	# processes in /proc.
+	await_quietly 5 nothing_waits || {
+		echo "requests to the mount are not answered" >>"$leaks"
+		abort_mounts
+	}
 
 	if daemon_alive; then
 		if [[ $(mount_type) == fuse.boxlite ]]; then
@@ -152,16 +158,37 @@ common_teardown() {
 setup() { common_setup; }
 teardown() { common_teardown; }
 
+# connections: the FUSE connections of what is mounted under $W, as directories.
+connections() {
+	local dev
+	while read -r dev; do
+		dev=/sys/fs/fuse/connections/${dev#*:}
+		[[ ! -d $dev ]] || echo "$dev"
+	done < <(awk -v w="$W/" 'index($5, w) == 1 {print $3}' /proc/self/mountinfo)
+}
+
+nothing_waits() {
+	local dir
+	for dir in $(connections); do
+		[[ $(<"$dir/waiting") == 0 ]] || return
+	done
+}
+
+abort_mounts() {
+	local dir
+	for dir in $(connections); do
+		echo 1 >"$dir/abort"
+	done
+}
+
 # free_mounts unmounts what is mounted under $W, and aborts the connection
 # first: a request that nobody will answer is an error then, and not a process in D.
 free_mounts() {
-	local dev target
-	while read -r dev target; do
-		if [[ -e /sys/fs/fuse/connections/${dev#*:}/abort ]]; then
-			echo 1 >"/sys/fs/fuse/connections/${dev#*:}/abort"
-		fi
+	local target
+	abort_mounts
+	while read -r target; do
 		umount -l "$target"
-	done < <(awk -v w="$W/" 'index($5, w) == 1 {print $3, $5}' /proc/self/mountinfo | tac)
+	done < <(awk -v w="$W/" 'index($5, w) == 1 {print $5}' /proc/self/mountinfo | tac)
 }
 
 # --- calls -------------------------------------------------------------------

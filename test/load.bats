@@ -340,15 +340,17 @@ S
 	local alice=(setpriv --reuid 1000 --regid 1000 --clear-groups)
 	bg orders "${alice[@]}" /usr/bin/python3 -c "$ORDERER" "$MNT/boxes/x/ctl"
 	await "the commands" 20 test -s "$W/orders.out"
-	assert "$(<"$W/orders.out")" = '125 EDQUOT' "opens whose commands wait"
+	assert "$(<"$W/orders.out")" = '32 EDQUOT' "opens whose commands wait"
 	assert "$(refused_in metrics bytes)" -ge 1 "refusals that are counted"
 	kill_tree "${JOB[orders]}" || : # one of it may be gone already
 	await "it to go" 10 gone "${JOB[orders]}"
 	# What was accepted waits on, and counts.
 	is x status stopping
 	refused EDQUOT "${alice[@]}" sh -c 'yes "stop 1h" | head -n 500 | dd bs=4000 iflag=fullblock of="$1" conv=notrunc status=none' sh "$MNT/boxes/x/ctl"
-	# Root is not held, and a kill ends it all.
-	ctl x kill
+	# Neither other requests are refused for it, nor the kill that ends it all.
+	ok "${alice[@]}" cat "$MNT/boxes/x/info.json"
+	ok "${NOBODY[@]}" cat "$MNT/boxes/x/info.json"
+	ok "${alice[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" kill
 	is x status stopped
 	await "her commands to be over" 20 "${alice[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" stop
 	ok "${alice[@]}" "${ECHO[@]}" "$MNT/boxes/x/ctl" start

@@ -547,7 +547,8 @@ whose() {
 	ok "${ALICE[@]}" chmod 400 "$b/log"
 	# What she gives to herself is hers no longer than the directory is.
 	ok chmod 750 "$b"
-	ok "${ALICE[@]}" chown 1000 "$b/stats"
+	ok "${ALICE[@]}" chown 1000:1000 "$b/stats"
+	ok "${ALICE[@]}" chgrp 1000 "$b/health"
 	ok "${ALICE[@]}" chmod 640 "$b/stats"
 	ok "${ALICE[@]}" chmod 444 "$b/events"
 	whose events '444 1000:1000'
@@ -558,6 +559,7 @@ whose() {
 	whose log '400 1001:1001'
 	whose wait/log '600 1001:1001'
 	whose stats '640 1001:1001'
+	whose health '440 1001:1001'
 	whose events '444 1001:1001'
 	whose pid '440 1001:2000'
 	ok "${BOB[@]}" cat "$b/log"

@@ -37,7 +37,8 @@ type Stat struct {
 // that Go runs on.
 const clockTick = 10 * time.Millisecond
 
-// Stat reads /proc/PID/stat.
+// Stat reads /proc/PID/stat. The kernel makes it wait while the process is within execve(2);
+// Status does not wait.
 func (p Process) Stat() (Stat, error) {
 	var buf [1024]byte
 	b, err := p.read("stat", buf[:])

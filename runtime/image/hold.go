@@ -16,8 +16,8 @@ func (s *registrySource) hold(hex string) {
 	}
 	paths := []string{s.store.blobPath(hex), s.store.partPath(hex, s.registry())}
 	s.held = append(s.held, paths...)
-	s.store.mu.Lock()
-	defer s.store.mu.Unlock()
+	s.store.naming.Lock()
+	defer s.store.naming.Unlock()
 	for _, path := range paths {
 		s.store.held[path]++
 	}
@@ -42,8 +42,8 @@ func (s *registrySource) done(keep bool) {
 // unless they are to be kept. It returns where they are: to delete them may take long. Who
 // holds one from here on finds none, or has one that is not removed.
 func (s *Store) release(paths []string, keep bool) (gone []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.naming.Lock()
+	defer s.naming.Unlock()
 	for _, path := range paths {
 		if s.held[path]--; s.held[path] > 0 {
 			continue
@@ -65,8 +65,8 @@ func (s *Store) release(paths []string, keep bool) (gone []string) {
 
 // arrive gives a blob that is whole its name.
 func (s *Store) arrive(part, path string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.naming.Lock()
+	defer s.naming.Unlock()
 	return os.Rename(part, path)
 }
 
@@ -78,14 +78,14 @@ func (s *Store) discredit(f *os.File, path string) error {
 		return err
 	}
 	to := s.aside("trash", "blob")
-	s.mu.Lock()
+	s.naming.Lock()
 	there, err := os.Lstat(path)
 	if err == nil && os.SameFile(there, bad) {
 		err = os.Rename(path, to)
 	} else if err == nil {
 		err = fs.ErrNotExist // the bad one
 	}
-	s.mu.Unlock()
+	s.naming.Unlock()
 	if err == nil {
 		err = os.Remove(to)
 	}

@@ -1,11 +1,13 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 )
 
 // TestWhoHoldsABlobKeepsIt: others that let go of it at the same time take nothing away.
@@ -49,6 +51,49 @@ func TestWhoHoldsABlobKeepsIt(t *testing.T) {
 		})
 	}
 	pulls.Wait()
+	nothingHalf(t, s)
+}
+
+// TestTheNamesOfBlobsAreNotTheStores: a rename waits for the journal of a slow disk, and the
+// end of the store, and who looks for an image, must not.
+func TestTheNamesOfBlobsAreNotTheStores(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	src := &registrySource{store: s, ref: parse(t, "docker://127.0.0.1:1/a:1")}
+	path, part := s.blobPath("00"), s.partPath("00", src.registry())
+	rename := func() error {
+		src.hold("00")
+		defer src.done(false)
+		for range 2 {
+			if err := os.WriteFile(part, nil, 0o600); err != nil {
+				return err
+			}
+			if err := s.arrive(part, path); err != nil {
+				return err
+			}
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			err = s.discredit(f, path)
+			if err = errors.Join(err, f.Close()); err != nil {
+				return err
+			}
+		}
+		return os.WriteFile(part, nil, 0o600) // which done renames
+	}
+	ended := make(chan error, 1)
+	s.mu.Lock()
+	go func() { ended <- rename() }()
+	select {
+	case err := <-ended:
+		s.mu.Unlock()
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		s.mu.Unlock()
+		t.Errorf("a rename waits for the store; %v", <-ended)
+	}
 	nothingHalf(t, s)
 }
 

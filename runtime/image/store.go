@@ -104,9 +104,14 @@ type Store struct {
 	leases map[string]int    // by digest
 	ready  map[string]layerInfo
 	pins   map[string]*pin      // layers that a pull needs
-	held   map[string]int       // files of blobs that pulls have a use for
 	told   map[string]*progress // of pulls, by key of Ref
 	closed bool
+
+	// naming guards held and the names of blobs. It is apart from mu because a rename waits
+	// for the journal of a slow disk, and Close and who looks for an image wait for mu. It
+	// comes after the mu of a registrySource. Who has it takes no other lock.
+	naming sync.Mutex
+	held   map[string]int // files of blobs that pulls have a use for
 }
 
 // Open opens the store in a directory, which is made if need be, and clears away what
