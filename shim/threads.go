@@ -6,8 +6,9 @@ import "runtime"
 
 // spareThreads is how many threads a shim has beside those that the Go runtime starts
 // at once. A shim does one thing at a time, so that another thread is only needed while
-// that waits in the kernel, and a second one when the first is just going to rest.
-const spareThreads = 2
+// that waits in the kernel, and two more when those before are just going to rest: on a busy
+// machine that takes a while.
+const spareThreads = 3
 
 // makeThreads makes the threads that the shim will need. The Go runtime makes one when it
 // finds none at rest, and ends the process when it can't: a box would be lost because its

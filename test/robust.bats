@@ -40,7 +40,7 @@ threads() { sed -n 's/^Threads:\t//p' "/proc/$1/status"; }
 	for i in 1 2 3 4; do
 		up "r$i" '{command: [sleep, infinity], health_check: {command: ["true"], interval: 1s}}'
 		before+=("$(threads "$(pid_of "r$i")")")
-		assert "${before[-1]}" -ge 5 "threads that a shim has from its start: two for what it does, and those of the Go runtime"
+		assert "${before[-1]}" -ge 6 "threads that a shim has from its start: three for what it does, and those of the Go runtime"
 		box "s$i" 'command: [sleep, infinity]'
 		ok mkdir "$MNT/boxes/r$i/exec/e"
 	done
