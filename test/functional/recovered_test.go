@@ -190,10 +190,7 @@ func (r *recovered) live(first string) error {
 		switch step {
 		case "configure":
 			if k = r.configure(r.name, sleeper); k == gone || k == absent {
-				if _, err := r.box(r.name); err == nil {
-					return errors.New("a box that is gone has its name still")
-				}
-				return nil
+				return r.forgotten()
 			}
 		case "status":
 			if got, _ := r.read(r.name, "status"); got != "running" {
@@ -212,6 +209,17 @@ func (r *recovered) live(first string) error {
 		}
 	}
 	return nil
+}
+
+// forgotten waits until a box that was removed has its name no more: that is when its end has
+// been told.
+func (r *recovered) forgotten() error {
+	for end := time.Now().Add(daemon.Bound); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if _, err := r.box(r.name); err != nil {
+			return nil //nolint:nilerr // as it should be
+		}
+	}
+	return errors.New("a box that is gone has its name still")
 }
 
 // command gives a command; what it is refused with must be a word of the contract.
