@@ -30,16 +30,6 @@ json.dump(record, open(path, "w"))' "$STATE/boxes/x/state.json"
 	ok rmdir "$MNT/boxes/x"
 }
 
-# A command that ignores the signal of a stop, and says "ready" once it does.
-STUBBORN="trap '' TERM; echo ready; while :; do sleep 0.05; done"
-
-# stubborn BOX: a box that runs that.
-stubborn() {
-	script "$1" <<<"$STUBBORN"
-	ctl "$1" start
-	logs "$1" ready
-}
-
 @test "what is written after a kill is carried out after it" {
 	box x "$SLEEPER"
 	# Each command comes while the one before is under way.

@@ -10,8 +10,6 @@ setup() {
 	start_daemon
 }
 
-STUBBORN='trap "" TERM; echo ready; while :; do sleep 0.1; done'
-
 @test "a box that removes itself before anybody has looked does not harm the daemon" {
 	local pid
 	box x $'command: [sleep, "0.3"]\nremove_on_exit: true'

@@ -10,8 +10,6 @@ setup() {
 	start_daemon
 }
 
-STUBBORN='trap "" TERM; echo ready; while :; do sleep 0.1; done'
-
 # fails_to_start BOX PATTERN: close says EIO, last_error why.
 fails_to_start() {
 	ctl_refused EIO "$1" start

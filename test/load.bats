@@ -329,13 +329,7 @@ time.sleep(3600)'
 
 @test "commands that wait count against who wrote them, also when he is gone" {
 	start_daemon
-	script x <<'S'
-trap '' TERM
-echo up
-while :; do sleep 0.05; done
-S
-	ctl x start
-	logs x up
+	stubborn x
 	ok chown 1000 "$MNT/boxes/x/ctl"
 	local alice=(setpriv --reuid 1000 --regid 1000 --clear-groups)
 	bg orders "${alice[@]}" /usr/bin/python3 -c "$ORDERER" "$MNT/boxes/x/ctl"

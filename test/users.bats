@@ -328,13 +328,7 @@ release() {
 }
 
 @test "commands that wait are not begun for who has lost the box" {
-	script x <<'S'
-trap '' TERM
-echo up
-while :; do sleep 0.05; done
-S
-	ctl x start
-	logs x up
+	stubborn x
 	ok chown 1000 "$MNT/boxes/x/ctl"
 	hold alice "${ALICE[@]}" -- "$MNT/boxes/x/ctl=$(printf 'stop 1s\nstart')"
 	turn alice ok
